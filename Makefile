@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# make            module and programs, for the running kernel
+# make install    install module and header
+# make demo       the paper's Figure 8, from a throw-away virtual machine
+# make check      the test suite, in the same
+# make vm         a shell there
+
+KDIR ?= /lib/modules/$(shell uname -r)/build
+DESTDIR ?=
+PREFIX ?= /usr/local
+
+CFLAGS ?= -O2 -g
+override CFLAGS += -std=gnu11 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -I. -pthread
+CHECK_LIBS = $(shell pkg-config --cflags --libs check)
+
+TESTS = test-exmap
+BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same
+PROGRAMS = $(TESTS) $(BENCHES)
+
+all: module programs
+
+module:
+	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
+
+programs: $(PROGRAMS)
+
+# No PIE: it would lie in the middle of the address space, which must hold 100 TiB.
+test-exmap: test-exmap.c check_main.h linux/exmap.h vm/complaints
+	$(CC) $(CFLAGS) -no-pie -DKERNEL_COMPLAINTS='"$(shell cat vm/complaints)"' -o $@ $< $(CHECK_LIBS)
+
+test-bench-steal-same: test-bench-steal.c bench_common.h linux/exmap.h
+	$(CC) $(CFLAGS) -DSAME_THREAD -o $@ $<
+
+test-bench-%: test-bench-%.c bench_common.h linux/exmap.h
+	$(CC) $(CFLAGS) -o $@ $<
+
+install: module
+	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install
+	install -D -m 644 linux/exmap.h $(DESTDIR)$(PREFIX)/include/linux/exmap.h
+	depmod
+
+clean:
+	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
+	rm -f $(PROGRAMS)
+
+demo:
+	vm/demo
+
+check:
+	vm/check
+
+vm:
+	vm/run -l -- bash
+
+.PHONY: all module programs install clean demo check vm

@@ -1,0 +1,439 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * exmap: explicit control over a piece of virtual memory.
+ *
+ * The device: who may do what. What is done is in memory.c, with the pages of
+ * pool.c. See exmap.h for who owns what.
+ */
+#include <linux/file.h>
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include <linux/nospec.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "compat.h"
+#include "exmap.h"
+#include "ksyms.h"
+
+/* So many pages fit into an address space; more than that is a mistake. */
+#define EXMAP_MAX_PAGES (TASK_SIZE_MAX >> PAGE_SHIFT)
+
+static const struct file_operations exmap_fops;
+
+/* An exmap for the calling process, or an error. */
+static struct exmap *exmap_create(void)
+{
+	struct exmap *exmap;
+	int err;
+
+	exmap = kzalloc(sizeof(*exmap), GFP_KERNEL_ACCOUNT);
+	if (!exmap)
+		return ERR_PTR(-ENOMEM);
+	refcount_set(&exmap->refs, 1);
+	mutex_init(&exmap->lock);
+	mutex_init(&exmap->reap_lock);
+	spin_lock_init(&exmap->gate_lock);
+	init_waitqueue_head(&exmap->gate_wait);
+	exmap->mm = current->mm;
+	exmap->notifier.ops = &exmap_notifier_ops;
+	err = mmu_notifier_register(&exmap->notifier, exmap->mm);
+	if (err) {
+		kfree(exmap);
+		return ERR_PTR(err);
+	}
+	return exmap;
+}
+
+static void exmap_free_interfaces(struct exmap_interface *interfaces, unsigned int nr)
+{
+	unsigned int i;
+
+	for (i = 0; i < nr; i++) {
+		exmap_stock_destroy(&interfaces[i]);
+		free_page((unsigned long)interfaces[i].user);
+		mutex_destroy(&interfaces[i].lock);
+	}
+	kvfree(interfaces);
+}
+
+static void exmap_put(struct exmap *exmap)
+{
+	if (!refcount_dec_and_test(&exmap->refs))
+		return;
+	/*
+	 * The notifier's callbacks are over after this; that of an orphan is gone
+	 * already. The mm's counters are set right before it may go.
+	 */
+	mmgrab(exmap->mm);
+	if (!exmap->orphan)
+		mmu_notifier_unregister(&exmap->notifier, exmap->mm);
+	if (exmap->interfaces) {
+		exmap_pool_destroy(exmap);
+		exmap_free_interfaces(exmap->interfaces, exmap_nr_interfaces(exmap));
+	}
+	exmap_surface_destroy(exmap);
+	mmdrop(exmap->mm);
+	mutex_destroy(&exmap->lock);
+	mutex_destroy(&exmap->reap_lock);
+	kfree(exmap);
+}
+
+static int exmap_open(struct inode *inode, struct file *file)
+{
+	struct exmap_file *owner;
+	struct exmap *exmap;
+
+	if (!current->mm)
+		return -EINVAL;
+	owner = kzalloc(sizeof(*owner), GFP_KERNEL_ACCOUNT);
+	if (!owner)
+		return -ENOMEM;
+	exmap = exmap_create();
+	if (IS_ERR(exmap)) {
+		kfree(owner);
+		/* Registering a notifier gives way to any signal. */
+		return PTR_ERR(exmap) == -EINTR ? -ERESTARTNOINTR : PTR_ERR(exmap);
+	}
+	owner->mm = exmap->mm;
+	owner->exmap = exmap;
+	file->private_data = owner;
+	return 0;
+}
+
+static int exmap_fop_release(struct inode *inode, struct file *file)
+{
+	struct exmap_file *owner = file->private_data;
+
+	/* In this order: an orphan has only the other exmap to keep its mm. */
+	if (owner->first)
+		exmap_put(owner->first);
+	exmap_put(owner->exmap);
+	kfree(owner);
+	return 0;
+}
+
+/* SETUP */
+
+/* Their locks and counters; what they need for work comes with the first use. */
+static struct exmap_interface *exmap_alloc_interfaces(unsigned int nr)
+{
+	struct exmap_interface *interfaces;
+	unsigned int i;
+
+	interfaces = kvcalloc(nr, sizeof(*interfaces), GFP_KERNEL_ACCOUNT);
+	if (!interfaces)
+		return NULL;
+	for (i = 0; i < nr; i++)
+		mutex_init(&interfaces[i].lock);
+	return interfaces;
+}
+
+static int exmap_ioctl_setup(struct exmap *exmap, const void __user *arg)
+{
+	struct exmap_interface *interfaces;
+	struct exmap_ioctl_setup setup;
+	unsigned int nr;
+	int err;
+
+	if (copy_from_user(&setup, arg, sizeof(setup)))
+		return -EFAULT;
+	if (setup.flags & ~(u64)EXMAP_PAGEFAULT_ALLOC ||
+	    setup.max_interfaces < 1 || setup.max_interfaces > EXMAP_MAX_INTERFACES ||
+	    setup.buffer_size < 1 || setup.buffer_size > EXMAP_MAX_PAGES)
+		return -EINVAL;
+	if (setup.fd != -1) {
+		struct file *file = fget(setup.fd);
+
+		if (!file)
+			return -EBADF;
+		fput(file);
+		return -EOPNOTSUPP;
+	}
+
+	mutex_lock(&exmap->lock);
+	err = -EBUSY;
+	if (exmap->interfaces || exmap->orphan)
+		goto unlock;
+	err = -ENOMEM;
+	nr = setup.max_interfaces + 1;
+	interfaces = exmap_alloc_interfaces(nr);
+	if (!interfaces)
+		goto unlock;
+	if (setup.flags & EXMAP_PAGEFAULT_ALLOC) {
+		err = exmap_stock_setup(&interfaces[nr - 1]);
+		if (err)
+			goto free_interfaces;
+	}
+	err = exmap_pool_setup(exmap, setup.buffer_size);
+	if (err)
+		goto free_interfaces;
+
+	exmap->max_interfaces = setup.max_interfaces;
+	exmap->flags = setup.flags;
+	spin_lock(&exmap->gate_lock);
+	smp_store_release(&exmap->interfaces, interfaces);
+	spin_unlock(&exmap->gate_lock);
+	goto unlock;
+
+free_interfaces:
+	exmap_free_interfaces(interfaces, nr);
+unlock:
+	mutex_unlock(&exmap->lock);
+	return err;
+}
+
+/*
+ * The interface of that number, ready for use. To be called after exmap_ready().
+ * Returns an error where it does not exist or there is no memory for it.
+ */
+static struct exmap_interface *exmap_get_interface(struct exmap *exmap, unsigned long nr)
+{
+	struct exmap_user_interface *user;
+	struct exmap_interface *interface;
+
+	if (nr >= exmap->max_interfaces)
+		return ERR_PTR(-EINVAL);
+	interface = &exmap->interfaces[array_index_nospec(nr, exmap->max_interfaces)];
+	if (likely(smp_load_acquire(&interface->user)))
+		return interface;
+
+	mutex_lock(&exmap->lock);
+	if (interface->user)
+		goto unlock;
+	user = (struct exmap_user_interface *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	if (!user || exmap_stock_setup(interface)) {
+		free_page((unsigned long)user);
+		interface = ERR_PTR(-ENOMEM);
+		goto unlock;
+	}
+	smp_store_release(&interface->user, user);
+unlock:
+	mutex_unlock(&exmap->lock);
+	return interface;
+}
+
+/* Whether SETUP is done; if so all it set can be read. */
+static bool exmap_ready(struct exmap *exmap)
+{
+	return smp_load_acquire(&exmap->interfaces);
+}
+
+/* ACTION, STATS, CLONE */
+
+static long exmap_ioctl_action(struct exmap *exmap, const void __user *arg)
+{
+	struct exmap_action_params params;
+	struct exmap_interface *interface;
+
+	if (copy_from_user(&params, arg, sizeof(params)))
+		return -EFAULT;
+	if (!exmap_ready(exmap))
+		return -EBADF;
+	if (params.flags & ~(u64)EXMAP_ALLOC_PROBE || params.iov_len > EXMAP_USER_INTERFACE_PAGES ||
+	    params.opcode > EXMAP_OP_WRITE)
+		return -EINVAL;
+	interface = exmap_get_interface(exmap, params.interface);
+	if (IS_ERR(interface))
+		return PTR_ERR(interface);
+	if (!params.iov_len)
+		return 0;
+
+	switch (params.opcode) {
+	case EXMAP_OP_ALLOC:
+		return exmap_alloc(exmap, interface, params.iov_len,
+				   params.flags & EXMAP_ALLOC_PROBE);
+	case EXMAP_OP_FREE:
+		return exmap_free(exmap, interface, params.iov_len);
+	default:
+		return -EOPNOTSUPP;
+	}
+}
+
+static long exmap_ioctl_stats(struct exmap *exmap, void __user *arg)
+{
+	struct exmap_ioctl_stats stats = { };
+
+	if (!exmap_ready(exmap))
+		return -EBADF;
+	stats.flags = exmap->flags;
+	stats.buffer_size = exmap->pool.ceiling;
+	stats.alloc_count = exmap_mapped(exmap);
+	stats.max_interfaces = exmap->max_interfaces;
+	return copy_to_user(arg, &stats, sizeof(stats)) ? -EFAULT : 0;
+}
+
+/* A reference to the exmap of another open file of this process. */
+static struct exmap *exmap_get_other(int fd)
+{
+	struct exmap_file *owner;
+	struct exmap *exmap;
+	struct file *file;
+
+	file = fget(fd);
+	if (!file)
+		return ERR_PTR(-EBADF);
+	exmap = ERR_PTR(-EINVAL);
+	if (file->f_op != &exmap_fops)
+		goto put;
+	owner = file->private_data;
+	exmap = ERR_PTR(-EPERM);
+	if (owner->mm != current->mm)
+		goto put;
+	exmap = READ_ONCE(owner->exmap);
+	refcount_inc(&exmap->refs);
+put:
+	fput(file);
+	return exmap;
+}
+
+/*
+ * Turn a file that has not been used yet to another file's exmap. Its own one is
+ * left an orphan, which nothing can be done with.
+ */
+static long exmap_ioctl_clone(struct exmap_file *owner, struct exmap *mine, int fd)
+{
+	struct exmap *other = exmap_get_other(fd);
+	long err;
+
+	if (IS_ERR(other))
+		return PTR_ERR(other);
+	err = -EINVAL;
+	if (other == mine)
+		goto put;
+
+	/* As if it had been cloned a moment ago: nobody will set it up now. */
+	mutex_lock(&other->lock);
+	err = other->orphan ? -EINVAL : 0;
+	mutex_unlock(&other->lock);
+	if (err)
+		goto put;
+
+	mutex_lock(&mine->lock);
+	err = -EBUSY;
+	if (mine->orphan || mine->interfaces || mine->end || owner->first) {
+		mutex_unlock(&mine->lock);
+		goto put;
+	}
+	mine->orphan = true;
+	owner->first = mine;
+	smp_store_release(&owner->exmap, other);
+	mutex_unlock(&mine->lock);
+	mmu_notifier_unregister(&mine->notifier, mine->mm);
+	return 0;
+
+put:
+	exmap_put(other);
+	return err;
+}
+
+static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	struct exmap_file *owner = file->private_data;
+	struct exmap *exmap = smp_load_acquire(&owner->exmap);
+
+	if (unlikely(owner->mm != current->mm))
+		return -EPERM;
+	switch (cmd) {
+	case EXMAP_IOCTL_ACTION:
+		return exmap_ioctl_action(exmap, (const void __user *)arg);
+	case EXMAP_IOCTL_SETUP:
+		return exmap_ioctl_setup(exmap, (const void __user *)arg);
+	case EXMAP_IOCTL_STATS:
+		return exmap_ioctl_stats(exmap, (void __user *)arg);
+	case EXMAP_IOCTL_CLONE:
+		return exmap_ioctl_clone(owner, exmap, arg);
+	default:
+		return -ENOTTY;
+	}
+}
+
+/* mmap */
+
+static int exmap_mmap_surface(struct exmap *exmap, struct vm_area_struct *vma)
+{
+	int err = -EBUSY;
+
+	mutex_lock(&exmap->lock);
+	if (!exmap->end && !exmap->orphan)
+		err = exmap_surface_map(exmap, vma);
+	mutex_unlock(&exmap->lock);
+	return err;
+}
+
+static int exmap_mmap_interface(struct exmap *exmap, struct vm_area_struct *vma, unsigned long nr)
+{
+	struct exmap_interface *interface;
+
+	if (vma_pages(vma) != 1)
+		return -EINVAL;
+	if (!exmap_ready(exmap) || nr >= exmap->max_interfaces)
+		return -ENXIO;
+	interface = exmap_get_interface(exmap, nr);
+	if (IS_ERR(interface))
+		return PTR_ERR(interface);
+	vm_flags_set(vma, VM_DONTEXPAND | VM_DONTCOPY | VM_DONTDUMP);
+	return vm_insert_page(vma, vma->vm_start, virt_to_page(interface->user));
+}
+
+static int exmap_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct exmap_file *owner = file->private_data;
+	struct exmap *exmap = smp_load_acquire(&owner->exmap);
+	const unsigned long first = EXMAP_OFF_INTERFACE_BASE >> PAGE_SHIFT;
+	const unsigned long last = EXMAP_OFF_INTERFACE_MAX >> PAGE_SHIFT;
+
+	if (owner->mm != current->mm)
+		return -EPERM;
+	/* A private mapping would be copied on write, behind our back. */
+	if (!(vma->vm_flags & VM_SHARED))
+		return -EINVAL;
+	if (vma->vm_pgoff == EXMAP_OFF_EXMAP >> PAGE_SHIFT)
+		return exmap_mmap_surface(exmap, vma);
+	if (vma->vm_pgoff >= first && vma->vm_pgoff < last)
+		return exmap_mmap_interface(exmap, vma, vma->vm_pgoff - first);
+	return -EINVAL;
+}
+
+static const struct file_operations exmap_fops = {
+	.owner = THIS_MODULE,
+	.open = exmap_open,
+	.release = exmap_fop_release,
+	.unlocked_ioctl = exmap_ioctl,
+	.mmap = exmap_mmap,
+};
+
+static struct miscdevice exmap_device = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "exmap",
+	.mode = 0666,
+	.fops = &exmap_fops,
+};
+
+static int __init exmap_init(void)
+{
+	int err;
+
+	/* Xen PV guests do not own their page tables. */
+	if (boot_cpu_has(X86_FEATURE_XENPV)) {
+		pr_err("Xen PV guests are not supported\n");
+		return -ENODEV;
+	}
+	err = exmap_ksyms_resolve();
+	if (err)
+		return err;
+	return misc_register(&exmap_device);
+}
+
+static void __exit exmap_exit(void)
+{
+	misc_deregister(&exmap_device);
+}
+
+module_init(exmap_init);
+module_exit(exmap_exit);
+
+MODULE_LICENSE("GPL");
+MODULE_AUTHOR("The exmap authors");
+MODULE_DESCRIPTION("Explicit control over a piece of virtual memory");

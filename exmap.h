@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * exmap: what the module's source files share.
+ *
+ * Who owns what:
+ *   - An open file owns a struct exmap_file. It points to the struct exmap that
+ *     came with the open, or, after EXMAP_IOCTL_CLONE, to another's; each holds
+ *     a reference. The mapping of the surface holds its file, so an exmap goes
+ *     only when no mapping, no file and no call is left.
+ *   - An exmap belongs to the mm that opened it. Calls from any other are
+ *     refused; the mm may be long gone when the last file is closed.
+ *   - A page is at any time in one of these places, and only who guards the
+ *     place may move it:
+ *       the system                counted out of pool->taken
+ *       a bundle of the depot     pool->lock
+ *       a bundle of an interface  interface->lock
+ *       on the surface            its PTE (see below)
+ *       unmapped, not flushed     interface->limbo; exmap->reaped in a notifier
+ *     Each has one reference of ours, and no mapcount.
+ *   - PTEs of the surface are written by nobody but memory.c, while the gate is
+ *     open: from none to a page by cmpxchg, from a page to none under the PTE
+ *     lock. While the gate is closed nobody is inside, and whoever closed it
+ *     may do with the page tables what it likes.
+ *
+ * Lock order, outermost first:
+ *   mmap_lock > exmap->lock
+ *   mmap_lock > pool->transit > interface->lock > PTE lock
+ *                               interface->lock > pool->lock
+ *   mmap_lock > exmap->reap_lock > PTE lock
+ *   exmap->lock > exmap->gate_lock
+ * One interface's lock is taken inside another's by trylock, or by the one task
+ * that holds pool->transit for writing.
+ * The MMU notifier takes interface locks and PTE locks. So nothing that sleeps
+ * for memory, for mmap_lock or for I/O may happen under an interface's lock.
+ */
+#ifndef EXMAP_H
+#define EXMAP_H
+
+#include <linux/atomic.h>
+#include <linux/cache.h>
+#include <linux/fs.h>
+#include <linux/lockdep.h>
+#include <linux/mm.h>
+#include <linux/mmu_notifier.h>
+#include <linux/mutex.h>
+#include <linux/refcount.h>
+#include <linux/rwsem.h>
+#include <linux/spinlock.h>
+#include <linux/wait.h>
+
+#include "linux/exmap.h"
+
+#undef pr_fmt
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#define EXMAP_BUNDLE_PAGES (PAGE_SIZE / sizeof(struct page *))
+
+/* One page of kernel memory with room for free pages. */
+struct exmap_bundle {
+	struct page *page[EXMAP_BUNDLE_PAGES];
+};
+
+/**
+ * struct exmap_pool - the physical pages of an exmap
+ * @lock: guards the fields up to @transit
+ * @full: full bundles, a stack linked by exmap_bundle_next()
+ * @empty: empty bundles, the same
+ * @bundles: how many bundles came with pages; never fewer than it takes to hold
+ *	all of @taken, so that a page can be put back without allocating
+ * @taken: pages taken from the system, at most @ceiling
+ * @pushes: counts full bundles that came in
+ * @transit: read-held where pages are between the system and an interface,
+ *	write-held to find out for certain that no page is free
+ * @ceiling: the most pages to take; set once
+ * @cred: whose RLIMIT_MEMLOCK @ceiling is charged against, or NULL; set once
+ */
+struct exmap_pool {
+	spinlock_t lock;
+	struct exmap_bundle *full;
+	struct exmap_bundle *empty;
+	unsigned long bundles;
+	unsigned long taken;
+	u64 pushes;
+
+	struct rw_semaphore transit;
+
+	unsigned long ceiling;
+	const struct cred *cred;
+};
+
+/**
+ * struct exmap_interface - what one thread works with
+ * @lock: held while a call is at work; guards all the rest
+ * @user: the entries, in the page that is shared with user space; set once
+ * @loaded: free pages, page[0 .. @count - 1]; the last in is the first out
+ * @count: how many of them
+ * @nr_full: how many bundles are on @full
+ * @full: more free pages, full bundles linked by exmap_bundle_next()
+ * @empty: an empty bundle, or NULL
+ * @limbo: pages that FREE has unmapped, page[0 .. @nr_limbo - 1]: others may
+ *	still write to them, until the flush
+ * @nr_limbo: how many of them; 0 where @lock is not held
+ * @pushes: counts the times when pages came in
+ * @mapped: pages mapped minus pages unmapped here; the sum over all interfaces
+ *	and exmap->unmapped is what the surface holds
+ * @victim: whom the last steal was from
+ */
+struct exmap_interface {
+	struct mutex lock;
+	struct exmap_user_interface *user;
+	struct exmap_bundle *loaded;
+	unsigned int count;
+	unsigned int nr_full;
+	struct exmap_bundle *full;
+	struct exmap_bundle *empty;
+	struct exmap_bundle *limbo;
+	unsigned int nr_limbo;
+	unsigned int victim;
+	u64 pushes;
+	s64 mapped;
+} ____cacheline_aligned_in_smp;
+
+enum exmap_gate {
+	EXMAP_GATE_UNMAPPED,	/* there is no surface yet */
+	EXMAP_GATE_OPEN,
+	EXMAP_GATE_CLOSED,	/* the kernel is at work on the page tables */
+	EXMAP_GATE_DEAD,	/* the surface is gone for good */
+};
+
+/**
+ * struct exmap - a surface, its pool and its interfaces
+ *
+ * Set by mmap under @lock, before the gate is open:
+ * @start: first address of the surface
+ * @end: first address after it; 0 where there is no surface yet
+ * @pte: what its PTEs hold besides the page frame
+ * @directory: for each GiB of address space from @start on the page table that
+ *	has one pmd_t per 2 MiB, or NULL where there is none yet. Such a table
+ *	stays until the surface is unmapped, so these are set once
+ *
+ * @mm: whose it is; kept allocated by @notifier
+ *
+ * Set by SETUP under @lock and @gate_lock, @interfaces last:
+ * @interfaces: all of them, and one more at the end that serves page faults
+ * @flags: EXMAP_PAGEFAULT_ALLOC
+ * @max_interfaces: how many user space can name
+ *
+ * @gate: changed under @gate_lock, read under an interface's lock. Whoever
+ *	closes it then takes each interface's lock once: nobody is inside any more
+ * @closers: invalidations that are under way; guarded by @gate_lock
+ * @gate_lock: see there
+ * @gate_wait: where to wait for a closed gate
+ * @reap_lock: serializes notifiers that unmap pages
+ * @reaped: pages that a notifier has unmapped and not yet flushed; @reap_lock
+ * @unmapped: how many pages notifiers have unmapped so far; @reap_lock
+ *
+ * @refs: open files, clones included
+ * @orphan: a CLONE turned its file to another exmap; guarded by @lock
+ * @lock: serializes SETUP, mmap and CLONE
+ * @notifier: tells when the kernel takes the surface, or a part of it, away
+ * @pool: the pages
+ */
+struct exmap {
+	/* Read by every call, written seldom. */
+	unsigned long start;
+	unsigned long end;
+	pteval_t pte;
+	pmd_t **directory;
+	struct mm_struct *mm;
+	struct exmap_interface *interfaces;
+	u64 flags;
+	unsigned int max_interfaces;
+	enum exmap_gate gate;
+
+	unsigned int closers ____cacheline_aligned_in_smp;
+	spinlock_t gate_lock;
+	wait_queue_head_t gate_wait;
+	struct mutex reap_lock;
+	struct exmap_bundle *reaped;
+	s64 unmapped;
+
+	refcount_t refs;
+	bool orphan;
+	struct mutex lock;
+	struct mmu_notifier notifier;
+
+	struct exmap_pool pool ____cacheline_aligned_in_smp;
+};
+
+/**
+ * struct exmap_file - what an open file of /dev/exmap points to
+ * @mm: who opened it
+ * @exmap: what it works on; changed by CLONE, at most once
+ * @first: what came with the open, if @exmap is another now: a call on another
+ *	thread may still be looking at it
+ */
+struct exmap_file {
+	struct mm_struct *mm;
+	struct exmap *exmap;
+	struct exmap *first;
+};
+
+/* memory.c */
+extern const struct mmu_notifier_ops exmap_notifier_ops;
+int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma);
+void exmap_surface_destroy(struct exmap *exmap);
+long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
+		 unsigned int nr, bool probe);
+long exmap_free(struct exmap *exmap, struct exmap_interface *interface, unsigned int nr);
+u64 exmap_mapped(struct exmap *exmap);
+
+/* pool.c */
+int exmap_pool_setup(struct exmap *exmap, unsigned long pages);
+void exmap_pool_destroy(struct exmap *exmap);
+void exmap_pool_drain(struct exmap *exmap);
+void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr);
+int exmap_stock_setup(struct exmap_interface *interface);
+void exmap_stock_destroy(struct exmap_interface *interface);
+int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, unsigned int want);
+void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface);
+void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface);
+void exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface);
+
+/**
+ * exmap_stock - how many free pages an interface has at hand
+ * @interface: its lock need not be held, but then this is just a hint
+ */
+static inline unsigned int exmap_stock(const struct exmap_interface *interface)
+{
+	return READ_ONCE(interface->count) + READ_ONCE(interface->nr_full) * EXMAP_BUNDLE_PAGES;
+}
+
+/* The interfaces that user space can name, and the one for page faults. */
+static inline unsigned int exmap_nr_interfaces(const struct exmap *exmap)
+{
+	return exmap->max_interfaces + 1;
+}
+
+#endif /* EXMAP_H */

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the kernel has but does not export, called by static calls.
+ */
+#ifndef EXMAP_KSYMS_H
+#define EXMAP_KSYMS_H
+
+#include <linux/fs.h>
+#include <linux/mm_types.h>
+#include <linux/static_call.h>
+
+/* asm/tlbflush.h hides this one from modules. */
+void flush_tlb_mm_range(struct mm_struct *mm, unsigned long start, unsigned long end,
+			unsigned int stride_shift, bool freed_tables);
+
+DECLARE_STATIC_CALL(exmap_flush_tlb_mm_range, flush_tlb_mm_range);
+DECLARE_STATIC_CALL(exmap_vfs_read, vfs_read);
+
+int exmap_ksyms_resolve(void);
+
+#endif /* EXMAP_KSYMS_H */

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * exmap: explicit control over a piece of virtual memory.
+ *
+ * A program opens /dev/exmap, maps its surface at EXMAP_OFF_EXMAP, sets it up
+ * with EXMAP_IOCTL_SETUP, maps one control interface per thread at
+ * EXMAP_OFF_INTERFACE(n), fills in the interface's entries and has them carried
+ * out by EXMAP_IOCTL_ACTION. The numbers here never change.
+ */
+#ifndef _UAPI_LINUX_EXMAP_H
+#define _UAPI_LINUX_EXMAP_H
+
+#ifdef __KERNEL__
+#include <linux/types.h>
+#else
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#endif
+#include <linux/ioctl.h>
+
+/* Offsets for mmap(2) on the file descriptor. */
+#define EXMAP_OFF_EXMAP		0x0000000000000000ULL	/* the surface */
+#define EXMAP_OFF_PTEXPORT	0x1000000000000000ULL	/* reserved */
+#define EXMAP_OFF_INTERFACE_BASE 0xe000000000000000ULL
+#define EXMAP_OFF_INTERFACE_MAX	0xf000000000000000ULL
+#define EXMAP_OFF_INTERFACE(n)	\
+	(EXMAP_OFF_INTERFACE_BASE | ((unsigned long long)(n) << 12))
+
+/* The most interfaces that one exmap can have. */
+#define EXMAP_MAX_INTERFACES	1024
+
+/* Flags of EXMAP_IOCTL_SETUP. */
+#define EXMAP_PAGEFAULT_ALLOC	2	/* a touch maps a missing page */
+
+/**
+ * struct exmap_ioctl_setup - argument of EXMAP_IOCTL_SETUP
+ * @fd: the backing file, -1 for none
+ * @max_interfaces: interfaces 0 .. max_interfaces - 1 exist
+ * @buffer_size: the most pages, 4 KiB each, that can be mapped at a time
+ * @flags: 0 or EXMAP_PAGEFAULT_ALLOC
+ */
+struct exmap_ioctl_setup {
+	int		fd;
+	int		max_interfaces;
+	size_t		buffer_size;
+	uint64_t	flags;
+};
+
+/* Opcodes of EXMAP_IOCTL_ACTION. */
+#define EXMAP_OP_READ		0
+#define EXMAP_OP_ALLOC		1
+#define EXMAP_OP_FREE		2
+#define EXMAP_OP_WRITE		3
+
+/* Flags of EXMAP_IOCTL_ACTION. */
+#define EXMAP_ALLOC_PROBE	1	/* skip entries whose first page is there */
+
+/**
+ * struct exmap_action_params - argument of EXMAP_IOCTL_ACTION
+ * @interface: whose entries are carried out
+ * @iov_len: how many of them, 0 .. EXMAP_USER_INTERFACE_PAGES
+ * @opcode: one of EXMAP_OP_*
+ * @flags: 0 or EXMAP_ALLOC_PROBE
+ */
+struct exmap_action_params {
+	uint16_t	interface;
+	uint16_t	iov_len;
+	uint16_t	opcode;
+	uint64_t	flags;
+};
+
+/**
+ * struct exmap_ioctl_stats - result of EXMAP_IOCTL_STATS
+ * @flags: as given to EXMAP_IOCTL_SETUP
+ * @buffer_size: as given to EXMAP_IOCTL_SETUP
+ * @alloc_count: pages that are mapped now
+ * @max_interfaces: as given to EXMAP_IOCTL_SETUP
+ */
+struct exmap_ioctl_stats {
+	uint64_t	flags;
+	uint64_t	buffer_size;
+	uint64_t	alloc_count;
+	uint32_t	max_interfaces;
+};
+
+#define EXMAP_PAGE_LEN_BITS	12
+#define EXMAP_PAGE_MAX_PAGES	(1 << EXMAP_PAGE_LEN_BITS)
+
+/**
+ * struct exmap_iov - an entry: the request, then its answer in the same place
+ * @value: the whole word
+ * @page: request: the first page, counted from the start of the surface
+ * @len: request: how many pages
+ * @res: answer: 0 or a negative errno
+ * @pages: answer: pages newly mapped, unmapped, read or written
+ */
+struct exmap_iov {
+	union {
+		uint64_t	value;
+		struct {
+			uint64_t	page : 64 - EXMAP_PAGE_LEN_BITS;
+			uint64_t	len : EXMAP_PAGE_LEN_BITS;
+		};
+		struct {
+			int32_t		res;
+			int16_t		pages;
+		};
+	};
+};
+
+#define EXMAP_USER_INTERFACE_PAGES	512
+
+/* An interface: one page, shared between the program and the kernel. */
+struct exmap_user_interface {
+	struct exmap_iov iov[EXMAP_USER_INTERFACE_PAGES];
+};
+
+#define EXMAP_IOCTL_SETUP	_IOC(_IOC_WRITE, 'k', 1, sizeof(struct exmap_ioctl_setup))
+#define EXMAP_IOCTL_ACTION	_IOC(_IOC_WRITE, 'k', 2, sizeof(struct exmap_action_params))
+#define EXMAP_IOCTL_CLONE	_IOC(_IOC_WRITE, 'k', 3, sizeof(int))
+#define EXMAP_IOCTL_STATS	_IOC(_IOC_WRITE, 'k', 4, sizeof(struct exmap_ioctl_stats))
+
+#endif /* _UAPI_LINUX_EXMAP_H */

@@ -1,0 +1,637 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The physical pages of an exmap: taken from the system when first needed, kept
+ * in bundles of 512, handed to and fro between interfaces through a depot.
+ *
+ * After Bonwick and Adams, "Magazines and Vmem" (USENIX 2001): each interface
+ * has bundles of its own, so the depot's lock is taken once per 512 pages at
+ * most, and not at all by an interface that frees what it allocates.
+ *
+ * Bundles cannot run out. An interface brings three (loaded, limbo and one
+ * spare), and pool->bundles more, one per 512 pages of pool->taken at least,
+ * came with the pages. A page that has to be put back where all an interface's
+ * own are in use finds fewer than that full, hence an empty one in the depot.
+ */
+#include <linux/cred.h>
+#include <linux/gfp.h>
+#include <linux/log2.h>
+#include <linux/mm.h>
+#include <linux/moduleparam.h>
+#include <linux/random.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/user.h>
+#include <linux/slab.h>
+
+#include "compat.h"
+#include "exmap.h"
+
+static bool memlock = true;
+module_param(memlock, bool, 0644);
+MODULE_PARM_DESC(memlock, "charge pools against RLIMIT_MEMLOCK (default: on)");
+
+/*
+ * Charged to the memcg of the caller. A page that cannot be had is the caller's
+ * problem (ENOMEM), not a reason to kill somebody.
+ */
+#define POOL_GFP (GFP_USER | __GFP_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
+
+/* Take this many pages from the system at once, where more than none are wanted. */
+#define POOL_GROW_PAGES 64
+
+static struct exmap_bundle *exmap_bundle_alloc(void)
+{
+	return (struct exmap_bundle *)__get_free_page(POOL_GFP);
+}
+
+static void exmap_bundle_free(struct exmap_bundle *bundle)
+{
+	free_page((unsigned long)bundle);
+}
+
+/* Bundles are stacked through their struct page: all of their own is in use. */
+static void exmap_bundle_push(struct exmap_bundle **stack, struct exmap_bundle *bundle)
+{
+	set_page_private(virt_to_page(bundle), (unsigned long)*stack);
+	*stack = bundle;
+}
+
+static struct exmap_bundle *exmap_bundle_pop(struct exmap_bundle **stack)
+{
+	struct exmap_bundle *bundle = *stack;
+
+	if (bundle) {
+		*stack = (struct exmap_bundle *)page_private(virt_to_page(bundle));
+		set_page_private(virt_to_page(bundle), 0);
+	}
+	return bundle;
+}
+
+static void exmap_bundle_free_all(struct exmap_bundle **stack)
+{
+	struct exmap_bundle *bundle;
+
+	while ((bundle = exmap_bundle_pop(stack)))
+		exmap_bundle_free(bundle);
+}
+
+/* As io_uring and mlock(2) do. */
+static int exmap_pool_charge(struct exmap *exmap, unsigned long pages)
+{
+	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
+	struct exmap_pool *pool = &exmap->pool;
+
+	if (READ_ONCE(memlock) && !can_do_mlock())
+		return -EPERM;
+	if (READ_ONCE(memlock) && !capable(CAP_IPC_LOCK)) {
+		atomic_long_t *locked = &current_user()->locked_vm;
+		long old = atomic_long_read(locked);
+
+		do {
+			if (pages > limit || old > limit - pages)
+				return -ENOMEM;
+		} while (!atomic_long_try_cmpxchg(locked, &old, old + pages));
+		pool->cred = get_current_cred();
+	}
+	atomic64_add(pages, &exmap->mm->pinned_vm);
+	return 0;
+}
+
+static void exmap_pool_uncharge(struct exmap *exmap)
+{
+	struct exmap_pool *pool = &exmap->pool;
+
+	atomic64_sub(pool->ceiling, &exmap->mm->pinned_vm);
+	if (pool->cred) {
+		atomic_long_sub(pool->ceiling, &pool->cred->user->locked_vm);
+		put_cred(pool->cred);
+	}
+}
+
+/**
+ * exmap_pool_setup - get a pool ready; it takes no page yet
+ * @exmap: its lock is held, and its interfaces are not there yet
+ * @pages: the most that the pool may take from the system
+ *
+ * Return: 0, -ENOMEM where @pages is above RLIMIT_MEMLOCK, -EPERM where that
+ * limit is 0.
+ */
+int exmap_pool_setup(struct exmap *exmap, unsigned long pages)
+{
+	struct exmap_pool *pool = &exmap->pool;
+
+	lockdep_assert_held(&exmap->lock);
+	spin_lock_init(&pool->lock);
+	init_rwsem(&pool->transit);
+	pool->ceiling = pages;
+	return exmap_pool_charge(exmap, pages);
+}
+
+/**
+ * exmap_pool_release - give pages back to the system
+ * @exmap: whose pool they were taken for
+ * @page: the pages, no PTE and no TLB of the surface holding one any more. One
+ *	that is still pinned goes when its last user lets go of it
+ * @nr: how many
+ */
+void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr)
+{
+	struct exmap_pool *pool = &exmap->pool;
+	unsigned int i;
+
+	for (i = 0; i < nr; i++)
+		put_page(page[i]);
+	exmap_rss_add(exmap->mm, -(long)nr);
+	spin_lock(&pool->lock);
+	pool->taken -= nr;
+	spin_unlock(&pool->lock);
+}
+
+/**
+ * exmap_pool_drain - give all free pages back to the system
+ * @exmap: has been set up; its surface is dead or has never been
+ *
+ * A call that is about to find the surface dead may still bring in pages; those
+ * stay until exmap_pool_destroy().
+ */
+void exmap_pool_drain(struct exmap *exmap)
+{
+	struct exmap_pool *pool = &exmap->pool;
+	struct exmap_interface *interface;
+	struct exmap_bundle *bundle;
+	unsigned int i;
+
+	for (i = 0; i < exmap_nr_interfaces(exmap); i++) {
+		interface = &exmap->interfaces[i];
+		mutex_lock(&interface->lock);
+		while (exmap_stock(interface)) {
+			if (!interface->count)
+				exmap_stock_next(exmap, interface);
+			exmap_pool_release(exmap, interface->loaded->page, interface->count);
+			WRITE_ONCE(interface->count, 0);
+		}
+		mutex_unlock(&interface->lock);
+	}
+	for (;;) {
+		spin_lock(&pool->lock);
+		bundle = exmap_bundle_pop(&pool->full);
+		spin_unlock(&pool->lock);
+		if (!bundle)
+			break;
+		exmap_pool_release(exmap, bundle->page, EXMAP_BUNDLE_PAGES);
+		spin_lock(&pool->lock);
+		exmap_bundle_push(&pool->empty, bundle);
+		spin_unlock(&pool->lock);
+		cond_resched();
+	}
+}
+
+/**
+ * exmap_pool_destroy - undo exmap_pool_setup()
+ * @exmap: nobody else has it, and no page is on its surface
+ */
+void exmap_pool_destroy(struct exmap *exmap)
+{
+	exmap_pool_drain(exmap);
+	WARN_ONCE(exmap->pool.taken, "exmap: %lu pages lost\n", exmap->pool.taken);
+	exmap_bundle_free_all(&exmap->pool.empty);
+	exmap_pool_uncharge(exmap);
+}
+
+/**
+ * exmap_stock_destroy - undo exmap_stock_setup(), if it was done
+ * @interface: not in use, and without free pages
+ */
+void exmap_stock_destroy(struct exmap_interface *interface)
+{
+	exmap_bundle_free(interface->loaded);
+	exmap_bundle_free(interface->limbo);
+	exmap_bundle_free(interface->empty);
+	interface->loaded = NULL;
+	interface->limbo = NULL;
+	interface->empty = NULL;
+}
+
+/**
+ * exmap_stock_setup - give an interface its bundles
+ * @interface: has none yet, and is not in use
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int exmap_stock_setup(struct exmap_interface *interface)
+{
+	struct exmap_bundle *loaded = exmap_bundle_alloc();
+	struct exmap_bundle *limbo = exmap_bundle_alloc();
+	struct exmap_bundle *empty = exmap_bundle_alloc();
+
+	interface->loaded = loaded;
+	interface->limbo = limbo;
+	interface->empty = empty;
+	if (loaded && limbo && empty)
+		return 0;
+	exmap_stock_destroy(interface);
+	return -ENOMEM;
+}
+
+/* The interface's spare bundle, or one of the depot's: see the top. */
+static struct exmap_bundle *exmap_stock_empty(struct exmap *exmap,
+					      struct exmap_interface *interface)
+{
+	struct exmap_bundle *bundle = interface->empty;
+
+	interface->empty = NULL;
+	if (!bundle) {
+		spin_lock(&exmap->pool.lock);
+		bundle = exmap_bundle_pop(&exmap->pool.empty);
+		spin_unlock(&exmap->pool.lock);
+	}
+	return bundle;
+}
+
+static void exmap_stock_push_full(struct exmap_interface *interface, struct exmap_bundle *bundle)
+{
+	exmap_bundle_push(&interface->full, bundle);
+	WRITE_ONCE(interface->nr_full, interface->nr_full + 1);
+}
+
+static struct exmap_bundle *exmap_stock_pop_full(struct exmap_interface *interface)
+{
+	WRITE_ONCE(interface->nr_full, interface->nr_full - 1);
+	return exmap_bundle_pop(&interface->full);
+}
+
+/* Pages came in: whoever is looking for the last free page must look again. */
+static void exmap_stock_pushed(struct exmap_interface *interface)
+{
+	WRITE_ONCE(interface->pushes, interface->pushes + 1);
+}
+
+/* Put pages on top of the stock. */
+static void exmap_stock_add(struct exmap *exmap, struct exmap_interface *interface,
+			    struct page **page, unsigned int nr)
+{
+	unsigned int room = EXMAP_BUNDLE_PAGES - interface->count;
+	unsigned int here = min(nr, room);
+
+	memcpy(&interface->loaded->page[interface->count], page, here * sizeof(*page));
+	WRITE_ONCE(interface->count, interface->count + here);
+	if (nr > here) {
+		exmap_stock_push_full(interface, interface->loaded);
+		interface->loaded = exmap_stock_empty(exmap, interface);
+		memcpy(interface->loaded->page, page + here, (nr - here) * sizeof(*page));
+		WRITE_ONCE(interface->count, nr - here);
+	}
+	exmap_stock_pushed(interface);
+}
+
+/**
+ * exmap_stock_next - load the next full bundle
+ * @exmap: the exmap
+ * @interface: its lock is held, its loaded bundle empty, another one full
+ */
+void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface)
+{
+	struct exmap_bundle *empty = interface->loaded;
+
+	lockdep_assert_held(&interface->lock);
+	interface->loaded = exmap_stock_pop_full(interface);
+	WRITE_ONCE(interface->count, EXMAP_BUNDLE_PAGES);
+	if (!interface->empty) {
+		interface->empty = empty;
+		return;
+	}
+	spin_lock(&exmap->pool.lock);
+	exmap_bundle_push(&exmap->pool.empty, empty);
+	spin_unlock(&exmap->pool.lock);
+}
+
+/**
+ * exmap_stock_settle - make the pages in limbo free pages
+ * @exmap: the exmap
+ * @interface: its lock is held; every TLB has been flushed since the last of
+ *	the pages in its limbo was unmapped
+ *
+ * A page that someone still has pinned is not ours to hand out again: it is let
+ * go, and the pool may take another one in its place. No new reference can turn
+ * up after the flush, since it takes a PTE to get one.
+ */
+void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface)
+{
+	struct exmap_bundle *limbo = interface->limbo;
+	unsigned int i, nr = 0;
+
+	lockdep_assert_held(&interface->lock);
+	for (i = 0; i < interface->nr_limbo; i++) {
+		struct page *page = limbo->page[i];
+
+		if (likely(page_ref_count(page) == 1))
+			limbo->page[nr++] = page;
+		else
+			exmap_pool_release(exmap, &page, 1);
+	}
+	interface->nr_limbo = 0;
+
+	if (interface->count) {
+		exmap_stock_add(exmap, interface, limbo->page, nr);
+		return;
+	}
+	interface->limbo = interface->loaded;
+	interface->loaded = limbo;
+	WRITE_ONCE(interface->count, nr);
+	exmap_stock_pushed(interface);
+}
+
+/**
+ * exmap_stock_trim - bring what an interface has too much to the depot
+ * @exmap: the exmap
+ * @interface: its lock is held
+ *
+ * It keeps one full bundle besides the loaded one, so that one that allocates
+ * and frees by turns finds both a page and room for one at home.
+ */
+void exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface)
+{
+	struct exmap_pool *pool = &exmap->pool;
+	struct exmap_bundle *bundle;
+
+	lockdep_assert_held(&interface->lock);
+	while (interface->nr_full > 1) {
+		bundle = exmap_stock_pop_full(interface);
+		spin_lock(&pool->lock);
+		exmap_bundle_push(&pool->full, bundle);
+		/* After the bundle: see exmap_pool_pushes(). */
+		smp_store_release(&pool->pushes, pool->pushes + 1);
+		spin_unlock(&pool->lock);
+	}
+}
+
+/* Fetch a full bundle from the depot. */
+static bool exmap_stock_fetch(struct exmap *exmap, struct exmap_interface *interface)
+{
+	struct exmap_pool *pool = &exmap->pool;
+	struct exmap_bundle *bundle;
+
+	if (!READ_ONCE(pool->full))
+		return false;
+	spin_lock(&pool->lock);
+	bundle = exmap_bundle_pop(&pool->full);
+	spin_unlock(&pool->lock);
+	if (!bundle)
+		return false;
+	exmap_stock_push_full(interface, bundle);
+	exmap_stock_pushed(interface);
+	return true;
+}
+
+/*
+ * Reserve up to @nr pages below the ceiling, and room for them in bundles.
+ * Returns how many, 0 where the ceiling is reached, or -ENOMEM.
+ */
+static long exmap_pool_reserve(struct exmap_pool *pool, unsigned long nr)
+{
+	struct exmap_bundle *bundle = NULL;
+
+	for (;;) {
+		spin_lock(&pool->lock);
+		if (bundle) {
+			exmap_bundle_push(&pool->empty, bundle);
+			pool->bundles++;
+		}
+		nr = min(nr, pool->ceiling - pool->taken);
+		if (pool->taken + nr <= pool->bundles * EXMAP_BUNDLE_PAGES)
+			break;
+		spin_unlock(&pool->lock);
+		bundle = exmap_bundle_alloc();
+		if (!bundle)
+			return -ENOMEM;
+	}
+	if (nr)
+		nr = rounddown_pow_of_two(nr);
+	pool->taken += nr;
+	spin_unlock(&pool->lock);
+	return nr;
+}
+
+/*
+ * Take zeroed pages from the system, at most 1 << *@order; *@order says how many
+ * they are. What is not there at once is not worth waiting for while smaller
+ * blocks are.
+ */
+static struct page *exmap_pool_take(unsigned int *order)
+{
+	struct page *page;
+
+	for (; *order; --*order) {
+		page = alloc_pages((POOL_GFP & ~__GFP_RECLAIM) | __GFP_ZERO, *order);
+		if (page) {
+			split_page(page, *order);
+			return page;
+		}
+	}
+	return alloc_page(POOL_GFP | __GFP_ZERO);
+}
+
+/*
+ * Add pages from the system to the stock, dropping the interface's lock for it.
+ * Returns how many, 0 where the ceiling is reached, or -ENOMEM.
+ */
+static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interface,
+			     unsigned int want)
+{
+	struct exmap_pool *pool = &exmap->pool;
+	struct page *block = NULL, *page;
+	unsigned int order;
+	long reserved, nr, left;
+
+	if (READ_ONCE(pool->taken) >= pool->ceiling)
+		return 0;
+	mutex_unlock(&interface->lock);
+	down_read(&pool->transit);
+	reserved = exmap_pool_reserve(pool, clamp_t(unsigned long, want, POOL_GROW_PAGES,
+						    EXMAP_BUNDLE_PAGES));
+	nr = reserved;
+	if (reserved <= 0)
+		goto out;
+
+	order = ilog2(reserved);
+	block = exmap_pool_take(&order);
+	nr = block ? 1L << order : -ENOMEM;
+	spin_lock(&pool->lock);
+	pool->taken -= reserved - max(nr, 0L);
+	spin_unlock(&pool->lock);
+	exmap_rss_add(exmap->mm, max(nr, 0L));
+out:
+	mutex_lock(&interface->lock);
+	/* From the end, so that they are handed out in the order of their addresses. */
+	for (left = nr; left > 0; left--) {
+		page = block + left - 1;
+		exmap_stock_add(exmap, interface, &page, 1);
+	}
+	up_read(&pool->transit);
+	return nr;
+}
+
+/* Move some of @victim's pages to @interface. Both locks are held. */
+static bool exmap_stock_rob(struct exmap *exmap, struct exmap_interface *interface,
+			    struct exmap_interface *victim, unsigned int want)
+{
+	unsigned int nr;
+
+	if (victim->nr_full) {
+		exmap_stock_push_full(interface, exmap_stock_pop_full(victim));
+		exmap_stock_pushed(interface);
+		return true;
+	}
+	if (!victim->count)
+		return false;
+	/* What is wanted, or half: who is short now will be short again. */
+	nr = max(min(want, victim->count), DIV_ROUND_UP(victim->count, 2));
+	WRITE_ONCE(victim->count, victim->count - nr);
+	exmap_stock_add(exmap, interface, &victim->loaded->page[victim->count], nr);
+	return true;
+}
+
+static bool exmap_stock_try_rob(struct exmap *exmap, struct exmap_interface *interface,
+				unsigned int from, unsigned int want)
+{
+	struct exmap_interface *victim = &exmap->interfaces[from];
+	bool robbed;
+
+	if (victim == interface || !exmap_stock(victim) || !mutex_trylock(&victim->lock))
+		return false;
+	robbed = exmap_stock_rob(exmap, interface, victim, want);
+	mutex_unlock(&victim->lock);
+	if (robbed)
+		interface->victim = from;
+	return robbed;
+}
+
+/*
+ * Steal from another interface, without waiting: where it last worked, then from
+ * the fuller of two picked at random, then from the first that has something
+ * (section 4.2 of the paper).
+ */
+static bool exmap_stock_steal(struct exmap *exmap, struct exmap_interface *interface,
+			      unsigned int want)
+{
+	unsigned int all = exmap_nr_interfaces(exmap);
+	u32 random = get_random_u32();
+	unsigned int a = reciprocal_scale(random, all);
+	unsigned int b = reciprocal_scale(random << 16, all);
+	unsigned int i;
+
+	if (exmap_stock_try_rob(exmap, interface, interface->victim, want))
+		return true;
+	if (exmap_stock(&exmap->interfaces[a]) < exmap_stock(&exmap->interfaces[b]))
+		a = b;
+	for (i = 0; i < all; i++)
+		if (exmap_stock_try_rob(exmap, interface, (a + i) % all, want))
+			return true;
+	return false;
+}
+
+/* Changes whenever a free page has come to any place where one can be found. */
+static u64 exmap_pool_pushes(struct exmap *exmap)
+{
+	/* Before a look at pool->full without its lock: what it counts is there. */
+	u64 pushes = smp_load_acquire(&exmap->pool.pushes);
+	unsigned int i;
+
+	for (i = 0; i < exmap_nr_interfaces(exmap); i++)
+		pushes += READ_ONCE(exmap->interfaces[i].pushes);
+	return pushes;
+}
+
+/*
+ * Look for free pages everywhere until there are enough or it is certain that
+ * there are not. Only one task hunts at a time, and no page is on its way from
+ * the system meanwhile. So where all places were empty when visited, and nothing
+ * has come to any of them since the round began, none was free at its end.
+ *
+ * Returns 0 where it found some or where there is room below the ceiling again,
+ * -ENOMEM where there are not enough, -EINTR where a signal kills the caller.
+ */
+static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interface,
+			    unsigned int want, bool system_has_none)
+{
+	struct exmap_pool *pool = &exmap->pool;
+	struct exmap_interface *victim;
+	unsigned int i;
+	u64 pushes;
+	int err;
+
+	mutex_unlock(&interface->lock);
+	err = down_write_killable(&pool->transit);
+	mutex_lock(&interface->lock);
+	if (err)
+		return err;
+	do {
+		pushes = exmap_pool_pushes(exmap);
+		while (exmap_stock(interface) < want && exmap_stock_fetch(exmap, interface))
+			;
+		for (i = 0; i < exmap_nr_interfaces(exmap); i++) {
+			victim = &exmap->interfaces[i];
+			if (victim == interface)
+				continue;
+			mutex_lock_nested(&victim->lock, SINGLE_DEPTH_NESTING);
+			while (exmap_stock(interface) < want &&
+			       exmap_stock_rob(exmap, interface, victim,
+					       want - exmap_stock(interface)))
+				;
+			mutex_unlock(&victim->lock);
+		}
+		if (exmap_stock(interface) >= want)
+			break;
+		if (!system_has_none && READ_ONCE(pool->taken) < pool->ceiling)
+			break;
+		if (fatal_signal_pending(current))
+			err = -EINTR;
+		else if (pushes == exmap_pool_pushes(exmap))
+			err = -ENOMEM;
+	} while (!err);
+	up_write(&pool->transit);
+	return err;
+}
+
+/**
+ * exmap_stock_fill - have enough free pages at hand
+ * @exmap: the exmap
+ * @interface: its lock is held, but may be dropped and taken again: the gate may
+ *	be closed after this, whatever it returns
+ * @want: how many pages
+ *
+ * From the depot; from the system up to the ceiling; from other interfaces. The
+ * memory behind this call is charged to the caller's memcg.
+ *
+ * Return: 0, and the pages stay as long as the lock is held; -ENOMEM where there
+ * are not that many free pages in all of the exmap and the system has none, or
+ * the ceiling is reached; -EINTR where the caller is being killed.
+ */
+int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, unsigned int want)
+{
+	bool system_has_none = false;
+	int err = 0;
+
+	lockdep_assert_held(&interface->lock);
+	if (want > exmap->pool.ceiling)
+		return -ENOMEM;
+	while (!err && exmap_stock(interface) < want) {
+		unsigned int more = want - exmap_stock(interface);
+
+		if (exmap_stock_fetch(exmap, interface))
+			continue;
+		/* The system zeroes what it gives: this can take long. */
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		if (!system_has_none) {
+			long grown = exmap_stock_grow(exmap, interface, more);
+
+			system_has_none = grown < 0;
+			if (grown > 0)
+				continue;
+		}
+		if (exmap_stock_steal(exmap, interface, more))
+			continue;
+		err = exmap_stock_hunt(exmap, interface, want, system_has_none);
+	}
+	return err;
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The paper's 1 IF: each thread allocates a batch of single pages at its own
+ * interface and frees it at the same one; and what Linux has for it otherwise.
+ */
+#include "bench_common.h"
+
+#include <sys/pidfd.h>
+#include <sys/uio.h>
+
+enum { SHARED_FD = 256, BASELINE };
+
+static const struct option options[] = {
+	{ "shared-fd", no_argument, NULL, SHARED_FD },
+	{ "baseline", required_argument, NULL, BASELINE },
+	{ }
+};
+
+static bool shared_fd;
+static const char *baseline;
+static int self;	/* pidfd */
+
+static void option(int value, const char *argument)
+{
+	if (value == SHARED_FD) {
+		shared_fd = true;
+		return;
+	}
+	if (strcmp(argument, "madvise") && strcmp(argument, "process_madvise"))
+		bench_fail("--baseline is '%s' and should be madvise or process_madvise", argument);
+	baseline = argument;
+}
+
+static const struct bench_program program = {
+	.about =
+	"Measures how fast single pages are allocated and freed, in batches, each thread at\n"
+	"an interface of its own: the paper's 1 IF. Pages are mapped, but not touched.\n"
+	"Exits 0, 1 on failure (also where pages are left over), 77 where the kernel\n"
+	"refuses the baseline.\n",
+	.options = options,
+	.option = option,
+	.own_help =
+	"      --shared-fd        one fd for all threads, not one CLONEd for each;\n"
+	"                         scenario 1if-shared instead of 1if\n"
+	"      --baseline HOW     without exmap: touch every page of a batch of anonymous\n"
+	"                         memory, then free them one by one with\n"
+	"                           madvise          a call for each page\n"
+	"                           process_madvise  one call per batch (Linux 6.13 and later)\n",
+	.min_threads = 1,
+	.max_threads = EXMAP_MAX_INTERFACES,
+};
+
+static void one_interface(struct bench_thread *thread)
+{
+	int fd = shared_fd ? bench.fd : bench_clone();
+	struct bench_interface interface = bench_interface(fd, thread->id);
+
+	bench_alloc_free(thread, &interface, &interface);
+}
+
+/* The baselines */
+
+static void fill_iovec(struct bench_thread *thread, struct iovec *iovec)
+{
+	char *address = bench_batch_address(thread->id, 0);
+	unsigned int i;
+
+	for (i = 0; i < bench.batch; i++) {
+		iovec[i].iov_base = address + i * BENCH_STRIDE * BENCH_PAGE_SIZE;
+		iovec[i].iov_len = BENCH_PAGE_SIZE;
+	}
+}
+
+static void touch(const struct iovec *iovec)
+{
+	unsigned int i;
+
+	for (i = 0; i < bench.batch; i++)
+		*(volatile char *)iovec[i].iov_base = 1;
+}
+
+static void each_madvise(struct bench_thread *thread)
+{
+	struct iovec iovec[EXMAP_USER_INTERFACE_PAGES];
+	unsigned int i;
+
+	fill_iovec(thread, iovec);
+	bench_start();
+	while (!bench_stopped()) {
+		touch(iovec);
+		for (i = 0; i < bench.batch && !bench_stopped(); i++) {
+			if (madvise(iovec[i].iov_base, iovec[i].iov_len, MADV_DONTNEED))
+				bench_fail("madvise: %s", strerror(errno));
+			/* One by one: a whole batch can take a second. */
+			bench_count(thread, 1);
+		}
+	}
+}
+
+static void batch_madvise(struct bench_thread *thread)
+{
+	struct iovec iovec[EXMAP_USER_INTERFACE_PAGES];
+	ssize_t size = bench.batch * BENCH_PAGE_SIZE;
+
+	fill_iovec(thread, iovec);
+	bench_start();
+	while (!bench_stopped()) {
+		ssize_t freed;
+
+		touch(iovec);
+		freed = process_madvise(self, iovec, bench.batch, MADV_DONTNEED, 0);
+		if (freed != size)
+			bench_fail("process_madvise freed %zd bytes of %zd: %s", freed, size,
+				   freed < 0 ? strerror(errno) : "it stopped half-way");
+		bench_count(thread, bench.batch);
+	}
+}
+
+static void run_baseline(void)
+{
+	struct iovec one;
+
+	bench_map(1);
+	/* As exmap does it: page by page. */
+	if (madvise(bench.base, bench.threads * bench.part * BENCH_PAGE_SIZE, MADV_NOHUGEPAGE) &&
+	    errno != EINVAL)	/* which is a kernel without huge pages */
+		bench_fail("madvise(MADV_NOHUGEPAGE): %s", strerror(errno));
+	if (!strcmp(baseline, "madvise")) {
+		bench_run(baseline, each_madvise);
+		return;
+	}
+
+	one = (struct iovec){ .iov_base = bench.base, .iov_len = BENCH_PAGE_SIZE };
+	self = pidfd_open(getpid(), 0);
+	if (self < 0 || process_madvise(self, &one, 1, MADV_DONTNEED, 0) < 0)
+		bench_exit(BENCH_SKIP, "this kernel refuses process_madvise(MADV_DONTNEED) for the "
+			   "own process (%s): 6.13 and later take it", strerror(errno));
+	bench_run(baseline, batch_madvise);
+}
+
+int main(int argc, char **argv)
+{
+	bench_options(argc, argv, &program);
+	if (baseline && shared_fd)
+		bench_fail("--baseline needs no fd: leave out --shared-fd");
+	if (baseline) {
+		run_baseline();
+		return 0;
+	}
+	bench_need_pages();
+	bench_setup(bench.threads, 1);
+	bench_run(shared_fd ? "1if-shared" : "1if", one_interface);
+	return 0;
+}

@@ -1,0 +1,1899 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Functional tests: one per behaviour and per refusal of the interface. Each
+ * looks not only at what a call returns but at what it left behind.
+ */
+#include <grp.h>
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+
+#include "linux/exmap.h"
+#include "check_main.h"
+
+#define PAGE 4096UL
+#define MIB (1UL << 20)
+#define GIB (1UL << 30)
+#define TIB (1UL << 40)
+
+/* Compiles with exactly this layout, or existing binaries would not run. */
+_Static_assert(sizeof(struct exmap_ioctl_setup) == 24, "struct exmap_ioctl_setup");
+_Static_assert(offsetof(struct exmap_ioctl_setup, buffer_size) == 8, "buffer_size");
+_Static_assert(sizeof(struct exmap_action_params) == 16, "struct exmap_action_params");
+_Static_assert(offsetof(struct exmap_action_params, flags) == 8, "flags");
+_Static_assert(sizeof(struct exmap_ioctl_stats) == 32, "struct exmap_ioctl_stats");
+_Static_assert(offsetof(struct exmap_ioctl_stats, max_interfaces) == 24, "max_interfaces");
+_Static_assert(sizeof(struct exmap_user_interface) == 4096, "struct exmap_user_interface");
+_Static_assert(EXMAP_IOCTL_SETUP == 0x40186b01, "EXMAP_IOCTL_SETUP");
+_Static_assert(EXMAP_IOCTL_ACTION == 0x40106b02, "EXMAP_IOCTL_ACTION");
+_Static_assert(EXMAP_IOCTL_CLONE == 0x40046b03, "EXMAP_IOCTL_CLONE");
+_Static_assert(EXMAP_IOCTL_STATS == 0x40206b04, "EXMAP_IOCTL_STATS");
+
+/* A call that returns -1 and this errno. */
+#define assert_errno(call, err) do {						\
+	errno = 0;								\
+	long ret_ = (long)(call);						\
+	int errno_ = errno;							\
+	ck_assert_msg(ret_ == -1 && errno_ == (err),				\
+		      "%s: returned %ld (%s), expected -1 (%s)", #call, ret_,	\
+		      strerror(errno_), strerror(err));				\
+} while (0)
+
+#define assert_ok(call) do {							\
+	long ret_ = (long)(call);						\
+	ck_assert_msg(ret_ != -1, "%s: %s", #call, strerror(errno));		\
+} while (0)
+
+struct exmap {
+	int fd;
+	char *surface;
+	size_t size;
+	struct exmap_user_interface *interface[EXMAP_MAX_INTERFACES];
+};
+
+static int exmap_open(void)
+{
+	int fd = open("/dev/exmap", O_RDWR | O_CLOEXEC);
+
+	assert_ok(fd);
+	return fd;
+}
+
+static int exmap_setup(int fd, int interfaces, size_t pages, uint64_t flags)
+{
+	struct exmap_ioctl_setup setup = {
+		.fd = -1,
+		.max_interfaces = interfaces,
+		.buffer_size = pages,
+		.flags = flags,
+	};
+
+	return ioctl(fd, EXMAP_IOCTL_SETUP, &setup);
+}
+
+static void *map_surface(int fd, size_t size)
+{
+	return mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, EXMAP_OFF_EXMAP);
+}
+
+static void *map_interface(int fd, unsigned long nr)
+{
+	return mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, EXMAP_OFF_INTERFACE(nr));
+}
+
+/* All of it: a surface of @size bytes, a pool of @pages, the first interfaces mapped. */
+static struct exmap *exmap_new_flags(size_t size, size_t pages, int interfaces, uint64_t flags)
+{
+	static struct exmap all[8];
+	static int nr;
+	struct exmap *ex = &all[nr++];
+
+	ex->fd = exmap_open();
+	ex->size = size;
+	ex->surface = map_surface(ex->fd, size);
+	assert_ok(ex->surface);
+	assert_ok(exmap_setup(ex->fd, interfaces, pages, flags));
+	for (int i = 0; i < interfaces; i++) {
+		ex->interface[i] = map_interface(ex->fd, i);
+		assert_ok(ex->interface[i]);
+	}
+	return ex;
+}
+
+static struct exmap *exmap_new(size_t size, size_t pages, int interfaces)
+{
+	return exmap_new_flags(size, pages, interfaces, 0);
+}
+
+static int action(int fd, int interface, int opcode, int nr, uint64_t flags)
+{
+	struct exmap_action_params params;
+
+	/* The hole is never looked at, nor what is not set. */
+	memset(&params, 0xa5, sizeof(params));
+	params.interface = interface;
+	params.iov_len = nr;
+	params.opcode = opcode;
+	params.flags = flags;
+	return ioctl(fd, EXMAP_IOCTL_ACTION, &params);
+}
+
+static void entry(struct exmap *ex, int interface, int i, uint64_t page, unsigned int len)
+{
+	ex->interface[interface]->iov[i].value = (uint64_t)len << 52 | page;
+}
+
+/* ALLOC or FREE of one run. Returns how many pages, or the negative errno. */
+static int run(struct exmap *ex, int interface, int opcode, uint64_t page, unsigned int len)
+{
+	struct exmap_iov *iov = ex->interface[interface]->iov;
+	int ret;
+
+	entry(ex, interface, 0, page, len);
+	ret = action(ex->fd, interface, opcode, 1, 0);
+	if (ret < 0) {
+		ck_assert_uint_eq(iov[0].value, (uint64_t)len << 52 | page);
+		return -errno;
+	}
+	ck_assert_int_eq(ret, iov[0].res < 0);
+	return iov[0].res ?: iov[0].pages;
+}
+
+#define alloc(ex, interface, page, len) run(ex, interface, EXMAP_OP_ALLOC, page, len)
+#define release(ex, interface, page, len) run(ex, interface, EXMAP_OP_FREE, page, len)
+
+#define assert_entry(ex, nr, i, want_res, want_pages) do {		\
+	struct exmap_iov iov_ = (ex)->interface[nr]->iov[i];			\
+	ck_assert_msg(iov_.res == (want_res) && iov_.pages == (want_pages) &&	\
+		      !(iov_.value >> 48),					\
+		      "entry %d: res %d, pages %d (%#lx), expected %d, %d", i,	\
+		      iov_.res, iov_.pages, (long)iov_.value, want_res, want_pages); \
+} while (0)
+
+static struct exmap_ioctl_stats stats(struct exmap *ex)
+{
+	struct exmap_ioctl_stats stats;
+
+	memset(&stats, 0xa5, sizeof(stats));
+	assert_ok(ioctl(ex->fd, EXMAP_IOCTL_STATS, &stats));
+	return stats;
+}
+
+#define assert_mapped(ex, n) ck_assert_uint_eq(stats(ex).alloc_count, n)
+
+/* How many of some pages are resident, by mincore. */
+static size_t resident(struct exmap *ex, uint64_t page, size_t len)
+{
+	unsigned char vec[4096];
+	size_t sum = 0;
+
+	ck_assert_uint_le(len, sizeof(vec));
+	assert_ok(mincore(ex->surface + page * PAGE, len * PAGE, vec));
+	for (size_t i = 0; i < len; i++)
+		sum += vec[i] & 1;
+	return sum;
+}
+
+static bool all_bytes(const char *page, char byte)
+{
+	return page[0] == byte && !memcmp(page, page + 1, PAGE - 1);
+}
+
+/* A child's exit status: 0 where all its assertions held. */
+static void wait_child(pid_t pid, int want)
+{
+	int status;
+
+	assert_ok(waitpid(pid, &status, 0));
+	ck_assert_msg(WIFEXITED(status) ? WEXITSTATUS(status) == want
+					: WTERMSIG(status) == want,
+		      "child: status %#x, expected %d", status, want);
+}
+
+static long kib_of(const char *file, const char *key)
+{
+	char line[256];
+	long kib = -1;
+	FILE *f = fopen(file, "r");
+
+	ck_assert_ptr_nonnull(f);
+	while (fgets(line, sizeof(line), f))
+		if (!strncmp(line, key, strlen(key)))
+			kib = atol(line + strlen(key) + 1);
+	fclose(f);
+	ck_assert_int_ge(kib, 0);
+	return kib;
+}
+
+/* Become a user without any capability. */
+static void drop_privileges(void)
+{
+	assert_ok(setgroups(0, NULL));
+	assert_ok(setresgid(65534, 65534, 65534));
+	assert_ok(setresuid(65534, 65534, 65534));
+}
+
+/*
+ * SETUP
+ */
+START_TEST(setup_reports_in_stats)
+{
+	struct exmap *ex = exmap_new_flags(MIB, 100, 3, EXMAP_PAGEFAULT_ALLOC);
+	struct exmap_ioctl_stats s = stats(ex);
+
+	ck_assert_uint_eq(s.flags, EXMAP_PAGEFAULT_ALLOC);
+	ck_assert_uint_eq(s.buffer_size, 100);
+	ck_assert_uint_eq(s.alloc_count, 0);
+	ck_assert_uint_eq(s.max_interfaces, 3);
+}
+END_TEST
+
+START_TEST(setup_twice_is_ebusy)
+{
+	struct exmap *ex = exmap_new(MIB, 100, 1);
+
+	assert_errno(exmap_setup(ex->fd, 2, 50, 0), EBUSY);
+	ck_assert_uint_eq(stats(ex).buffer_size, 100);
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+}
+END_TEST
+
+START_TEST(setup_unknown_flag_is_einval)
+{
+	int fd = exmap_open();
+
+	for (int bit = 0; bit < 64; bit++)
+		if (1UL << bit != EXMAP_PAGEFAULT_ALLOC)
+			assert_errno(exmap_setup(fd, 1, 1, 1UL << bit), EINVAL);
+	assert_ok(exmap_setup(fd, 1, 1, 0));
+}
+END_TEST
+
+START_TEST(setup_interfaces_out_of_range_is_einval)
+{
+	int fd = exmap_open();
+
+	assert_errno(exmap_setup(fd, 0, 1, 0), EINVAL);
+	assert_errno(exmap_setup(fd, -1, 1, 0), EINVAL);
+	assert_errno(exmap_setup(fd, EXMAP_MAX_INTERFACES + 1, 1, 0), EINVAL);
+	assert_errno(exmap_setup(fd, INT32_MAX, 1, 0), EINVAL);
+	assert_ok(exmap_setup(fd, EXMAP_MAX_INTERFACES, 1, 0));
+}
+END_TEST
+
+START_TEST(setup_pool_out_of_range_is_einval)
+{
+	int fd = exmap_open();
+
+	assert_errno(exmap_setup(fd, 1, 0, 0), EINVAL);
+	assert_errno(exmap_setup(fd, 1, SIZE_MAX, 0), EINVAL);
+	assert_errno(exmap_setup(fd, 1, 1UL << 52, 0), EINVAL);
+	assert_ok(exmap_setup(fd, 1, 1, 0));
+}
+END_TEST
+
+START_TEST(setup_bad_pointer_is_efault)
+{
+	assert_errno(ioctl(exmap_open(), EXMAP_IOCTL_SETUP, NULL), EFAULT);
+	assert_errno(ioctl(exmap_open(), EXMAP_IOCTL_SETUP, -1L), EFAULT);
+}
+END_TEST
+
+START_TEST(setup_fd_that_is_not_open_is_ebadf)
+{
+	struct exmap_ioctl_setup setup = { .fd = 999, .max_interfaces = 1, .buffer_size = 1 };
+	int fd = exmap_open();
+
+	assert_errno(ioctl(fd, EXMAP_IOCTL_SETUP, &setup), EBADF);
+	setup.fd = -2;
+	assert_errno(ioctl(fd, EXMAP_IOCTL_SETUP, &setup), EBADF);
+	assert_ok(exmap_setup(fd, 1, 1, 0));
+}
+END_TEST
+
+START_TEST(setup_backing_fd_is_eopnotsupp)
+{
+	struct exmap_ioctl_setup setup = { .fd = 0, .max_interfaces = 1, .buffer_size = 1 };
+	int fd = exmap_open();
+
+	setup.fd = open("/proc/self/exe", O_RDONLY);
+	assert_ok(setup.fd);
+	assert_errno(ioctl(fd, EXMAP_IOCTL_SETUP, &setup), EOPNOTSUPP);
+	assert_ok(exmap_setup(fd, 1, 1, 0));
+}
+END_TEST
+
+static void set_memlock(size_t bytes)
+{
+	struct rlimit limit = { bytes, bytes };
+
+	assert_ok(setrlimit(RLIMIT_MEMLOCK, &limit));
+}
+
+START_TEST(setup_above_memlock_is_enomem)
+{
+	int fd = exmap_open(), fd2 = exmap_open();
+
+	set_memlock(100 * PAGE);
+	drop_privileges();
+	assert_errno(exmap_setup(fd, 1, 101, 0), ENOMEM);
+	assert_ok(exmap_setup(fd, 1, 60, 0));
+	/* It counts for the user, not for each exmap. */
+	assert_errno(exmap_setup(fd2, 1, 41, 0), ENOMEM);
+	assert_ok(exmap_setup(fd2, 1, 40, 0));
+	/* And is given back. */
+	close(fd);
+	assert_ok(exmap_setup(exmap_open(), 1, 60, 0));
+}
+END_TEST
+
+START_TEST(setup_with_memlock_of_zero_is_eperm)
+{
+	int fd = exmap_open();
+
+	set_memlock(0);
+	drop_privileges();
+	assert_errno(exmap_setup(fd, 1, 1, 0), EPERM);
+}
+END_TEST
+
+START_TEST(setup_with_cap_ipc_lock_has_no_limit)
+{
+	set_memlock(0);
+	assert_ok(exmap_setup(exmap_open(), 1, 1000, 0));
+}
+END_TEST
+
+/* Nothing is taken before it is needed. */
+START_TEST(setup_of_a_large_pool_takes_no_memory)
+{
+	long before = kib_of("/proc/meminfo", "MemFree:");
+
+	exmap_new(TIB, GIB / PAGE, 1);
+	ck_assert_int_lt(before - kib_of("/proc/meminfo", "MemFree:"), 100 * 1024);
+}
+END_TEST
+
+/*
+ * mmap
+ */
+START_TEST(mmap_surface_after_setup)
+{
+	struct exmap ex = { .fd = exmap_open() };
+
+	assert_ok(exmap_setup(ex.fd, 1, 10, 0));
+	ex.surface = map_surface(ex.fd, MIB);
+	assert_ok(ex.surface);
+	ex.interface[0] = map_interface(ex.fd, 0);
+	ck_assert_int_eq(alloc(&ex, 0, 7, 1), 1);
+	ex.surface[7 * PAGE] = 1;
+}
+END_TEST
+
+START_TEST(mmap_surface_twice_is_ebusy)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+
+	assert_errno(map_surface(ex->fd, MIB), EBUSY);
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+	assert_ok(munmap(ex->surface, ex->size));
+	assert_errno(map_surface(ex->fd, MIB), EBUSY);
+}
+END_TEST
+
+START_TEST(mmap_private_is_einval)
+{
+	int fd = exmap_open();
+
+	assert_ok(exmap_setup(fd, 1, 10, 0));
+	assert_errno(mmap(NULL, MIB, PROT_READ, MAP_PRIVATE, fd, EXMAP_OFF_EXMAP), EINVAL);
+	assert_errno(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, fd, EXMAP_OFF_INTERFACE(0)), EINVAL);
+	assert_ok(map_surface(fd, MIB));
+}
+END_TEST
+
+START_TEST(mmap_without_access_is_einval)
+{
+	int fd = exmap_open();
+
+	assert_errno(mmap(NULL, MIB, PROT_NONE, MAP_SHARED, fd, EXMAP_OFF_EXMAP), EINVAL);
+	assert_ok(map_surface(fd, MIB));
+}
+END_TEST
+
+START_TEST(mmap_offsets_in_between_are_einval)
+{
+	int fd = exmap_open();
+
+	assert_ok(exmap_setup(fd, 1, 10, 0));
+	assert_errno(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, EXMAP_OFF_PTEXPORT), EINVAL);
+	assert_errno(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, PAGE), EINVAL);
+	assert_errno(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd,
+			  EXMAP_OFF_INTERFACE_BASE - PAGE), EINVAL);
+	assert_errno(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, EXMAP_OFF_INTERFACE_MAX), EINVAL);
+	assert_ok(map_surface(fd, MIB));
+}
+END_TEST
+
+START_TEST(mmap_interface_out_of_range_is_enxio)
+{
+	int fd = exmap_open();
+
+	assert_errno(map_interface(fd, 0), ENXIO);
+	assert_ok(exmap_setup(fd, 2, 10, 0));
+	assert_ok(map_interface(fd, 0));
+	assert_ok(map_interface(fd, 1));
+	assert_errno(map_interface(fd, 2), ENXIO);
+	assert_errno(map_interface(fd, EXMAP_MAX_INTERFACES), ENXIO);
+	assert_errno(map_interface(fd, (EXMAP_OFF_INTERFACE_MAX - PAGE -
+					EXMAP_OFF_INTERFACE_BASE) / PAGE), ENXIO);
+}
+END_TEST
+
+START_TEST(mmap_interface_of_two_pages_is_einval)
+{
+	int fd = exmap_open();
+
+	assert_ok(exmap_setup(fd, 2, 10, 0));
+	assert_errno(mmap(NULL, 2 * PAGE, PROT_READ, MAP_SHARED, fd, EXMAP_OFF_INTERFACE(0)),
+		     EINVAL);
+}
+END_TEST
+
+/* The same page wherever it is mapped, and empty at first. */
+START_TEST(mmap_interface_twice_is_one_page)
+{
+	int fd = exmap_open();
+	struct exmap_user_interface *a, *b;
+
+	assert_ok(exmap_setup(fd, 2, 10, 0));
+	a = map_interface(fd, 1);
+	b = map_interface(fd, 1);
+	ck_assert(all_bytes((char *)a, 0));
+	a->iov[511].value = 12345;
+	ck_assert_uint_eq(b->iov[511].value, 12345);
+	ck_assert(all_bytes(map_interface(fd, 0), 0));
+}
+END_TEST
+
+START_TEST(surface_read_only)
+{
+	struct exmap ex = { .fd = exmap_open() };
+
+	ex.surface = mmap(NULL, MIB, PROT_READ, MAP_SHARED, ex.fd, EXMAP_OFF_EXMAP);
+	assert_ok(ex.surface);
+	assert_ok(exmap_setup(ex.fd, 1, 10, 0));
+	ex.interface[0] = map_interface(ex.fd, 0);
+	ck_assert_int_eq(alloc(&ex, 0, 0, 1), 1);
+	ck_assert_int_eq(ex.surface[0], 0);
+	ex.surface[0] = 1;
+}
+END_TEST
+
+START_TEST(surface_changes_are_refused)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+	ex->surface[0] = 42;
+	assert_errno(munmap(ex->surface, PAGE), EINVAL);
+	assert_errno(munmap(ex->surface + ex->size - PAGE, PAGE), EINVAL);
+	assert_errno(mprotect(ex->surface, ex->size, PROT_READ), EACCES);
+	assert_errno(mremap(ex->surface, ex->size, 2 * ex->size, MREMAP_MAYMOVE), EFAULT);
+	assert_errno(mremap(ex->surface, ex->size, ex->size / 2, 0), EINVAL);
+	ck_assert_int_eq(ex->surface[0], 42);
+	assert_mapped(ex, 10);
+	ck_assert_int_eq(release(ex, 0, 0, 10), 10);
+}
+END_TEST
+
+/* A move is refused, but only after the kernel has had to clear the surface. */
+START_TEST(surface_does_not_move)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+	char *there = mmap(NULL, ex->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+	assert_errno(mremap(ex->surface, ex->size, ex->size, MREMAP_MAYMOVE | MREMAP_FIXED, there),
+		     EINVAL);
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), -EPROTO);
+	assert_mapped(ex, 0);
+	ck_assert_uint_eq(resident(ex, 0, 10), 0);
+}
+END_TEST
+
+START_TEST(surface_of_16_tib)
+{
+	static const uint64_t pages[] = {
+		0, 511, 512, GIB / PAGE - 1, GIB / PAGE, 512 * GIB / PAGE, 16 * TIB / PAGE - 1,
+	};
+	struct exmap *ex = exmap_new(16 * TIB, GIB / PAGE, 1);
+	const int nr = sizeof(pages) / sizeof(pages[0]);
+
+	for (int i = 0; i < nr; i++)
+		entry(ex, 0, i, pages[i], 1);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_ALLOC, nr, 0), 0);
+	for (int i = 0; i < nr; i++) {
+		assert_entry(ex, 0, i, 0, 1);
+		ck_assert(all_bytes(ex->surface + pages[i] * PAGE, 0));
+		memset(ex->surface + pages[i] * PAGE, i + 1, PAGE);
+	}
+	for (int i = 0; i < nr; i++) {
+		ck_assert(all_bytes(ex->surface + pages[i] * PAGE, i + 1));
+		ck_assert_uint_eq(resident(ex, pages[i], 1), 1);
+		entry(ex, 0, i, pages[i], 1);
+	}
+	assert_mapped(ex, nr);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_FREE, nr, 0), 0);
+	assert_mapped(ex, 0);
+}
+END_TEST
+
+START_TEST(surface_of_100_tib_costs_nothing_untouched)
+{
+	long before = kib_of("/proc/meminfo", "MemFree:");
+	struct exmap *ex = exmap_new(100 * TIB, 100, 1);
+
+	ck_assert_int_lt(before - kib_of("/proc/meminfo", "MemFree:"), 16 * 1024);
+	ck_assert_int_eq(alloc(ex, 0, 100 * TIB / PAGE - 1, 1), 1);
+	ck_assert_int_eq(alloc(ex, 0, 100 * TIB / PAGE, 1), -EFAULT);
+}
+END_TEST
+
+/* As LeanStore does it: a little longer than the data, so not in whole tables. */
+START_TEST(surface_of_an_odd_size)
+{
+	struct exmap *ex = exmap_new(MIB + 64 * 1024, 300, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 256, 16), 16);
+	ck_assert_int_eq(alloc(ex, 0, 271, 1), 0);
+	ck_assert_int_eq(alloc(ex, 0, 271, 2), -EFAULT);
+	ck_assert_int_eq(alloc(ex, 0, 272, 1), -EFAULT);
+	assert_mapped(ex, 16);
+}
+END_TEST
+
+START_TEST(several_exmaps_in_one_process)
+{
+	struct exmap *ex[4];
+
+	for (int i = 0; i < 4; i++) {
+		ex[i] = exmap_new(MIB, 10, 1);
+		ck_assert_int_eq(alloc(ex[i], 0, 0, 10), 10);
+		memset(ex[i]->surface, i + 1, 10 * PAGE);
+	}
+	assert_ok(munmap(ex[1]->surface, ex[1]->size));
+	close(ex[2]->fd);
+	for (int i = 0; i < 4; i++)
+		if (i != 1)
+			ck_assert(all_bytes(ex[i]->surface + 9 * PAGE, i + 1));
+	ck_assert_int_eq(release(ex[0], 0, 0, 10), 10);
+	ck_assert(all_bytes(ex[3]->surface, 4));
+	assert_mapped(ex[3], 10);
+}
+END_TEST
+
+/*
+ * ACTION
+ */
+START_TEST(action_before_setup_is_ebadf)
+{
+	int fd = exmap_open();
+
+	assert_ok(map_surface(fd, MIB));
+	assert_errno(action(fd, 0, EXMAP_OP_ALLOC, 1, 0), EBADF);
+	assert_errno(action(fd, 0, EXMAP_OP_FREE, 1, 0), EBADF);
+}
+END_TEST
+
+START_TEST(action_without_a_surface_is_eproto)
+{
+	struct exmap ex = { .fd = exmap_open() };
+
+	assert_ok(exmap_setup(ex.fd, 1, 10, 0));
+	ex.interface[0] = map_interface(ex.fd, 0);
+	ck_assert_int_eq(alloc(&ex, 0, 0, 1), -EPROTO);
+	ck_assert_int_eq(release(&ex, 0, 0, 1), -EPROTO);
+}
+END_TEST
+
+START_TEST(action_after_munmap_is_eproto)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+	assert_ok(munmap(ex->surface, ex->size));
+	ck_assert_int_eq(alloc(ex, 0, 20, 1), -EPROTO);
+	ck_assert_int_eq(release(ex, 0, 0, 1), -EPROTO);
+	assert_mapped(ex, 0);
+}
+END_TEST
+
+START_TEST(action_out_of_range_is_einval)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 2);
+
+	assert_errno(action(ex->fd, 2, EXMAP_OP_ALLOC, 1, 0), EINVAL);
+	assert_errno(action(ex->fd, 65535, EXMAP_OP_ALLOC, 1, 0), EINVAL);
+	assert_errno(action(ex->fd, 0, EXMAP_OP_WRITE + 1, 1, 0), EINVAL);
+	assert_errno(action(ex->fd, 0, 65535, 1, 0), EINVAL);
+	assert_errno(action(ex->fd, 0, EXMAP_OP_ALLOC, 513, 0), EINVAL);
+	assert_errno(action(ex->fd, 0, EXMAP_OP_FREE, 65535, 0), EINVAL);
+	for (int bit = 0; bit < 64; bit++)
+		if (1UL << bit != EXMAP_ALLOC_PROBE)
+			assert_errno(action(ex->fd, 0, EXMAP_OP_ALLOC, 1, 1UL << bit), EINVAL);
+	assert_mapped(ex, 0);
+}
+END_TEST
+
+START_TEST(action_bad_pointer_is_efault)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+
+	assert_errno(ioctl(ex->fd, EXMAP_IOCTL_ACTION, NULL), EFAULT);
+	assert_errno(ioctl(ex->fd, EXMAP_IOCTL_ACTION, ex->surface), EFAULT);
+}
+END_TEST
+
+START_TEST(action_of_no_entries_does_nothing)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+
+	entry(ex, 0, 0, 5, 1);
+	for (int op = EXMAP_OP_READ; op <= EXMAP_OP_WRITE; op++)
+		ck_assert_int_eq(action(ex->fd, 0, op, 0, 0), 0);
+	ck_assert_uint_eq(ex->interface[0]->iov[0].value, 1UL << 52 | 5);
+	assert_mapped(ex, 0);
+}
+END_TEST
+
+START_TEST(action_read_write_without_backing_is_eopnotsupp)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+
+	ck_assert_int_eq(run(ex, 0, EXMAP_OP_READ, 0, 1), -EOPNOTSUPP);
+	ck_assert_int_eq(run(ex, 0, EXMAP_OP_WRITE, 0, 1), -EOPNOTSUPP);
+	assert_mapped(ex, 0);
+}
+END_TEST
+
+/* An interface that was never mapped holds empty entries. */
+START_TEST(action_on_an_unmapped_interface)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+	int fd = exmap_open();
+
+	assert_ok(map_surface(fd, MIB));
+	assert_ok(exmap_setup(fd, 2, 10, 0));
+	ck_assert_int_eq(action(fd, 1, EXMAP_OP_ALLOC, 512, 0), 0);
+	ck_assert_int_eq(action(fd, 1, EXMAP_OP_FREE, 512, 0), 0);
+	assert_mapped(ex, 0);
+}
+END_TEST
+
+START_TEST(ioctl_unknown_is_enotty)
+{
+	int fd = exmap_open();
+
+	assert_errno(ioctl(fd, _IOC(_IOC_WRITE, 'k', 5, 4), 0), ENOTTY);
+	assert_errno(ioctl(fd, _IOC(_IOC_WRITE, 'k', 0, 4), 0), ENOTTY);
+	assert_errno(ioctl(fd, _IOC(_IOC_WRITE, 'k', 1, 4), 0), ENOTTY);
+}
+END_TEST
+
+/*
+ * ALLOC
+ */
+START_TEST(alloc_maps_single_pages)
+{
+	struct exmap *ex = exmap_new(64 * MIB, 600, 1);
+
+	for (int i = 0; i < 512; i++)
+		entry(ex, 0, i, i * 31, 1);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_ALLOC, 512, 0), 0);
+	for (int i = 0; i < 512; i++) {
+		assert_entry(ex, 0, i, 0, 1);
+		ck_assert_uint_eq(resident(ex, i * 31, 31), 1);
+		ck_assert(all_bytes(ex->surface + i * 31 * PAGE, 0));
+		memset(ex->surface + i * 31 * PAGE, i, PAGE);
+	}
+	/* No page is mapped twice. */
+	for (int i = 0; i < 512; i++)
+		ck_assert(all_bytes(ex->surface + i * 31 * PAGE, i));
+	assert_mapped(ex, 512);
+}
+END_TEST
+
+START_TEST(alloc_maps_a_run)
+{
+	struct exmap *ex = exmap_new(64 * MIB, 5000, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 777, 4095), 4095);
+	ck_assert_uint_eq(resident(ex, 776, 4096), 4095);
+	ck_assert_uint_eq(resident(ex, 777, 4096), 4095);
+	for (uint64_t page = 777; page < 777 + 4095; page++) {
+		ck_assert(all_bytes(ex->surface + page * PAGE, 0));
+		memset(ex->surface + page * PAGE, page % 251, PAGE);
+	}
+	for (uint64_t page = 777; page < 777 + 4095; page++)
+		ck_assert(all_bytes(ex->surface + page * PAGE, page % 251));
+	assert_mapped(ex, 4095);
+}
+END_TEST
+
+START_TEST(alloc_leaves_what_is_mapped)
+{
+	struct exmap *ex = exmap_new(MIB, 100, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 10, 1), 1);
+	memset(ex->surface + 10 * PAGE, 'x', PAGE);
+	ck_assert_int_eq(alloc(ex, 0, 10, 1), 0);
+	ck_assert_int_eq(alloc(ex, 0, 8, 5), 4);
+	ck_assert(all_bytes(ex->surface + 10 * PAGE, 'x'));
+	ck_assert(all_bytes(ex->surface + 11 * PAGE, 0));
+	assert_mapped(ex, 5);
+}
+END_TEST
+
+START_TEST(alloc_outside_the_surface_is_efault)
+{
+	struct exmap *ex = exmap_new(MIB, 300, 1);
+	static const struct { uint64_t page; unsigned int len; } bad[] = {
+		{ 256, 1 }, { 255, 2 }, { 0, 257 }, { 257, 0 }, { 1UL << 40, 1 },
+		{ (1UL << 52) - 1, 1 }, { (1UL << 52) - 1, 4095 }, { (1UL << 52) - 4095, 4095 },
+	};
+	const int nr = sizeof(bad) / sizeof(bad[0]);
+
+	for (int i = 0; i < nr; i++)
+		entry(ex, 0, 2 * i, bad[i].page, bad[i].len);
+	for (int i = 0; i < nr; i++)
+		entry(ex, 0, 2 * i + 1, i, 1);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_ALLOC, 2 * nr, 0), nr);
+	for (int i = 0; i < nr; i++) {
+		assert_entry(ex, 0, 2 * i, -EFAULT, 0);
+		assert_entry(ex, 0, 2 * i + 1, 0, 1);
+	}
+	ck_assert_uint_eq(resident(ex, 0, 256), nr);
+	assert_mapped(ex, nr);
+
+	for (int i = 0; i < nr; i++)
+		entry(ex, 0, i, bad[i].page, bad[i].len);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_FREE, nr, 0), nr);
+	for (int i = 0; i < nr; i++)
+		assert_entry(ex, 0, i, -EFAULT, 0);
+	assert_mapped(ex, nr);
+}
+END_TEST
+
+START_TEST(alloc_of_empty_entries)
+{
+	struct exmap *ex = exmap_new(MIB, 300, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 0), 0);
+	ck_assert_int_eq(alloc(ex, 0, 256, 0), 0);
+	assert_mapped(ex, 0);
+}
+END_TEST
+
+/* Clients retry such a call as it is. */
+START_TEST(alloc_first_entry_without_memory_is_enomem_and_untouched)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+	struct exmap_user_interface before;
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+	for (int i = 0; i < 512; i++)
+		entry(ex, 0, i, 100 + i % 50, 1);
+	before = *ex->interface[0];
+	assert_errno(action(ex->fd, 0, EXMAP_OP_ALLOC, 512, 0), ENOMEM);
+	ck_assert_mem_eq(&before, ex->interface[0], PAGE);
+	assert_mapped(ex, 10);
+	ck_assert_uint_eq(resident(ex, 0, 256), 10);
+}
+END_TEST
+
+START_TEST(alloc_later_entry_without_memory_is_a_count)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+
+	entry(ex, 0, 0, 0, 4);
+	entry(ex, 0, 1, 1000, 1);
+	entry(ex, 0, 2, 4, 6);
+	entry(ex, 0, 3, 20, 1);
+	entry(ex, 0, 4, 0, 1);
+	entry(ex, 0, 5, 21, 1);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_ALLOC, 6, 0), 4);
+	assert_entry(ex, 0, 0, 0, 4);
+	assert_entry(ex, 0, 1, -EFAULT, 0);
+	assert_entry(ex, 0, 2, 0, 6);
+	for (int i = 3; i < 6; i++)
+		assert_entry(ex, 0, i, -ENOMEM, 0);
+	assert_mapped(ex, 10);
+	ck_assert_uint_eq(resident(ex, 0, 10), 10);
+	ck_assert_uint_eq(resident(ex, 10, 246), 0);
+}
+END_TEST
+
+/* All of an entry or nothing of it. */
+START_TEST(alloc_without_memory_leaves_none_of_the_entry)
+{
+	struct exmap *ex = exmap_new(64 * MIB, 3000, 2);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 100), 100);
+	ck_assert_int_eq(alloc(ex, 0, 1000, 2901), -ENOMEM);
+	ck_assert_int_eq(alloc(ex, 0, 1000, 4095), -ENOMEM);
+	ck_assert_uint_eq(resident(ex, 1000, 4095), 0);
+	assert_mapped(ex, 100);
+	/* What it had got together is there for others. */
+	ck_assert_int_eq(alloc(ex, 1, 1000, 2900), 2900);
+	ck_assert_int_eq(alloc(ex, 0, 5000, 1), -ENOMEM);
+	/* What is mapped needs no page. */
+	ck_assert_int_eq(alloc(ex, 0, 0, 100), 0);
+	ck_assert_int_eq(release(ex, 0, 50, 1), 1);
+	ck_assert_int_eq(alloc(ex, 0, 0, 100), 1);
+	assert_mapped(ex, 3000);
+}
+END_TEST
+
+START_TEST(alloc_probe_skips_entries_that_are_there)
+{
+	struct exmap *ex = exmap_new(MIB, 100, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 10, 1), 1);
+	entry(ex, 0, 0, 10, 5);
+	entry(ex, 0, 1, 20, 5);
+	entry(ex, 0, 2, 9, 3);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_ALLOC, 3, EXMAP_ALLOC_PROBE), 0);
+	assert_entry(ex, 0, 0, 0, 0);
+	assert_entry(ex, 0, 1, 0, 5);
+	assert_entry(ex, 0, 2, 0, 2);
+	ck_assert_uint_eq(resident(ex, 9, 3), 3);
+	ck_assert_uint_eq(resident(ex, 12, 8), 0);
+	assert_mapped(ex, 8);
+}
+END_TEST
+
+START_TEST(alloc_probe_needs_no_memory_for_what_it_skips)
+{
+	struct exmap *ex = exmap_new(MIB, 1, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 10, 1), 1);
+	entry(ex, 0, 0, 10, 5);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_ALLOC, 1, EXMAP_ALLOC_PROBE), 0);
+	assert_entry(ex, 0, 0, 0, 0);
+}
+END_TEST
+
+START_TEST(alloc_fresh_pages_are_zero)
+{
+	struct exmap *ex;
+
+	/* Leave something behind in the system's free pages. */
+	for (int round = 0; round < 3; round++) {
+		ex = exmap_new(64 * MIB, 4095, 1);
+		ck_assert_int_eq(alloc(ex, 0, 0, 4095), 4095);
+		for (int i = 0; i < 4095; i++)
+			ck_assert(all_bytes(ex->surface + i * PAGE, 0));
+		memset(ex->surface, 0xff, 4095 * PAGE);
+		assert_ok(munmap(ex->surface, ex->size));
+		close(ex->fd);
+	}
+}
+END_TEST
+
+START_TEST(alloc_recycled_pages_hold_what_was_in_them)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+	bool seen[256] = { };
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+	for (int i = 0; i < 10; i++)
+		memset(ex->surface + i * PAGE, i + 1, PAGE);
+	ck_assert_int_eq(release(ex, 0, 0, 10), 10);
+	ck_assert_int_eq(alloc(ex, 0, 100, 10), 10);
+	for (int i = 100; i < 110; i++) {
+		unsigned char byte = ex->surface[i * PAGE];
+
+		ck_assert(byte >= 1 && byte <= 10 && !seen[byte]);
+		ck_assert(all_bytes(ex->surface + i * PAGE, byte));
+		seen[byte] = true;
+	}
+}
+END_TEST
+
+/*
+ * FREE
+ */
+START_TEST(free_unmaps)
+{
+	struct exmap *ex = exmap_new(64 * MIB, 5000, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 100, 4000), 4000);
+	memset(ex->surface + 100 * PAGE, 1, 4000 * PAGE);
+	for (int i = 0; i < 500; i++)
+		entry(ex, 0, i, 100 + i * 8, i % 3);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_FREE, 500, 0), 0);
+	for (int i = 0; i < 500; i++) {
+		assert_entry(ex, 0, i, 0, i % 3);
+		ck_assert_uint_eq(resident(ex, 100 + i * 8, 8), 8 - i % 3);
+	}
+	assert_mapped(ex, 4000 - 499);
+	ck_assert_int_eq(release(ex, 0, 5, 4095), 4000 - 499);
+	assert_mapped(ex, 0);
+	ck_assert_uint_eq(resident(ex, 0, 4096), 0);
+}
+END_TEST
+
+START_TEST(free_of_what_is_not_mapped_is_nothing)
+{
+	struct exmap *ex = exmap_new(16 * TIB, 10, 1);
+
+	ck_assert_int_eq(release(ex, 0, 0, 4095), 0);
+	ck_assert_int_eq(release(ex, 0, 15 * TIB / PAGE, 4095), 0);
+	ck_assert_int_eq(alloc(ex, 0, 15 * TIB / PAGE, 2), 2);
+	ck_assert_int_eq(release(ex, 0, 15 * TIB / PAGE - 5, 4095), 2);
+	ck_assert_int_eq(release(ex, 0, 15 * TIB / PAGE, 2), 0);
+	assert_mapped(ex, 0);
+}
+END_TEST
+
+START_TEST(free_pages_go_to_the_interface_that_freed_them)
+{
+	struct exmap *ex = exmap_new(MIB, 20, 2);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 20), 20);
+	memset(ex->surface + 5 * PAGE, 'z', PAGE);
+	ck_assert_int_eq(release(ex, 1, 5, 1), 1);
+	ck_assert_int_eq(alloc(ex, 1, 100, 1), 1);
+	ck_assert(all_bytes(ex->surface + 100 * PAGE, 'z'));
+	assert_mapped(ex, 20);
+}
+END_TEST
+
+START_TEST(touch_read_of_a_page_that_is_not_there)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 4, 1), 1);
+	ck_assert_int_eq(ex->surface[4 * PAGE], 0);
+	*(volatile char *)(ex->surface + 5 * PAGE);
+}
+END_TEST
+
+START_TEST(touch_write_to_a_freed_page)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 4, 1), 1);
+	ex->surface[4 * PAGE] = 1;
+	ck_assert_int_eq(release(ex, 0, 4, 1), 1);
+	ex->surface[4 * PAGE] = 1;
+}
+END_TEST
+
+static sigjmp_buf segv_jump;
+static volatile void *segv_address;
+
+static void on_segv(int sig, siginfo_t *info, void *context)
+{
+	segv_address = info->si_addr;
+	siglongjmp(segv_jump, 1);
+}
+
+static void catch_segv(void)
+{
+	struct sigaction sa = { .sa_sigaction = on_segv, .sa_flags = SA_SIGINFO };
+
+	assert_ok(sigaction(SIGSEGV, &sa, NULL));
+	assert_ok(sigaction(SIGBUS, &sa, NULL));
+}
+
+/* vmcache catches it, looks at the address, and goes on. */
+START_TEST(touch_signal_tells_the_address)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+	volatile char *where = ex->surface + 33 * PAGE + 123;
+
+	catch_segv();
+	if (!sigsetjmp(segv_jump, 1)) {
+		*where;
+		ck_abort_msg("no signal");
+	}
+	ck_assert_ptr_eq((void *)segv_address, (void *)where);
+	ck_assert_int_eq(alloc(ex, 0, 33, 1), 1);
+	ck_assert_int_eq(*where, 0);
+}
+END_TEST
+
+START_TEST(touch_by_a_system_call_is_efault)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+	int fd = open("/dev/zero", O_RDONLY);
+
+	assert_errno(read(fd, ex->surface, 1), EFAULT);
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+	ck_assert_int_eq(read(fd, ex->surface, PAGE + 1), PAGE);
+}
+END_TEST
+
+/*
+ * PAGEFAULT_ALLOC
+ */
+START_TEST(pagefault_alloc_maps_what_is_touched)
+{
+	struct exmap *ex = exmap_new_flags(TIB, 10, 1, EXMAP_PAGEFAULT_ALLOC);
+
+	ck_assert_int_eq(ex->surface[5 * PAGE], 0);
+	ex->surface[TIB - 1] = 1;
+	ck_assert_uint_eq(resident(ex, 4, 3), 1);
+	assert_mapped(ex, 2);
+	ck_assert_int_eq(alloc(ex, 0, 5, 2), 1);
+	ck_assert_int_eq(release(ex, 0, 5, 2), 2);
+	ck_assert_int_eq(release(ex, 0, TIB / PAGE - 1, 1), 1);
+	assert_mapped(ex, 0);
+	ex->surface[5 * PAGE] = 2;
+	assert_mapped(ex, 1);
+}
+END_TEST
+
+START_TEST(pagefault_alloc_takes_pages_from_other_interfaces)
+{
+	struct exmap *ex = exmap_new_flags(MIB, 10, 1, EXMAP_PAGEFAULT_ALLOC);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+	ck_assert_int_eq(release(ex, 0, 0, 10), 10);
+	for (int i = 20; i < 30; i++)
+		ex->surface[i * PAGE] = 1;
+	assert_mapped(ex, 10);
+	ck_assert_int_eq(release(ex, 0, 20, 10), 10);
+}
+END_TEST
+
+START_TEST(pagefault_alloc_of_an_empty_pool_is_sigbus)
+{
+	struct exmap *ex = exmap_new_flags(MIB, 10, 1, EXMAP_PAGEFAULT_ALLOC);
+
+	for (int i = 0; i < 10; i++)
+		ex->surface[i * PAGE] = 1;
+	ex->surface[10 * PAGE] = 1;
+}
+END_TEST
+
+/*
+ * The pool
+ */
+START_TEST(pool_any_free_page_can_be_had)
+{
+	struct exmap *ex = exmap_new(MIB, 128, 128);
+
+	/* One page in each interface's hands, the system has none left. */
+	ck_assert_int_eq(alloc(ex, 0, 0, 128), 128);
+	for (int i = 0; i < 128; i++)
+		ck_assert_int_eq(release(ex, i, i, 1), 1);
+	assert_mapped(ex, 0);
+	for (int i = 0; i < 128; i++)
+		ck_assert_int_eq(alloc(ex, 77, i, 1), 1);
+	assert_mapped(ex, 128);
+	ck_assert_int_eq(alloc(ex, 77, 200, 1), -ENOMEM);
+	ck_assert_int_eq(release(ex, 3, 9, 1), 1);
+	ck_assert_int_eq(alloc(ex, 77, 200, 1), 1);
+}
+END_TEST
+
+START_TEST(pool_one_entry_takes_from_all_interfaces)
+{
+	struct exmap *ex = exmap_new(64 * MIB, 4095, 64);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 4095), 4095);
+	for (int i = 0; i < 4095; i++)
+		ck_assert_int_eq(release(ex, i % 64, i, 1), 1);
+	ck_assert_int_eq(alloc(ex, 5, 5000, 4095), 4095);
+	ck_assert_int_eq(alloc(ex, 6, 0, 1), -ENOMEM);
+	assert_mapped(ex, 4095);
+}
+END_TEST
+
+/* Through the depot: one allocates, the other frees, more than bundles hold. */
+START_TEST(pool_pages_travel_between_interfaces)
+{
+	struct exmap *ex = exmap_new(64 * MIB, 3000, 2);
+
+	for (int round = 0; round < 50; round++) {
+		for (int i = 0; i < 512; i++)
+			entry(ex, 0, i, i * 5, 5);
+		ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_ALLOC, 512, 0), 0);
+		assert_mapped(ex, 2560);
+		for (int i = 0; i < 512; i++)
+			entry(ex, 1, i, i * 5, 5);
+		ck_assert_int_eq(action(ex->fd, 1, EXMAP_OP_FREE, 512, 0), 0);
+		assert_mapped(ex, 0);
+	}
+	ck_assert_int_eq(alloc(ex, 0, 0, 3000), 3000);
+}
+END_TEST
+
+START_TEST(pool_1024_interfaces)
+{
+	struct exmap *ex = exmap_new(MIB, 256, 1024);
+
+	for (int i = 0; i < 1024; i++) {
+		ck_assert_int_eq(alloc(ex, i, i % 256, 1), 1);
+		ck_assert_int_eq(release(ex, 1023 - i, i % 256, 1), 1);
+	}
+	assert_mapped(ex, 0);
+	ck_assert_int_eq(alloc(ex, 500, 0, 256), 256);
+}
+END_TEST
+
+struct worker {
+	struct exmap *ex;
+	int interface;
+	int pages;
+	int rounds;
+	atomic_bool *stop;
+	pthread_t thread;
+	bool surface_gone;
+	char error[128];
+};
+
+/* Note what went wrong, the first time that something did. */
+static void worker_error(struct worker *w, const char *what, int ret)
+{
+	if (!w->error[0])
+		snprintf(w->error, sizeof(w->error), "%s: returned %d (%s), first entry %d", what,
+			 ret, ret < 0 ? strerror(errno) : "-",
+			 w->ex->interface[w->interface]->iov[0].res);
+}
+
+/* Allocates and frees its own pages. No call may fail. */
+static void *honest_worker(void *arg)
+{
+	struct worker *w = arg;
+	uint64_t first = w->interface * 64;
+	int ret;
+
+	for (int round = 0; round < w->rounds && !w->error[0]; round++) {
+		for (int i = 0; i < w->pages; i++)
+			entry(w->ex, w->interface, i, first + i, 1);
+		ret = action(w->ex->fd, w->interface, EXMAP_OP_ALLOC, w->pages, 0);
+		if (ret) {
+			worker_error(w, "ALLOC while pages were free", ret);
+			break;
+		}
+		for (int i = 0; i < w->pages; i++)
+			memset(w->ex->surface + (first + i) * PAGE, w->interface, PAGE);
+		for (int i = 0; i < w->pages; i++) {
+			if (!all_bytes(w->ex->surface + (first + i) * PAGE, w->interface))
+				worker_error(w, "a page is somebody else's, too", 0);
+			entry(w->ex, w->interface, i, first + i, 1);
+		}
+		ret = action(w->ex->fd, w->interface, EXMAP_OP_FREE, w->pages, 0);
+		if (ret)
+			worker_error(w, "FREE", ret);
+	}
+	return NULL;
+}
+
+/*
+ * As many pages as the threads can use at a time, so each always finds one free,
+ * but mostly in other hands, or on its way there.
+ */
+START_TEST(pool_no_false_enomem)
+{
+	enum { THREADS = 8, PAGES = 3 };
+	struct exmap *ex = exmap_new(16 * MIB, THREADS * PAGES, THREADS);
+	struct worker w[THREADS];
+
+	for (int i = 0; i < THREADS; i++) {
+		w[i] = (struct worker){ .ex = ex, .interface = i, .pages = PAGES, .rounds = 1000 };
+		ck_assert(!pthread_create(&w[i].thread, NULL, honest_worker, &w[i]));
+	}
+	for (int i = 0; i < THREADS; i++) {
+		pthread_join(w[i].thread, NULL);
+		ck_assert_msg(!w[i].error[0], "%s", w[i].error);
+	}
+	assert_mapped(ex, 0);
+}
+END_TEST
+
+/* What top shows grows with the pages taken, and is back to nothing at the end. */
+START_TEST(pool_counts_as_resident)
+{
+	long before = kib_of("/proc/self/status", "VmRSS:"), after;
+	struct exmap *ex = exmap_new(64 * MIB, 4000, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 4000), 4000);
+	after = kib_of("/proc/self/status", "VmRSS:");
+	ck_assert_int_ge(after - before, 4000 * 4 - 1024);
+	assert_ok(munmap(ex->surface, ex->size));
+	close(ex->fd);
+	ck_assert_int_lt(kib_of("/proc/self/status", "VmRSS:") - before, 2048);
+}
+END_TEST
+
+/*
+ * STATS, CLONE
+ */
+START_TEST(stats_before_setup_is_ebadf)
+{
+	struct exmap_ioctl_stats s;
+
+	assert_errno(ioctl(exmap_open(), EXMAP_IOCTL_STATS, &s), EBADF);
+}
+END_TEST
+
+START_TEST(stats_bad_pointer_is_efault)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+
+	assert_errno(ioctl(ex->fd, EXMAP_IOCTL_STATS, NULL), EFAULT);
+}
+END_TEST
+
+static int exmap_clone(int fd, int of)
+{
+	return ioctl(fd, EXMAP_IOCTL_CLONE, of);
+}
+
+START_TEST(clone_shares_everything)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 2);
+	struct exmap clone = *ex;
+
+	clone.fd = exmap_open();
+	assert_ok(exmap_clone(clone.fd, ex->fd));
+	ck_assert_int_eq(alloc(&clone, 1, 3, 2), 2);
+	ex->surface[3 * PAGE] = 1;
+	assert_mapped(ex, 2);
+	ck_assert_int_eq(release(ex, 0, 3, 1), 1);
+	assert_mapped(&clone, 1);
+	assert_errno(exmap_setup(clone.fd, 1, 1, 0), EBUSY);
+	assert_errno(map_surface(clone.fd, MIB), EBUSY);
+	clone.interface[1] = map_interface(clone.fd, 1);
+	ck_assert_uint_eq(clone.interface[1]->iov[0].value, ex->interface[1]->iov[0].value);
+}
+END_TEST
+
+START_TEST(clone_works_after_the_first_is_closed)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 2);
+	struct exmap clone = *ex;
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 5), 5);
+	clone.fd = exmap_open();
+	assert_ok(exmap_clone(clone.fd, ex->fd));
+	close(ex->fd);
+	assert_mapped(&clone, 5);
+	ck_assert_int_eq(alloc(&clone, 0, 5, 5), 5);
+	ck_assert_int_eq(release(&clone, 1, 0, 10), 10);
+}
+END_TEST
+
+START_TEST(clone_before_setup)
+{
+	struct exmap ex = { .fd = exmap_open() }, clone = { .fd = exmap_open() };
+
+	assert_ok(exmap_clone(clone.fd, ex.fd));
+	assert_ok(exmap_setup(clone.fd, 1, 10, 0));
+	ex.surface = map_surface(clone.fd, MIB);
+	ex.interface[0] = map_interface(ex.fd, 0);
+	close(clone.fd);
+	ck_assert_int_eq(alloc(&ex, 0, 0, 1), 1);
+}
+END_TEST
+
+START_TEST(clone_of_no_exmap_is_refused)
+{
+	int fd = exmap_open();
+
+	assert_errno(exmap_clone(fd, 999), EBADF);
+	assert_errno(exmap_clone(fd, -1), EBADF);
+	assert_errno(exmap_clone(fd, open("/dev/null", O_RDWR)), EINVAL);
+	assert_ok(exmap_setup(fd, 1, 1, 0));
+}
+END_TEST
+
+START_TEST(clone_of_itself_is_einval)
+{
+	int fd = exmap_open(), clone = exmap_open();
+
+	assert_errno(exmap_clone(fd, fd), EINVAL);
+	assert_errno(exmap_clone(fd, dup(fd)), EINVAL);
+	assert_ok(exmap_clone(clone, fd));
+	assert_errno(exmap_clone(clone, fd), EINVAL);
+	assert_errno(exmap_clone(fd, clone), EINVAL);
+}
+END_TEST
+
+START_TEST(clone_into_one_in_use_is_ebusy)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1), *other = exmap_new(MIB, 10, 1);
+	int mapped = exmap_open(), set_up = exmap_open(), clone = exmap_open();
+
+	assert_errno(exmap_clone(other->fd, ex->fd), EBUSY);
+	assert_ok(map_surface(mapped, MIB));
+	assert_errno(exmap_clone(mapped, ex->fd), EBUSY);
+	assert_ok(exmap_setup(set_up, 1, 1, 0));
+	assert_errno(exmap_clone(set_up, ex->fd), EBUSY);
+	assert_ok(exmap_clone(clone, ex->fd));
+	assert_errno(exmap_clone(clone, other->fd), EBUSY);
+}
+END_TEST
+
+/*
+ * Other processes
+ */
+static void send_fd(int socket, int fd)
+{
+	char control[CMSG_SPACE(sizeof(int))] = { };
+	struct iovec iov = { .iov_base = "x", .iov_len = 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = control, .msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
+	assert_ok(sendmsg(socket, &msg, 0));
+}
+
+static int receive_fd(int socket)
+{
+	char control[CMSG_SPACE(sizeof(int))], byte;
+	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = control, .msg_controllen = sizeof(control),
+	};
+	int fd;
+
+	assert_ok(recvmsg(socket, &msg, 0));
+	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(fd));
+	return fd;
+}
+
+/* Every call on an fd whose exmap is another process's. */
+static void assert_all_eperm(int fd)
+{
+	struct exmap_ioctl_stats s;
+
+	assert_errno(action(fd, 0, EXMAP_OP_ALLOC, 1, 0), EPERM);
+	assert_errno(action(fd, 0, EXMAP_OP_FREE, 1, 0), EPERM);
+	assert_errno(ioctl(fd, EXMAP_IOCTL_STATS, &s), EPERM);
+	assert_errno(exmap_setup(fd, 1, 1, 0), EPERM);
+	assert_errno(exmap_clone(fd, fd), EPERM);
+	assert_errno(exmap_clone(exmap_open(), fd), EPERM);
+	assert_errno(map_surface(fd, MIB), EPERM);
+	assert_errno(map_interface(fd, 0), EPERM);
+}
+
+START_TEST(fork_inherits_only_a_useless_fd)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+	int unused = exmap_open();
+	pid_t pid;
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+	ex->surface[0] = 7;
+	pid = fork();
+	if (!pid) {
+		assert_all_eperm(ex->fd);
+		assert_all_eperm(unused);
+		/* Neither surface nor interface is mapped here. */
+		assert_errno(msync(ex->surface, PAGE, MS_ASYNC), ENOMEM);
+		assert_errno(msync(ex->interface[0], PAGE, MS_ASYNC), ENOMEM);
+		_exit(0);
+	}
+	wait_child(pid, 0);
+	ck_assert_int_eq(ex->surface[0], 7);
+	assert_mapped(ex, 10);
+	ck_assert_int_eq(release(ex, 0, 0, 10), 10);
+	assert_ok(exmap_setup(unused, 1, 1, 0));
+}
+END_TEST
+
+START_TEST(fork_after_madv_dofork_inherits_nothing)
+{
+	struct exmap *ex = exmap_new_flags(MIB, 10, 1, EXMAP_PAGEFAULT_ALLOC);
+	pid_t pid;
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 5), 5);
+	ex->surface[0] = 7;
+	/* Newer kernels refuse it. */
+	if (madvise(ex->surface, ex->size, MADV_DOFORK))
+		ck_assert_int_eq(errno, EINVAL);
+	pid = fork();
+	if (!pid) {
+		*(volatile char *)ex->surface;
+		_exit(0);
+	}
+	wait_child(pid, SIGSEGV);
+	ck_assert_int_eq(ex->surface[0], 7);
+	assert_mapped(ex, 5);
+	ck_assert_int_eq(release(ex, 0, 0, 5), 5);
+}
+END_TEST
+
+START_TEST(fd_passed_to_another_process_is_eperm)
+{
+	int sockets[2];
+	pid_t pid;
+
+	assert_ok(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets));
+	pid = fork();
+	if (!pid) {
+		struct exmap *ex = exmap_new(MIB, 10, 1);
+
+		ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+		send_fd(sockets[1], ex->fd);
+		pause();
+	}
+	int fd = receive_fd(sockets[0]);
+
+	assert_all_eperm(fd);
+	kill(pid, SIGKILL);
+	wait_child(pid, SIGKILL);
+	/* Its process is gone, its pages too; the last reference is here. */
+	assert_all_eperm(fd);
+	close(fd);
+}
+END_TEST
+
+START_TEST(exec_leaves_a_useless_fd)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+	pid_t pid = fork();
+	char command[128];
+
+	if (!pid) {
+		struct exmap *mine = exmap_new(MIB, 10, 1);
+
+		ck_assert_int_eq(alloc(mine, 0, 0, 10), 10);
+		fcntl(mine->fd, F_SETFD, 0);
+		snprintf(command, sizeof(command), "exec %d<&-; exit 42", mine->fd);
+		execl("/bin/sh", "sh", "-c", command, NULL);
+		_exit(1);
+	}
+	wait_child(pid, 42);
+	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+}
+END_TEST
+
+/* All pages mapped, and the kernel tears it down. */
+START_TEST(exit_with_pages_mapped)
+{
+	for (int order = 0; order < 3; order++) {
+		pid_t pid = fork();
+
+		if (!pid) {
+			struct exmap *ex = exmap_new(4 * GIB, 20000, 4);
+
+			for (int i = 0; i < 4; i++)
+				ck_assert_int_eq(alloc(ex, i, i * GIB / PAGE, 4095), 4095);
+			if (order == 1)
+				close(ex->fd);
+			if (order == 2)
+				munmap(ex->surface, ex->size);
+			_exit(0);
+		}
+		wait_child(pid, 0);
+	}
+}
+END_TEST
+
+/*
+ * What the rest of the kernel does to the surface
+ */
+START_TEST(madvise_dontneed_takes_pages_away)
+{
+	struct exmap *ex = exmap_new(64 * MIB, 3000, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 3000), 3000);
+	memset(ex->surface, 'q', 3000 * PAGE);
+	assert_ok(madvise(ex->surface + 100 * PAGE, 2000 * PAGE, MADV_DONTNEED));
+	assert_mapped(ex, 1000);
+	ck_assert_uint_eq(resident(ex, 0, 3000), 1000);
+	ck_assert(all_bytes(ex->surface + 99 * PAGE, 'q'));
+	ck_assert(all_bytes(ex->surface + 2100 * PAGE, 'q'));
+	/* They can be had again, zeroed: they were the system's meanwhile. */
+	ck_assert_int_eq(alloc(ex, 0, 0, 3000), 2000);
+	ck_assert(all_bytes(ex->surface + 100 * PAGE, 0));
+	ck_assert(all_bytes(ex->surface + 2099 * PAGE, 0));
+	ck_assert_int_eq(alloc(ex, 0, 4000, 1), -ENOMEM);
+	ck_assert_int_eq(release(ex, 0, 0, 3000), 3000);
+}
+END_TEST
+
+/* Soft-dirty tracking takes write permission out of PTEs, then faults put it back. */
+START_TEST(clear_refs_is_survived)
+{
+	struct exmap *ex = exmap_new(64 * MIB, 3000, 1);
+	int fd = open("/proc/self/clear_refs", O_WRONLY);
+
+	assert_ok(fd);
+	ck_assert_int_eq(alloc(ex, 0, 0, 2000), 2000);
+	for (char how = '1'; how <= '4'; how++) {
+		memset(ex->surface, how, 2000 * PAGE);
+		/* A kernel without soft-dirty bits refuses 4. */
+		if (write(fd, &how, 1) != 1)
+			ck_assert_int_eq(errno, EINVAL);
+		ck_assert(all_bytes(ex->surface + 1999 * PAGE, how));
+		memset(ex->surface, how + 1, 2000 * PAGE);
+		ck_assert(all_bytes(ex->surface + 1999 * PAGE, how + 1));
+		ck_assert_int_eq(release(ex, 0, 0, 1000), 1000);
+		ck_assert_int_eq(alloc(ex, 0, 0, 1000), 1000);
+	}
+	assert_mapped(ex, 2000);
+}
+END_TEST
+
+START_TEST(mlockall_and_populate_are_survived)
+{
+	struct exmap *ex;
+
+	assert_ok(mlockall(MCL_CURRENT | MCL_FUTURE));
+	ex = exmap_new(MIB, 10, 1);
+	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+	mlock(ex->surface, ex->size);
+	munlock(ex->surface, ex->size);
+	ck_assert_int_eq(release(ex, 0, 0, 10), 10);
+	assert_mapped(ex, 0);
+}
+END_TEST
+
+static void *alloc_free_worker(void *arg)
+{
+	struct worker *w = arg;
+	uint64_t first = w->interface * 1024;
+	int ret = 0;
+
+	while (!atomic_load(w->stop) && !w->error[0]) {
+		for (int op = EXMAP_OP_ALLOC; op <= EXMAP_OP_FREE; op++) {
+			for (int i = 0; i < w->pages; i++)
+				entry(w->ex, w->interface, i, first + i * 2, 1);
+			ret = action(w->ex->fd, w->interface, op, w->pages, 0);
+			/* The surface may go before the call or in the middle of it. */
+			if ((ret < 0 && errno == EPROTO) ||
+			    (ret > 0 && w->ex->interface[w->interface]->iov[w->pages - 1].res == -EPROTO)) {
+				w->surface_gone = true;
+				return NULL;
+			}
+			if (ret)
+				worker_error(w, op == EXMAP_OP_ALLOC ? "ALLOC" : "FREE", ret);
+		}
+	}
+	return NULL;
+}
+
+/* Two workers, at one interface or at two. */
+static void start_workers(struct exmap *ex, struct worker w[2], int interfaces, atomic_bool *stop)
+{
+	for (int i = 0; i < 2; i++) {
+		w[i] = (struct worker){
+			.ex = ex, .interface = i % interfaces, .pages = 512, .stop = stop,
+		};
+		ck_assert(!pthread_create(&w[i].thread, NULL, alloc_free_worker, &w[i]));
+	}
+}
+
+static void join_workers(struct worker w[2], bool surface_gone)
+{
+	for (int i = 0; i < 2; i++) {
+		pthread_join(w[i].thread, NULL);
+		ck_assert_msg(!w[i].error[0], "%s", w[i].error);
+		ck_assert_int_eq(w[i].surface_gone, surface_gone);
+	}
+}
+
+START_TEST(munmap_while_calls_run)
+{
+	for (int round = 0; round < 30; round++) {
+		struct worker w[2];
+		atomic_bool stop = false;
+		pid_t pid = fork();
+
+		if (!pid) {
+			struct exmap *ex = exmap_new(64 * MIB, 3000, 2);
+
+			start_workers(ex, w, 2, &stop);
+			while (!stats(ex).alloc_count)
+				;
+			assert_ok(munmap(ex->surface, ex->size));
+			join_workers(w, true);
+			assert_mapped(ex, 0);
+			_exit(0);
+		}
+		wait_child(pid, 0);
+	}
+}
+END_TEST
+
+START_TEST(madvise_and_clear_refs_while_calls_run)
+{
+	struct exmap *ex = exmap_new(64 * MIB, 3000, 2);
+	int fd = open("/proc/self/clear_refs", O_WRONLY);
+	atomic_bool stop = false;
+	struct worker w[2];
+
+	start_workers(ex, w, 2, &stop);
+	for (int round = 0; round < 300; round++) {
+		assert_ok(madvise(ex->surface + round * PAGE, 700 * PAGE, MADV_DONTNEED));
+		if (write(fd, "4", 1) != 1)
+			ck_assert_int_eq(errno, EINVAL);
+	}
+	atomic_store(&stop, true);
+	join_workers(w, false);
+	assert_mapped(ex, 0);
+	ck_assert_int_eq(alloc(ex, 0, 0, 3000), 3000);
+}
+END_TEST
+
+/* Two threads at one interface are a mistake, but nobody else's problem. */
+START_TEST(threads_sharing_an_interface)
+{
+	struct exmap *ex = exmap_new(64 * MIB, 3000, 1);
+	atomic_bool stop = false;
+	struct worker w[2];
+	long pages = 0;
+
+	start_workers(ex, w, 1, &stop);
+	for (int round = 0; round < 1000; round++)
+		pages += stats(ex).alloc_count;
+	atomic_store(&stop, true);
+	for (int i = 0; i < 2; i++)
+		pthread_join(w[i].thread, NULL);
+	ck_assert_int_ge(pages, 0);
+	release(ex, 0, 0, 4095);
+	assert_mapped(ex, 0);
+	ck_assert_int_eq(alloc(ex, 0, 0, 3000), 3000);
+}
+END_TEST
+
+/*
+ * Memory safety
+ */
+
+/* A page that someone has pinned when it is freed is not handed out again. */
+START_TEST(pinned_pages_are_not_recycled)
+{
+	struct exmap *ex = exmap_new(MIB, 20, 1);
+	struct iovec iov = { .iov_base = ex->surface, .iov_len = 10 * PAGE };
+	char buffer[PAGE];
+	int pipes[2];
+
+	assert_ok(pipe(pipes));
+	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+	memset(ex->surface, 'A', 10 * PAGE);
+	ck_assert_int_eq(vmsplice(pipes[1], &iov, 1, 0), 10 * PAGE);
+	ck_assert_int_eq(release(ex, 0, 0, 10), 10);
+	/* All of the pool, so one of them would have to be among these. */
+	ck_assert_int_eq(alloc(ex, 0, 100, 20), 20);
+	memset(ex->surface + 100 * PAGE, 'B', 20 * PAGE);
+	for (int i = 0; i < 10; i++) {
+		ck_assert_int_eq(read(pipes[0], buffer, PAGE), PAGE);
+		ck_assert(all_bytes(buffer, 'A'));
+	}
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), -ENOMEM);
+	ck_assert_int_eq(release(ex, 0, 100, 20), 20);
+}
+END_TEST
+
+struct writer {
+	volatile uint64_t *volatile where;
+	atomic_bool stop;
+	atomic_ulong rounds;
+};
+
+static __thread sigjmp_buf writer_jump;
+
+static void writer_segv(int sig)
+{
+	siglongjmp(writer_jump, 1);
+}
+
+/* Writes to a page all the time, whether it is there or not. */
+static void *stale_writer(void *arg)
+{
+	struct writer *w = arg;
+	cpu_set_t cpu;
+
+	CPU_ZERO(&cpu);
+	CPU_SET(1, &cpu);
+	sched_setaffinity(0, sizeof(cpu), &cpu);
+	while (!atomic_load(&w->stop)) {
+		if (!sigsetjmp(writer_jump, 0))
+			for (;;) {
+				atomic_fetch_add(&w->rounds, 1);
+				for (int i = 0; i < 100; i++)
+					*w->where = 0x5741e5741e5741e5;
+				if (atomic_load(&w->stop))
+					break;
+			}
+	}
+	return NULL;
+}
+
+/*
+ * Another CPU writes to page 0 while it is freed and its frame mapped at page 1:
+ * once FREE has returned no such write may arrive there.
+ */
+START_TEST(stale_tlb_entries_reach_nothing)
+{
+	struct sigaction sa = { .sa_handler = writer_segv, .sa_flags = SA_NODEFER };
+	struct exmap *ex = exmap_new(MIB, 1, 1);
+	volatile uint64_t *theirs = (void *)ex->surface;
+	volatile uint64_t *ours = (void *)(ex->surface + PAGE);
+	struct writer w = { .where = theirs };
+	unsigned long before;
+	cpu_set_t cpu;
+	pthread_t thread;
+
+	ck_assert_msg(sysconf(_SC_NPROCESSORS_ONLN) > 1, "this takes two CPUs");
+	CPU_ZERO(&cpu);
+	CPU_SET(0, &cpu);
+	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
+	assert_ok(sigaction(SIGSEGV, &sa, NULL));
+	ck_assert(!pthread_create(&thread, NULL, stale_writer, &w));
+	for (int round = 0; round < 2000; round++) {
+		ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+		/* Until it is surely at it, with the page in its TLB. */
+		before = atomic_load(&w.rounds);
+		while (atomic_load(&w.rounds) < before + 2)
+			;
+		ck_assert_int_eq(release(ex, 0, 0, 1), 1);
+		ck_assert_int_eq(alloc(ex, 0, 1, 1), 1);
+		*ours = round;
+		for (int i = 0; i < 200; i++)
+			ck_assert_uint_eq(*ours, round);
+		ck_assert_int_eq(release(ex, 0, 1, 1), 1);
+	}
+	atomic_store(&w.stop, true);
+	pthread_join(thread, NULL);
+}
+END_TEST
+
+/* Processes killed at random moments leave no page behind. */
+START_TEST(kill_at_random_moments)
+{
+	enum { ROUNDS = 1000, PAGES = 1000 };
+	long before = kib_of("/proc/meminfo", "MemAvailable:"), after;
+
+	srandom(1);
+	for (int round = 0; round < ROUNDS; round++) {
+		int ready[2];
+		char byte;
+		pid_t pid;
+
+		assert_ok(pipe(ready));
+		pid = fork();
+		if (!pid) {
+			struct exmap *ex;
+
+			/* Some are killed before, some after this. */
+			if (write(ready[1], "x", 1) != 1)
+				_exit(1);
+			ex = exmap_new(GIB, PAGES, 1);
+			for (;;) {
+				alloc(ex, 0, random() % 200000, PAGES);
+				release(ex, 0, 0, 4095);
+			}
+		}
+		ck_assert_int_eq(read(ready[0], &byte, 1), 1);
+		for (volatile long spin = random() % 300000; spin > 0; spin--)
+			;
+		kill(pid, SIGKILL);
+		wait_child(pid, SIGKILL);
+		close(ready[0]);
+		close(ready[1]);
+	}
+	after = kib_of("/proc/meminfo", "MemAvailable:");
+	/* A thousand pages in every hundredth round would be more. */
+	ck_assert_msg(before - after < 32 * 1024, "%ld KiB less memory than before", before - after);
+}
+END_TEST
+
+static const struct test tests[] = {
+	TEST(setup_reports_in_stats),
+	TEST(setup_twice_is_ebusy),
+	TEST(setup_unknown_flag_is_einval),
+	TEST(setup_interfaces_out_of_range_is_einval),
+	TEST(setup_pool_out_of_range_is_einval),
+	TEST(setup_bad_pointer_is_efault),
+	TEST(setup_fd_that_is_not_open_is_ebadf),
+	TEST(setup_backing_fd_is_eopnotsupp),
+	TEST(setup_above_memlock_is_enomem),
+	TEST(setup_with_memlock_of_zero_is_eperm),
+	TEST(setup_with_cap_ipc_lock_has_no_limit),
+	TEST(setup_of_a_large_pool_takes_no_memory),
+	TEST(mmap_surface_after_setup),
+	TEST(mmap_surface_twice_is_ebusy),
+	TEST(mmap_private_is_einval),
+	TEST(mmap_without_access_is_einval),
+	TEST(mmap_offsets_in_between_are_einval),
+	TEST(mmap_interface_out_of_range_is_enxio),
+	TEST(mmap_interface_of_two_pages_is_einval),
+	TEST(mmap_interface_twice_is_one_page),
+	TEST_SIGNAL(surface_read_only, SIGSEGV),
+	TEST(surface_changes_are_refused),
+	TEST(surface_does_not_move),
+	TEST(surface_of_16_tib),
+	TEST(surface_of_100_tib_costs_nothing_untouched),
+	TEST(surface_of_an_odd_size),
+	TEST(several_exmaps_in_one_process),
+	TEST(action_before_setup_is_ebadf),
+	TEST(action_without_a_surface_is_eproto),
+	TEST(action_after_munmap_is_eproto),
+	TEST(action_out_of_range_is_einval),
+	TEST(action_bad_pointer_is_efault),
+	TEST(action_of_no_entries_does_nothing),
+	TEST(action_read_write_without_backing_is_eopnotsupp),
+	TEST(action_on_an_unmapped_interface),
+	TEST(ioctl_unknown_is_enotty),
+	TEST(alloc_maps_single_pages),
+	TEST(alloc_maps_a_run),
+	TEST(alloc_leaves_what_is_mapped),
+	TEST(alloc_outside_the_surface_is_efault),
+	TEST(alloc_of_empty_entries),
+	TEST(alloc_first_entry_without_memory_is_enomem_and_untouched),
+	TEST(alloc_later_entry_without_memory_is_a_count),
+	TEST(alloc_without_memory_leaves_none_of_the_entry),
+	TEST(alloc_probe_skips_entries_that_are_there),
+	TEST(alloc_probe_needs_no_memory_for_what_it_skips),
+	TEST(alloc_fresh_pages_are_zero),
+	TEST(alloc_recycled_pages_hold_what_was_in_them),
+	TEST(free_unmaps),
+	TEST(free_of_what_is_not_mapped_is_nothing),
+	TEST(free_pages_go_to_the_interface_that_freed_them),
+	TEST_SIGNAL(touch_read_of_a_page_that_is_not_there, SIGSEGV),
+	TEST_SIGNAL(touch_write_to_a_freed_page, SIGSEGV),
+	TEST(touch_signal_tells_the_address),
+	TEST(touch_by_a_system_call_is_efault),
+	TEST(pagefault_alloc_maps_what_is_touched),
+	TEST(pagefault_alloc_takes_pages_from_other_interfaces),
+	TEST_SIGNAL(pagefault_alloc_of_an_empty_pool_is_sigbus, SIGBUS),
+	TEST(pool_any_free_page_can_be_had),
+	TEST(pool_one_entry_takes_from_all_interfaces),
+	TEST(pool_pages_travel_between_interfaces),
+	TEST(pool_1024_interfaces),
+	TEST(pool_no_false_enomem),
+	TEST(pool_counts_as_resident),
+	TEST(stats_before_setup_is_ebadf),
+	TEST(stats_bad_pointer_is_efault),
+	TEST(clone_shares_everything),
+	TEST(clone_works_after_the_first_is_closed),
+	TEST(clone_before_setup),
+	TEST(clone_of_no_exmap_is_refused),
+	TEST(clone_of_itself_is_einval),
+	TEST(clone_into_one_in_use_is_ebusy),
+	TEST(fork_inherits_only_a_useless_fd),
+	TEST(fork_after_madv_dofork_inherits_nothing),
+	TEST(fd_passed_to_another_process_is_eperm),
+	TEST(exec_leaves_a_useless_fd),
+	TEST(exit_with_pages_mapped),
+	TEST(madvise_dontneed_takes_pages_away),
+	TEST(clear_refs_is_survived),
+	TEST(mlockall_and_populate_are_survived),
+	TEST(munmap_while_calls_run),
+	TEST(madvise_and_clear_refs_while_calls_run),
+	TEST(threads_sharing_an_interface),
+	TEST(pinned_pages_are_not_recycled),
+	TEST(stale_tlb_entries_reach_nothing),
+	TEST_LONG(kill_at_random_moments, 300),
+	{ }
+};
+
+int main(int argc, char **argv)
+{
+	return check_main(argc, argv, "Functional tests of the exmap module.", tests);
+}
