@@ -14,7 +14,7 @@ CFLAGS ?= -O2 -g
 override CFLAGS += -std=gnu11 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -I. -pthread
 CHECK_LIBS = $(shell pkg-config --cflags --libs check)
 
-TESTS = test-exmap
+TESTS = test-exmap test-io
 BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same
 PROGRAMS = $(TESTS) $(BENCHES)
 
@@ -26,7 +26,7 @@ module:
 programs: $(PROGRAMS)
 
 # No PIE: it would lie in the middle of the address space, which must hold 100 TiB.
-test-exmap: test-exmap.c check_main.h linux/exmap.h vm/complaints
+$(TESTS): %: %.c test_common.h check_main.h linux/exmap.h vm/complaints
 	$(CC) $(CFLAGS) -no-pie -DKERNEL_COMPLAINTS='"$(shell cat vm/complaints)"' -o $@ $< $(CHECK_LIBS)
 
 test-bench-steal-same: test-bench-steal.c bench_common.h linux/exmap.h

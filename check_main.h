@@ -24,12 +24,22 @@ struct test {
 	const TTest *const *test;	/* what START_TEST defines is a variable */
 	int signal;	/* the test must end by it; 0: must return */
 	int timeout;	/* seconds; 0: 60 */
+	const char *needs;	/* a file it is skipped without, or NULL */
+	const char *needs_env;	/* the same: a variable that names such a file */
 };
 
 /* The entry of a test in the table. */
 #define TEST(fn)		{ .name = #fn, .test = &fn }
 #define TEST_SIGNAL(fn, sig)	{ .name = #fn, .test = &fn, .signal = sig }
+#define TEST_NEEDS(fn, path)	{ .name = #fn, .test = &fn, .needs = path }
+#define TEST_NEEDS_ENV(fn, var)	{ .name = #fn, .test = &fn, .needs_env = var }
 #define TEST_LONG(fn, secs)	{ .name = #fn, .test = &fn, .timeout = secs }
+
+struct results {
+	int all;
+	int failed;
+	int skipped;
+};
 
 /*
  * The first line of the kernel log since the last call that is a complaint, or
@@ -67,16 +77,38 @@ static char *kernel_complaint(void)
 	return found;
 }
 
-/* Run one test and print its result. */
-static bool run_test(const struct test *test, int nr)
+/* What a test needs and does not find, or NULL. */
+static const char *missing_for(const struct test *test)
 {
-	Suite *suite = suite_create(test->name);
-	TCase *tcase = tcase_create(test->name);
-	SRunner *runner = srunner_create(suite);
+	const char *file = test->needs_env ? getenv(test->needs_env) : test->needs;
+
+	if (test->needs_env && !file)
+		return test->needs_env;
+	return file && access(file, R_OK | W_OK) ? file : NULL;
+}
+
+/* Run one test and print its result; count what passed, failed and was skipped. */
+static void run_test(const struct test *test, struct results *count)
+{
+	int nr = ++count->all;
+
+	SRunner *runner;
+	Suite *suite;
+	TCase *tcase;
 	char *complaint, *message = NULL;
+	const char *missing;
 	TestResult **results;
 	bool ok;
 
+	missing = missing_for(test);
+	if (missing) {
+		printf("ok %d - %s # SKIP no %s\n", nr, test->name, missing);
+		count->skipped++;
+		return;
+	}
+	tcase = tcase_create(test->name);
+	suite = suite_create(test->name);
+	runner = srunner_create(suite);
 	tcase_set_timeout(tcase, test->timeout ? test->timeout : 60);
 	tcase_add_test_raise_signal(tcase, *test->test, test->signal);
 	suite_add_tcase(suite, tcase);
@@ -101,7 +133,7 @@ static bool run_test(const struct test *test, int nr)
 	fflush(stdout);
 	free(message);
 	free(complaint);
-	return ok;
+	count->failed += !ok;
 }
 
 static void usage(FILE *out, const char *program, const char *about)
@@ -137,7 +169,8 @@ static int check_main(int argc, char **argv, const char *about, const struct tes
 		{ "help", no_argument, NULL, 'h' },
 		{ }
 	};
-	int option, nr = 0, failed = 0, all = 0;
+	struct results count = { };
+	int option, all = 0;
 	const struct test *test;
 	bool tap = false;
 
@@ -180,13 +213,14 @@ static int check_main(int argc, char **argv, const char *about, const struct tes
 		printf("1..%d\n", all);
 	if (optind < argc)
 		for (int i = optind; i < argc; i++)
-			failed += !run_test(find_test(tests, argv[i]), ++nr);
+			run_test(find_test(tests, argv[i]), &count);
 	else
 		for (test = tests; test->name; test++)
-			failed += !run_test(test, ++nr);
+			run_test(test, &count);
 	if (!tap)
-		printf("%d passed, %d failed\n", nr - failed, failed);
-	return failed ? 1 : 0;
+		printf("%d passed, %d failed, %d skipped\n",
+		       count.all - count.failed - count.skipped, count.failed, count.skipped);
+	return count.failed ? 1 : 0;
 }
 
 #endif /* CHECK_MAIN_H */

@@ -6,9 +6,13 @@
 #ifndef EXMAP_COMPAT_H
 #define EXMAP_COMPAT_H
 
+#include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/percpu_counter.h>
+#include <linux/uio.h>
 #include <linux/version.h>
+
+#include "ksyms.h"
 
 /* To try another kernel: make KCFLAGS=-DEXMAP_ANY_KERNEL */
 #if (LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0) || \
@@ -38,6 +42,68 @@ static inline void exmap_rss_add(struct mm_struct *mm, long pages)
 #else
 	percpu_counter_add(&mm->rss_stat[MM_SHMEMPAGES], pages);
 #endif
+}
+
+/* Until 6.6 the end of an invalidation had its own callback for IOMMUs. */
+static inline void exmap_invalidate_end(struct mmu_notifier_range *range)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+	static_call(exmap_mmu_notifier_end)(range, false);
+#else
+	static_call(exmap_mmu_notifier_end)(range);
+#endif
+}
+
+/* Came with 6.2, and to later ones of 6.1. */
+#ifndef ITER_SOURCE
+#define ITER_SOURCE WRITE
+#define ITER_DEST READ
+#endif
+
+/* Where the next piece of an iterator over user memory is, and how long it is. */
+static inline unsigned long exmap_iter_address(const struct iov_iter *iter)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
+	if (iter_is_ubuf(iter))
+		return (unsigned long)iter->ubuf + iter->iov_offset;
+	return (unsigned long)iov_iter_iovec(iter).iov_base;
+#else
+	return (unsigned long)iter_iov_addr(iter);
+#endif
+}
+
+static inline size_t exmap_iter_len(const struct iov_iter *iter)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
+	return iter_is_ubuf(iter) ? iter->count : iov_iter_iovec(iter).iov_len;
+#else
+	return iter_iov_len(iter);
+#endif
+}
+
+/*
+ * Keep a file system from being frozen during an asynchronous write. Devices are
+ * left alone. (kiocb_start_write() and kiocb_end_write() came with 6.6.)
+ */
+static inline void exmap_kiocb_start_write(struct kiocb *iocb)
+{
+	struct inode *inode = file_inode(iocb->ki_filp);
+
+	if (!S_ISREG(inode->i_mode))
+		return;
+	sb_start_write(inode->i_sb);
+	/* It may be another task that ends it. */
+	__sb_writers_release(inode->i_sb, SB_FREEZE_WRITE);
+}
+
+static inline void exmap_kiocb_end_write(struct kiocb *iocb)
+{
+	struct inode *inode = file_inode(iocb->ki_filp);
+
+	if (!S_ISREG(inode->i_mode))
+		return;
+	__sb_writers_acquired(inode->i_sb, SB_FREEZE_WRITE);
+	sb_end_write(inode->i_sb);
 }
 
 #endif /* EXMAP_COMPAT_H */

@@ -22,27 +22,23 @@
 
 static const struct file_operations exmap_fops;
 
-/* An exmap for the calling process, or an error. */
+/* An exmap for the calling process, or NULL. */
 static struct exmap *exmap_create(void)
 {
 	struct exmap *exmap;
-	int err;
 
 	exmap = kzalloc(sizeof(*exmap), GFP_KERNEL_ACCOUNT);
 	if (!exmap)
-		return ERR_PTR(-ENOMEM);
+		return NULL;
 	refcount_set(&exmap->refs, 1);
 	mutex_init(&exmap->lock);
 	mutex_init(&exmap->reap_lock);
 	spin_lock_init(&exmap->gate_lock);
 	init_waitqueue_head(&exmap->gate_wait);
+	/* Kept allocated until the last file is closed, which may be in a child. */
 	exmap->mm = current->mm;
+	mmgrab(exmap->mm);
 	exmap->notifier.ops = &exmap_notifier_ops;
-	err = mmu_notifier_register(&exmap->notifier, exmap->mm);
-	if (err) {
-		kfree(exmap);
-		return ERR_PTR(err);
-	}
 	return exmap;
 }
 
@@ -62,17 +58,14 @@ static void exmap_put(struct exmap *exmap)
 {
 	if (!refcount_dec_and_test(&exmap->refs))
 		return;
-	/*
-	 * The notifier's callbacks are over after this; that of an orphan is gone
-	 * already. The mm's counters are set right before it may go.
-	 */
-	mmgrab(exmap->mm);
-	if (!exmap->orphan)
-		mmu_notifier_unregister(&exmap->notifier, exmap->mm);
 	if (exmap->interfaces) {
+		/* Its callbacks are over after this. */
+		mmu_notifier_unregister(&exmap->notifier, exmap->mm);
 		exmap_pool_destroy(exmap);
 		exmap_free_interfaces(exmap->interfaces, exmap_nr_interfaces(exmap));
 	}
+	if (exmap->file)
+		fput(exmap->file);
 	exmap_surface_destroy(exmap);
 	mmdrop(exmap->mm);
 	mutex_destroy(&exmap->lock);
@@ -91,10 +84,9 @@ static int exmap_open(struct inode *inode, struct file *file)
 	if (!owner)
 		return -ENOMEM;
 	exmap = exmap_create();
-	if (IS_ERR(exmap)) {
+	if (!exmap) {
 		kfree(owner);
-		/* Registering a notifier gives way to any signal. */
-		return PTR_ERR(exmap) == -EINTR ? -ERESTARTNOINTR : PTR_ERR(exmap);
+		return -ENOMEM;
 	}
 	owner->mm = exmap->mm;
 	owner->exmap = exmap;
@@ -106,10 +98,9 @@ static int exmap_fop_release(struct inode *inode, struct file *file)
 {
 	struct exmap_file *owner = file->private_data;
 
-	/* In this order: an orphan has only the other exmap to keep its mm. */
+	exmap_put(owner->exmap);
 	if (owner->first)
 		exmap_put(owner->first);
-	exmap_put(owner->exmap);
 	kfree(owner);
 	return 0;
 }
@@ -130,11 +121,88 @@ static struct exmap_interface *exmap_alloc_interfaces(unsigned int nr)
 	return interfaces;
 }
 
+/*
+ * A reference to the backing file, NULL where there is to be none, or an error.
+ * What is on it is found by place, so it must be a file or a block device.
+ */
+static struct file *exmap_get_backing(int fd)
+{
+	struct inode *inode;
+	struct file *file;
+	int err = 0;
+
+	if (fd == -1)
+		return NULL;
+	file = fget(fd);
+	if (!file)
+		return ERR_PTR(-EBADF);
+	inode = file_inode(file);
+	if (S_ISDIR(inode->i_mode))
+		err = -EISDIR;
+	else if (S_ISFIFO(inode->i_mode) || S_ISSOCK(inode->i_mode))
+		err = -ESPIPE;
+	else if (!(file->f_mode & FMODE_READ))
+		err = -EBADF;
+	else if (!(S_ISREG(inode->i_mode) || S_ISBLK(inode->i_mode)) || !file->f_op->read_iter)
+		err = -EINVAL;
+	if (!err)
+		return file;
+	fput(file);
+	return ERR_PTR(err);
+}
+
+/* The rest of SETUP, with exmap->lock held. Keeps a reference to @file. */
+static int exmap_setup(struct exmap *exmap, const struct exmap_ioctl_setup *setup,
+		       struct file *file)
+{
+	unsigned int nr = setup->max_interfaces + 1;
+	struct exmap_interface *interfaces;
+	int err;
+
+	if (exmap->interfaces || exmap->orphan)
+		return -EBUSY;
+	interfaces = exmap_alloc_interfaces(nr);
+	if (!interfaces)
+		return -ENOMEM;
+	if (setup->flags & EXMAP_PAGEFAULT_ALLOC) {
+		err = exmap_stock_setup(&interfaces[nr - 1]);
+		if (err)
+			goto free_interfaces;
+	}
+	err = exmap_pool_setup(exmap, setup->buffer_size);
+	if (err)
+		goto free_interfaces;
+	/*
+	 * Not at open, which the misc device calls with a lock for all of them, and
+	 * not at mmap: this takes mmap_lock. Without interfaces there are no pages,
+	 * so there was nothing to be told so far.
+	 */
+	err = mmu_notifier_register(&exmap->notifier, exmap->mm);
+	if (err)
+		goto destroy_pool;
+
+	exmap->file = file ? get_file(file) : NULL;
+	exmap->max_interfaces = setup->max_interfaces;
+	exmap->flags = setup->flags;
+	spin_lock(&exmap->gate_lock);
+	smp_store_release(&exmap->interfaces, interfaces);
+	spin_unlock(&exmap->gate_lock);
+	return 0;
+
+destroy_pool:
+	exmap_pool_destroy(exmap);
+	/* It gives way to any signal: deal with that, and come again. */
+	if (err == -EINTR)
+		err = -ERESTARTNOINTR;
+free_interfaces:
+	exmap_free_interfaces(interfaces, nr);
+	return err;
+}
+
 static int exmap_ioctl_setup(struct exmap *exmap, const void __user *arg)
 {
-	struct exmap_interface *interfaces;
 	struct exmap_ioctl_setup setup;
-	unsigned int nr;
+	struct file *file;
 	int err;
 
 	if (copy_from_user(&setup, arg, sizeof(setup)))
@@ -143,75 +211,15 @@ static int exmap_ioctl_setup(struct exmap *exmap, const void __user *arg)
 	    setup.max_interfaces < 1 || setup.max_interfaces > EXMAP_MAX_INTERFACES ||
 	    setup.buffer_size < 1 || setup.buffer_size > EXMAP_MAX_PAGES)
 		return -EINVAL;
-	if (setup.fd != -1) {
-		struct file *file = fget(setup.fd);
-
-		if (!file)
-			return -EBADF;
+	file = exmap_get_backing(setup.fd);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	mutex_lock(&exmap->lock);
+	err = exmap_setup(exmap, &setup, file);
+	mutex_unlock(&exmap->lock);
+	if (file)
 		fput(file);
-		return -EOPNOTSUPP;
-	}
-
-	mutex_lock(&exmap->lock);
-	err = -EBUSY;
-	if (exmap->interfaces || exmap->orphan)
-		goto unlock;
-	err = -ENOMEM;
-	nr = setup.max_interfaces + 1;
-	interfaces = exmap_alloc_interfaces(nr);
-	if (!interfaces)
-		goto unlock;
-	if (setup.flags & EXMAP_PAGEFAULT_ALLOC) {
-		err = exmap_stock_setup(&interfaces[nr - 1]);
-		if (err)
-			goto free_interfaces;
-	}
-	err = exmap_pool_setup(exmap, setup.buffer_size);
-	if (err)
-		goto free_interfaces;
-
-	exmap->max_interfaces = setup.max_interfaces;
-	exmap->flags = setup.flags;
-	spin_lock(&exmap->gate_lock);
-	smp_store_release(&exmap->interfaces, interfaces);
-	spin_unlock(&exmap->gate_lock);
-	goto unlock;
-
-free_interfaces:
-	exmap_free_interfaces(interfaces, nr);
-unlock:
-	mutex_unlock(&exmap->lock);
 	return err;
-}
-
-/*
- * The interface of that number, ready for use. To be called after exmap_ready().
- * Returns an error where it does not exist or there is no memory for it.
- */
-static struct exmap_interface *exmap_get_interface(struct exmap *exmap, unsigned long nr)
-{
-	struct exmap_user_interface *user;
-	struct exmap_interface *interface;
-
-	if (nr >= exmap->max_interfaces)
-		return ERR_PTR(-EINVAL);
-	interface = &exmap->interfaces[array_index_nospec(nr, exmap->max_interfaces)];
-	if (likely(smp_load_acquire(&interface->user)))
-		return interface;
-
-	mutex_lock(&exmap->lock);
-	if (interface->user)
-		goto unlock;
-	user = (struct exmap_user_interface *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
-	if (!user || exmap_stock_setup(interface)) {
-		free_page((unsigned long)user);
-		interface = ERR_PTR(-ENOMEM);
-		goto unlock;
-	}
-	smp_store_release(&interface->user, user);
-unlock:
-	mutex_unlock(&exmap->lock);
-	return interface;
 }
 
 /* Whether SETUP is done; if so all it set can be read. */
@@ -220,12 +228,57 @@ static bool exmap_ready(struct exmap *exmap)
 	return smp_load_acquire(&exmap->interfaces);
 }
 
+/* Give an interface what it needs for work. Returns 0 or -ENOMEM. */
+static int exmap_make_interface(struct exmap_interface *interface)
+{
+	struct exmap_interface new = { };
+	bool used = false;
+
+	/* Not under the lock, which the MMU notifier takes. */
+	new.user = (struct exmap_user_interface *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	if (!new.user || exmap_stock_setup(&new)) {
+		free_page((unsigned long)new.user);
+		return -ENOMEM;
+	}
+	mutex_lock(&interface->lock);
+	if (!interface->user) {
+		interface->loaded = new.loaded;
+		interface->limbo = new.limbo;
+		interface->empty = new.empty;
+		smp_store_release(&interface->user, new.user);
+		used = true;
+	}
+	mutex_unlock(&interface->lock);
+	if (!used) {
+		exmap_stock_destroy(&new);
+		free_page((unsigned long)new.user);
+	}
+	return 0;
+}
+
+/*
+ * The interface of that number, ready for use. To be called after exmap_ready().
+ * Returns an error where it does not exist or there is no memory for it.
+ */
+static struct exmap_interface *exmap_get_interface(struct exmap *exmap, unsigned long nr)
+{
+	struct exmap_interface *interface;
+
+	if (nr >= exmap->max_interfaces)
+		return ERR_PTR(-EINVAL);
+	interface = &exmap->interfaces[array_index_nospec(nr, exmap->max_interfaces)];
+	if (unlikely(!smp_load_acquire(&interface->user)) && exmap_make_interface(interface))
+		return ERR_PTR(-ENOMEM);
+	return interface;
+}
+
 /* ACTION, STATS, CLONE */
 
 static long exmap_ioctl_action(struct exmap *exmap, const void __user *arg)
 {
 	struct exmap_action_params params;
 	struct exmap_interface *interface;
+	bool probe;
 
 	if (copy_from_user(&params, arg, sizeof(params)))
 		return -EFAULT;
@@ -239,15 +292,18 @@ static long exmap_ioctl_action(struct exmap *exmap, const void __user *arg)
 		return PTR_ERR(interface);
 	if (!params.iov_len)
 		return 0;
+	probe = params.flags & EXMAP_ALLOC_PROBE;
 
 	switch (params.opcode) {
 	case EXMAP_OP_ALLOC:
-		return exmap_alloc(exmap, interface, params.iov_len,
-				   params.flags & EXMAP_ALLOC_PROBE);
+		return exmap_alloc(exmap, interface, params.iov_len, probe);
 	case EXMAP_OP_FREE:
 		return exmap_free(exmap, interface, params.iov_len);
 	default:
-		return -EOPNOTSUPP;
+		if (!exmap->file)
+			return -EOPNOTSUPP;
+		return exmap_io_action(exmap, interface, params.iov_len,
+				       params.opcode == EXMAP_OP_WRITE, probe);
 	}
 }
 
@@ -290,7 +346,8 @@ put:
 
 /*
  * Turn a file that has not been used yet to another file's exmap. Its own one is
- * left an orphan, which nothing can be done with.
+ * left an orphan, which nothing can be done with. (Two that clone each other at
+ * the same moment may both end up with an orphan: no use, and no harm.)
  */
 static long exmap_ioctl_clone(struct exmap_file *owner, struct exmap *mine, int fd)
 {
@@ -303,26 +360,22 @@ static long exmap_ioctl_clone(struct exmap_file *owner, struct exmap *mine, int 
 	if (other == mine)
 		goto put;
 
-	/* As if it had been cloned a moment ago: nobody will set it up now. */
-	mutex_lock(&other->lock);
-	err = other->orphan ? -EINVAL : 0;
-	mutex_unlock(&other->lock);
-	if (err)
-		goto put;
-
 	mutex_lock(&mine->lock);
 	err = -EBUSY;
-	if (mine->orphan || mine->interfaces || mine->end || owner->first) {
-		mutex_unlock(&mine->lock);
-		goto put;
-	}
-	mine->orphan = true;
+	if (mine->orphan || mine->interfaces || READ_ONCE(mine->end) || owner->first ||
+	    refcount_read(&mine->refs) > 1)
+		goto unlock;
+	err = -EINVAL;
+	if (READ_ONCE(other->orphan))
+		goto unlock;
+	WRITE_ONCE(mine->orphan, true);
 	owner->first = mine;
 	smp_store_release(&owner->exmap, other);
 	mutex_unlock(&mine->lock);
-	mmu_notifier_unregister(&mine->notifier, mine->mm);
 	return 0;
 
+unlock:
+	mutex_unlock(&mine->lock);
 put:
 	exmap_put(other);
 	return err;
@@ -353,13 +406,10 @@ static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 
 static int exmap_mmap_surface(struct exmap *exmap, struct vm_area_struct *vma)
 {
-	int err = -EBUSY;
-
-	mutex_lock(&exmap->lock);
-	if (!exmap->end && !exmap->orphan)
-		err = exmap_surface_map(exmap, vma);
-	mutex_unlock(&exmap->lock);
-	return err;
+	/* mmap_lock is held for writing, so there is one at a time. */
+	if (exmap->end || READ_ONCE(exmap->orphan))
+		return -EBUSY;
+	return exmap_surface_map(exmap, vma);
 }
 
 static int exmap_mmap_interface(struct exmap *exmap, struct vm_area_struct *vma, unsigned long nr)
@@ -396,8 +446,60 @@ static int exmap_mmap(struct file *file, struct vm_area_struct *vma)
 	return -EINVAL;
 }
 
+/* The file as a proxy for the backing file */
+
+static ssize_t exmap_proxy(struct kiocb *iocb, struct iov_iter *iter, bool write)
+{
+	struct exmap_file *owner = iocb->ki_filp->private_data;
+	struct exmap *exmap = smp_load_acquire(&owner->exmap);
+	struct exmap_interface *interface;
+	unsigned int opcode = iocb->ki_pos >> 8;
+
+	if (owner->mm != current->mm)
+		return -EPERM;
+	if (!exmap_ready(exmap))
+		return -EBADF;
+	if (iocb->ki_pos >> 16 || opcode != (write ? EXMAP_OP_WRITE : EXMAP_OP_READ))
+		return -EINVAL;
+	interface = exmap_get_interface(exmap, iocb->ki_pos & 0xff);
+	if (IS_ERR(interface))
+		return PTR_ERR(interface);
+	if (!exmap->file)
+		return -EOPNOTSUPP;
+	if (iocb->ki_flags & IOCB_NOWAIT)
+		return -EAGAIN;
+	return exmap_io_proxy(exmap, interface, iter, write);
+}
+
+static ssize_t exmap_read_iter(struct kiocb *iocb, struct iov_iter *iter)
+{
+	return exmap_proxy(iocb, iter, false);
+}
+
+static ssize_t exmap_write_iter(struct kiocb *iocb, struct iov_iter *iter)
+{
+	return exmap_proxy(iocb, iter, true);
+}
+
+static int exmap_fsync(struct file *file, loff_t start, loff_t end, int datasync)
+{
+	struct exmap_file *owner = file->private_data;
+	struct exmap *exmap = smp_load_acquire(&owner->exmap);
+
+	if (owner->mm != current->mm)
+		return -EPERM;
+	if (!exmap_ready(exmap))
+		return -EBADF;
+	if (!exmap->file)
+		return -EOPNOTSUPP;
+	return vfs_fsync_range(exmap->file, start, end, datasync);
+}
+
 static const struct file_operations exmap_fops = {
 	.owner = THIS_MODULE,
+	.read_iter = exmap_read_iter,
+	.write_iter = exmap_write_iter,
+	.fsync = exmap_fsync,
 	.open = exmap_open,
 	.release = exmap_fop_release,
 	.unlocked_ioctl = exmap_ioctl,

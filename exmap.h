@@ -14,18 +14,17 @@
  *       the system                counted out of pool->taken
  *       a bundle of the depot     pool->lock
  *       a bundle of an interface  interface->lock
- *       on the surface            its PTE (see below)
+ *       on the surface            the PTE lock (see below)
  *       unmapped, not flushed     interface->limbo; exmap->reaped in a notifier
+ *       being read from a file    the call, in its slots
  *     Each has one reference of ours, and no mapcount.
- *   - PTEs of the surface are written by nobody but memory.c, while the gate is
- *     open: from none to a page by cmpxchg, from a page to none under the PTE
- *     lock. While the gate is closed nobody is inside, and whoever closed it
- *     may do with the page tables what it likes.
+ *   - While the gate is open, memory.c alone makes PTEs of the surface come and
+ *     go, under the PTE lock. While it is closed nobody is inside, and whoever
+ *     closed it may do with the page tables what it likes.
  *
  * Lock order, outermost first:
- *   mmap_lock > exmap->lock
- *   mmap_lock > pool->transit > interface->lock > PTE lock
- *                               interface->lock > pool->lock
+ *   exmap->lock > mmap_lock
+ *   mmap_lock > pool->transit > interface->lock > PTE lock > pool->lock
  *   mmap_lock > exmap->reap_lock > PTE lock
  *   exmap->lock > exmap->gate_lock
  * One interface's lock is taken inside another's by trylock, or by the one task
@@ -46,6 +45,7 @@
 #include <linux/refcount.h>
 #include <linux/rwsem.h>
 #include <linux/spinlock.h>
+#include <linux/uio.h>
 #include <linux/wait.h>
 
 #include "linux/exmap.h"
@@ -130,7 +130,7 @@ enum exmap_gate {
 /**
  * struct exmap - a surface, its pool and its interfaces
  *
- * Set by mmap under @lock, before the gate is open:
+ * Set by mmap under mmap_lock, before the gate is open:
  * @start: first address of the surface
  * @end: first address after it; 0 where there is no surface yet
  * @pte: what its PTEs hold besides the page frame
@@ -138,10 +138,11 @@ enum exmap_gate {
  *	has one pmd_t per 2 MiB, or NULL where there is none yet. Such a table
  *	stays until the surface is unmapped, so these are set once
  *
- * @mm: whose it is; kept allocated by @notifier
+ * @mm: whose it is; we keep it allocated
  *
  * Set by SETUP under @lock and @gate_lock, @interfaces last:
  * @interfaces: all of them, and one more at the end that serves page faults
+ * @file: the backing file, or NULL
  * @flags: EXMAP_PAGEFAULT_ALLOC
  * @max_interfaces: how many user space can name
  *
@@ -155,9 +156,10 @@ enum exmap_gate {
  * @unmapped: how many pages notifiers have unmapped so far; @reap_lock
  *
  * @refs: open files, clones included
- * @orphan: a CLONE turned its file to another exmap; guarded by @lock
- * @lock: serializes SETUP, mmap and CLONE
- * @notifier: tells when the kernel takes the surface, or a part of it, away
+ * @orphan: a CLONE turned its file to another exmap; written under @lock
+ * @lock: serializes SETUP and CLONE
+ * @notifier: tells when the kernel takes the surface, or a part of it, away;
+ *	registered by SETUP
  * @pool: the pages
  */
 struct exmap {
@@ -168,6 +170,7 @@ struct exmap {
 	pmd_t **directory;
 	struct mm_struct *mm;
 	struct exmap_interface *interfaces;
+	struct file *file;
 	u64 flags;
 	unsigned int max_interfaces;
 	enum exmap_gate gate;
@@ -200,6 +203,18 @@ struct exmap_file {
 	struct exmap *first;
 };
 
+/**
+ * struct exmap_slot - a page on its way between the surface and a file
+ * @address: where it belongs, or is
+ * @page: the page; until it is mapped nobody else has it
+ * @error: why it did not get there, or 0
+ */
+struct exmap_slot {
+	unsigned long address;
+	struct page *page;
+	int error;
+};
+
 /* memory.c */
 extern const struct mmu_notifier_ops exmap_notifier_ops;
 int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma);
@@ -207,6 +222,16 @@ void exmap_surface_destroy(struct exmap *exmap);
 long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 		 unsigned int nr, bool probe);
 long exmap_free(struct exmap *exmap, struct exmap_interface *interface, unsigned int nr);
+int exmap_enter(struct exmap *exmap, struct exmap_interface *interface);
+int exmap_request(const struct exmap *exmap, const struct exmap_iov *iov,
+		  unsigned long *start, unsigned long *end);
+void exmap_answer(struct exmap_iov *iov, int res, unsigned int pages);
+int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
+		  unsigned long start, unsigned long end, bool probe, struct exmap_slot *slot);
+void exmap_install(struct exmap *exmap, struct exmap_interface *interface,
+		   const struct exmap_slot *slot, unsigned int nr);
+int exmap_pin(struct exmap *exmap, unsigned long start, unsigned long end,
+	      struct exmap_slot *slot);
 u64 exmap_mapped(struct exmap *exmap);
 
 /* pool.c */
@@ -219,6 +244,7 @@ void exmap_stock_destroy(struct exmap_interface *interface);
 int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, unsigned int want);
 void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface);
 void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface);
+void exmap_stock_put(struct exmap *exmap, struct exmap_interface *interface, struct page *page);
 void exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface);
 
 /**
@@ -230,10 +256,28 @@ static inline unsigned int exmap_stock(const struct exmap_interface *interface)
 	return READ_ONCE(interface->count) + READ_ONCE(interface->nr_full) * EXMAP_BUNDLE_PAGES;
 }
 
+/* Take a page from the stock, or NULL where it is empty. The lock is held. */
+static inline struct page *exmap_stock_pop(struct exmap *exmap, struct exmap_interface *interface)
+{
+	if (unlikely(!interface->count)) {
+		if (!interface->nr_full)
+			return NULL;
+		exmap_stock_next(exmap, interface);
+	}
+	WRITE_ONCE(interface->count, interface->count - 1);
+	return interface->loaded->page[interface->count];
+}
+
 /* The interfaces that user space can name, and the one for page faults. */
 static inline unsigned int exmap_nr_interfaces(const struct exmap *exmap)
 {
 	return exmap->max_interfaces + 1;
 }
+
+/* io.c */
+long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
+		     unsigned int nr, bool write, bool probe);
+ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
+		       struct iov_iter *iter, bool write);
 
 #endif /* EXMAP_H */

@@ -15,6 +15,8 @@
 
 DEFINE_STATIC_CALL_NULL(exmap_flush_tlb_mm_range, flush_tlb_mm_range);
 DEFINE_STATIC_CALL_NULL(exmap_vfs_read, vfs_read);
+DEFINE_STATIC_CALL_NULL(exmap_mmu_notifier_start, __mmu_notifier_invalidate_range_start);
+DEFINE_STATIC_CALL_NULL(exmap_mmu_notifier_end, __mmu_notifier_invalidate_range_end);
 
 /*
  * The probe may sit behind the function's first instruction (on an ENDBR it
@@ -53,10 +55,16 @@ int __init exmap_ksyms_resolve(void)
 {
 	typeof(&flush_tlb_mm_range) flush = exmap_resolve("flush_tlb_mm_range");
 	typeof(&vfs_read) read = exmap_resolve("vfs_read");
+	typeof(&__mmu_notifier_invalidate_range_start) start =
+		exmap_resolve("__mmu_notifier_invalidate_range_start");
+	typeof(&__mmu_notifier_invalidate_range_end) end =
+		exmap_resolve("__mmu_notifier_invalidate_range_end");
 
-	if (!flush || !read)
+	if (!flush || !read || !start || !end)
 		return -ENOENT;
 	static_call_update(exmap_flush_tlb_mm_range, flush);
 	static_call_update(exmap_vfs_read, read);
+	static_call_update(exmap_mmu_notifier_start, start);
+	static_call_update(exmap_mmu_notifier_end, end);
 	return 0;
 }

@@ -7,6 +7,7 @@
 
 #include <linux/fs.h>
 #include <linux/mm_types.h>
+#include <linux/mmu_notifier.h>
 #include <linux/static_call.h>
 
 /* asm/tlbflush.h hides this one from modules. */
@@ -15,6 +16,8 @@ void flush_tlb_mm_range(struct mm_struct *mm, unsigned long start, unsigned long
 
 DECLARE_STATIC_CALL(exmap_flush_tlb_mm_range, flush_tlb_mm_range);
 DECLARE_STATIC_CALL(exmap_vfs_read, vfs_read);
+DECLARE_STATIC_CALL(exmap_mmu_notifier_start, __mmu_notifier_invalidate_range_start);
+DECLARE_STATIC_CALL(exmap_mmu_notifier_end, __mmu_notifier_invalidate_range_end);
 
 int exmap_ksyms_resolve(void);
 

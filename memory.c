@@ -8,6 +8,7 @@
  * other calls writes to them. Whatever the kernel may do to a mapping it
  * announces to our MMU notifier, which closes the gate first.
  */
+#include <linux/file.h>
 #include <linux/io.h>
 #include <linux/nospec.h>
 #include <linux/pgtable.h>
@@ -92,13 +93,16 @@ static bool exmap_walk_lock(struct exmap_walk *walk, unsigned long address)
 	return exmap_walk_table(walk, address);
 }
 
-/*
- * Take an interface's lock when the gate is open. Returns with the lock held in
- * any case: 0, -EPROTO where there is no surface, -EINTR where the caller is
- * being killed. Must not be called with mmap_lock held: who closed the gate may
- * be waiting for it.
+/**
+ * exmap_enter - take an interface's lock when the gate is open
+ * @exmap: has been set up; mmap_lock is not held, since whoever closed the gate may
+ *	be waiting for it
+ * @interface: the interface
+ *
+ * Return: with the lock held in any case: 0; -EPROTO where there is no surface;
+ * -EINTR where the caller is being killed.
  */
-static int exmap_enter(struct exmap *exmap, struct exmap_interface *interface)
+int exmap_enter(struct exmap *exmap, struct exmap_interface *interface)
 {
 	enum exmap_gate gate;
 	int err = 0;
@@ -236,17 +240,13 @@ static unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *i
 
 		if (!pte_none(*pte))
 			continue;
-		if (unlikely(!interface->count)) {
-			/*
-			 * Another thread is freeing what was there when we
-			 * counted: it was mapped then, and that is an answer.
-			 */
-			if (!interface->nr_full)
-				break;
-			exmap_stock_next(exmap, interface);
-		}
-		page = interface->loaded->page[interface->count - 1];
-		WRITE_ONCE(interface->count, interface->count - 1);
+		/*
+		 * None left: another thread is freeing what was there when we
+		 * counted. It was mapped then, and that is an answer.
+		 */
+		page = exmap_stock_pop(exmap, interface);
+		if (unlikely(!page))
+			break;
 		WRITE_ONCE(*pte, __pte(bits | page_to_phys(page)));
 		mapped++;
 	}
@@ -277,8 +277,15 @@ static int exmap_alloc_entry(struct exmap_walk *walk, struct exmap_interface *in
 	return mapped;
 }
 
-/* The answer replaces the request in one store, so nobody sees half of it. */
-static void exmap_answer(struct exmap_iov *iov, int res, unsigned int pages)
+/**
+ * exmap_answer - put an entry's answer in place of the request
+ * @iov: the entry
+ * @res: 0 or an error
+ * @pages: how many pages the call did something to
+ *
+ * In one store, so that nobody sees half of it.
+ */
+void exmap_answer(struct exmap_iov *iov, int res, unsigned int pages)
 {
 	struct exmap_iov answer = { .value = 0 };
 
@@ -287,20 +294,28 @@ static void exmap_answer(struct exmap_iov *iov, int res, unsigned int pages)
 	WRITE_ONCE(iov->value, answer.value);
 }
 
-/*
- * Read an entry, just once: another thread may be writing to it. Returns 0, or
- * -EFAULT where the entry leaves the surface.
+/**
+ * exmap_request - read an entry, just once: another thread may be writing to it
+ * @exmap: the exmap
+ * @iov: the entry
+ * @start: set to the address of the first page
+ * @end: set to the first address after the last
+ *
+ * Return: 0, or -EFAULT where the entry leaves the surface.
  */
-static int exmap_request(const struct exmap *exmap, const struct exmap_iov *iov,
+int exmap_request(const struct exmap *exmap, const struct exmap_iov *iov,
 			 unsigned long *start, unsigned long *end)
 {
 	struct exmap_iov request = { .value = READ_ONCE(iov->value) };
 	unsigned long pages = (exmap->end - exmap->start) >> PAGE_SHIFT;
 	unsigned long page = request.page, len = request.len;
 
+	*start = 0;
+	*end = 0;
 	if (page > pages || len > pages - page)
 		return -EFAULT;
 	page = array_index_nospec(page, pages + 1);
+	len = array_index_nospec(len, pages - page + 1);
 	*start = exmap->start + (page << PAGE_SHIFT);
 	*end = *start + (len << PAGE_SHIFT);
 	return 0;
@@ -361,6 +376,108 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 	return ret;
 }
 
+/**
+ * exmap_reserve - take a private page for each that a range lacks
+ * @exmap: the exmap; its gate is open
+ * @interface: its lock is held, but may be dropped and taken again; the gate is
+ *	open after this unless it returns an error
+ * @start: first address
+ * @end: first address after the range
+ * @probe: take none where the first page is mapped
+ * @slot: set to the pages and where they belong; has room for the whole range
+ *
+ * Return: how many; or, with none taken, as exmap_prepare().
+ */
+int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
+		  unsigned long start, unsigned long end, bool probe, struct exmap_slot *slot)
+{
+	struct exmap_walk walk = { .exmap = exmap };
+	unsigned long address;
+	struct page *page;
+	int err, nr = 0;
+
+	lockdep_assert_held(&interface->lock);
+	if (probe && start < end && !exmap_missing(&walk, start, start + PAGE_SIZE))
+		end = start;
+	err = exmap_prepare(&walk, interface, start, end);
+	for (address = start; !err && address < end; address += PAGE_SIZE) {
+		if (!exmap_missing(&walk, address, address + PAGE_SIZE))
+			continue;
+		page = exmap_stock_pop(exmap, interface);
+		if (!page)
+			break;
+		slot[nr++] = (struct exmap_slot){ .address = address, .page = page };
+	}
+	exmap_walk_unlock(&walk);
+	return err ?: nr;
+}
+
+/**
+ * exmap_install - map reserved pages
+ * @exmap: the exmap
+ * @interface: its lock is held; where those pages go that are not wanted: one with
+ *	an error, or whose place was taken meanwhile
+ * @slot: the pages; the gate is open, or all of them have an error
+ * @nr: how many
+ */
+void exmap_install(struct exmap *exmap, struct exmap_interface *interface,
+		   const struct exmap_slot *slot, unsigned int nr)
+{
+	struct exmap_walk walk = { .exmap = exmap };
+	long mapped = 0;
+	pte_t *pte;
+
+	lockdep_assert_held(&interface->lock);
+	for (; nr; nr--, slot++) {
+		/*
+		 * A table that was there when the page was reserved may have been
+		 * freed by MADV_DONTNEED: as if that had come after us.
+		 */
+		if (!slot->error && exmap_walk_lock(&walk, slot->address)) {
+			pte = &walk.table[pte_index(slot->address)];
+			if (pte_none(*pte)) {
+				WRITE_ONCE(*pte, __pte(exmap->pte | page_to_phys(slot->page)));
+				mapped++;
+				continue;
+			}
+		}
+		exmap_stock_put(exmap, interface, slot->page);
+	}
+	exmap_walk_unlock(&walk);
+	exmap_count(interface, mapped);
+	exmap_stock_trim(exmap, interface);
+}
+
+/**
+ * exmap_pin - take a reference to each page that is mapped in a range
+ * @exmap: the exmap; its gate is open, and some interface's lock held
+ * @start: first address
+ * @end: first address after the range
+ * @slot: set to the pages; has room for the whole range
+ *
+ * A page that is freed while it is pinned is not handed out again.
+ *
+ * Return: how many.
+ */
+int exmap_pin(struct exmap *exmap, unsigned long start, unsigned long end,
+	      struct exmap_slot *slot)
+{
+	struct exmap_walk walk = { .exmap = exmap };
+	unsigned long address;
+	struct page *page;
+	int nr = 0;
+
+	for (address = start; address < end; address += PAGE_SIZE) {
+		if (exmap_missing(&walk, address, address + PAGE_SIZE))
+			continue;
+		page = pte_page(walk.table[pte_index(address)]);
+		get_page(page);
+		slot[nr++] = (struct exmap_slot){ .address = address, .page = page };
+	}
+	exmap_walk_unlock(&walk);
+	return nr;
+}
+
 /*
  * Unmap @nr pages of the table from @pte on into the interface's limbo, which
  * has room for them. Returns how many there were.
@@ -385,28 +502,68 @@ static unsigned int exmap_unmap_run(struct exmap_interface *interface, pte_t *pt
 	return unmapped;
 }
 
-/* Addresses that were unmapped and not yet flushed. */
-struct exmap_range {
+
+/*
+ * Pages are about to be unmapped, at most until exmap_flush(). Other MMUs that
+ * follow our page tables (KVM, IOMMUs with shared addresses, GPUs) hold no
+ * reference to a page, so they have to be told like the generic code tells them.
+ * Our own notifier knows these ranges by their owner.
+ *
+ * The kernel's inline wrappers would tell lockdep that memory may be reclaimed
+ * under an interface's lock. That is not so: a callback is not allowed to allocate.
+ */
+static void exmap_unmap_begin(struct exmap *exmap, struct mmu_notifier_range *range,
+			      unsigned long start, unsigned long end)
+{
+	*range = (struct mmu_notifier_range){
+		.mm = exmap->mm,
+		.start = start,
+		.end = end,
+		.flags = MMU_NOTIFIER_RANGE_BLOCKABLE,
+		.event = MMU_NOTIFY_CLEAR,
+		.owner = exmap,
+	};
+	static_call(exmap_mmu_notifier_start)(range);
+}
+
+/* Nobody can reach what was unmapped between @start and @end after this. */
+static void exmap_unmap_end(struct exmap *exmap, struct mmu_notifier_range *range,
+			    unsigned long start, unsigned long end)
+{
+	if (start < end)
+		static_call(exmap_flush_tlb_mm_range)(exmap->mm, start, end, PAGE_SHIFT, false);
+	exmap_invalidate_end(range);
+}
+
+/* What one FREE has unmapped and not yet flushed; its walk. */
+struct exmap_unmap {
+	struct exmap_walk walk;
+	struct mmu_notifier_range range;
 	unsigned long start;
 	unsigned long end;
 };
 
-static void exmap_flush(struct exmap *exmap, struct exmap_interface *interface,
-			struct exmap_range *range)
+static void exmap_free_begin(struct exmap_unmap *unmap)
 {
-	if (!interface->nr_limbo)
-		return;
-	static_call(exmap_flush_tlb_mm_range)(exmap->mm, range->start, range->end,
-					      PAGE_SHIFT, false);
-	exmap_stock_settle(exmap, interface);
-	*range = (struct exmap_range){ .start = ULONG_MAX };
+	struct exmap *exmap = unmap->walk.exmap;
+
+	exmap_unmap_begin(exmap, &unmap->range, exmap->start, exmap->end);
+	unmap->start = ULONG_MAX;
+	unmap->end = 0;
+}
+
+static void exmap_free_end(struct exmap_unmap *unmap, struct exmap_interface *interface)
+{
+	exmap_walk_unlock(&unmap->walk);
+	exmap_unmap_end(unmap->walk.exmap, &unmap->range, unmap->start, unmap->end);
+	exmap_stock_settle(unmap->walk.exmap, interface);
 }
 
 /* FREE of one entry. Returns how many pages it unmapped. */
-static unsigned int exmap_free_entry(struct exmap_walk *walk, struct exmap_interface *interface,
-				     struct exmap_range *range,
+static unsigned int exmap_free_entry(struct exmap_unmap *unmap, struct exmap_interface *interface,
 				     unsigned long start, unsigned long end)
 {
+	struct exmap_walk *walk = &unmap->walk;
 	unsigned int unmapped = 0, was, room;
 	unsigned long address, next;
 
@@ -420,11 +577,11 @@ static unsigned int exmap_free_entry(struct exmap_walk *walk, struct exmap_inter
 		if (!was)
 			continue;
 		unmapped += was;
-		range->start = min(range->start, address);
-		range->end = max(range->end, next);
+		unmap->start = min(unmap->start, address);
+		unmap->end = max(unmap->end, next);
 		if (interface->nr_limbo == EXMAP_BUNDLE_PAGES) {
-			exmap_walk_unlock(walk);
-			exmap_flush(walk->exmap, interface, range);
+			exmap_free_end(unmap, interface);
+			exmap_free_begin(unmap);
 		}
 	}
 	return unmapped;
@@ -446,28 +603,27 @@ static unsigned int exmap_free_entry(struct exmap_walk *walk, struct exmap_inter
 long exmap_free(struct exmap *exmap, struct exmap_interface *interface, unsigned int nr)
 {
 	struct exmap_iov *iov = interface->user->iov;
-	struct exmap_range range = { .start = ULONG_MAX };
-	struct exmap_walk walk = { .exmap = exmap };
-	unsigned long start, end;
+	struct exmap_unmap unmap = { .walk.exmap = exmap };
 	unsigned int i, was, failed = 0;
+	unsigned long start, end;
 	long unmapped = 0;
 	int err;
 
 	err = exmap_enter(exmap, interface);
 	if (err)
 		goto leave;
+	exmap_free_begin(&unmap);
 	for (i = 0; i < nr; i++) {
 		if (exmap_request(exmap, &iov[i], &start, &end)) {
 			exmap_answer(&iov[i], -EFAULT, 0);
 			failed++;
 			continue;
 		}
-		was = exmap_free_entry(&walk, interface, &range, start, end);
+		was = exmap_free_entry(&unmap, interface, start, end);
 		exmap_answer(&iov[i], 0, was);
 		unmapped += was;
 	}
-	exmap_walk_unlock(&walk);
-	exmap_flush(exmap, interface, &range);
+	exmap_free_end(&unmap, interface);
 	exmap_count(interface, -unmapped);
 	exmap_stock_trim(exmap, interface);
 leave:
@@ -494,28 +650,52 @@ u64 exmap_mapped(struct exmap *exmap)
 /* Page faults: a page that is not there */
 
 /*
- * Map the page that was touched. Called with mmap_lock held, so it neither waits
- * for the gate nor takes that lock: it has the fault repeated instead.
+ * The gate is closed. The fault comes with mmap_lock held, which whoever closed
+ * it may be waiting for: let go of it if we may, or else just try again.
  */
-static vm_fault_t exmap_fault_alloc(struct exmap *exmap, unsigned long address)
+static vm_fault_t exmap_fault_wait(struct exmap *exmap, struct vm_fault *vmf)
+{
+	struct file *file;
+
+	if (!fault_flag_allow_retry_first(vmf->flags) || vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
+		return VM_FAULT_NOPAGE;
+	/* Without mmap_lock the VMA may go, but not what its file holds. */
+	file = get_file(vmf->vma->vm_file);
+	mmap_read_unlock(exmap->mm);
+	/* A fatal signal is the caller's to notice. */
+	(void)wait_event_killable(exmap->gate_wait, READ_ONCE(exmap->gate) != EXMAP_GATE_CLOSED);
+	fput(file);
+	return VM_FAULT_RETRY;
+}
+
+/*
+ * Map the page that was touched. VM_FAULT_NOPAGE, which has the access repeated,
+ * only where that can succeed: an access by the kernel cannot be killed.
+ */
+static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 {
 	struct exmap_interface *interface = &exmap->interfaces[exmap->max_interfaces];
 	struct exmap_walk walk = { .exmap = exmap };
 	vm_fault_t ret = VM_FAULT_NOPAGE;
-	int err;
+	enum exmap_gate gate;
 
-	if (exmap_populate_one(exmap, address))
-		return VM_FAULT_OOM;
+	if (exmap_populate_one(exmap, vmf->address))
+		return VM_FAULT_SIGBUS;
 	mutex_lock(&interface->lock);
-	err = exmap_stock_fill(exmap, interface, 1);
-	if (err)
-		ret = err == -EINTR ? VM_FAULT_NOPAGE : VM_FAULT_SIGBUS;
-	else if (READ_ONCE(exmap->gate) == EXMAP_GATE_OPEN && exmap_walk_lock(&walk, address))
+	if (exmap_stock_fill(exmap, interface, 1))
+		ret = VM_FAULT_SIGBUS;
+	gate = READ_ONCE(exmap->gate);
+	if (gate == EXMAP_GATE_DEAD)
+		ret = VM_FAULT_SIGSEGV;
+	else if (!(ret & VM_FAULT_ERROR) && gate == EXMAP_GATE_OPEN &&
+		 exmap_walk_lock(&walk, vmf->address))
 		exmap_count(interface, exmap_map_run(exmap, interface,
-						     &walk.table[pte_index(address)], 1));
+						     &walk.table[pte_index(vmf->address)], 1));
 	exmap_walk_unlock(&walk);
 	exmap_stock_trim(exmap, interface);
 	mutex_unlock(&interface->lock);
+	if (!(ret & VM_FAULT_ERROR) && gate == EXMAP_GATE_CLOSED)
+		return exmap_fault_wait(exmap, vmf);
 	return ret;
 }
 
@@ -527,7 +707,7 @@ static vm_fault_t exmap_vma_fault(struct vm_fault *vmf)
 	if (vmf->vma->vm_mm != exmap->mm || !smp_load_acquire(&exmap->interfaces) ||
 	    !(exmap->flags & EXMAP_PAGEFAULT_ALLOC))
 		return VM_FAULT_SIGSEGV;
-	return exmap_fault_alloc(exmap, vmf->address);
+	return exmap_fault_alloc(exmap, vmf);
 }
 
 /* The VMA */
@@ -570,7 +750,7 @@ static const struct vm_operations_struct exmap_vma_ops = {
 
 /**
  * exmap_surface_map - make a mapping the surface
- * @exmap: its lock is held, mmap_lock too, for writing; it has had no surface yet
+ * @exmap: mmap_lock is held for writing; it has had no surface yet
  * @vma: the mapping, shared, of exmap->mm
  *
  * Return: 0, -ENOMEM, or -EINVAL where it is PROT_NONE.
@@ -581,11 +761,12 @@ int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma)
 	unsigned int gigabytes = ((vma->vm_end - 1) >> PUD_SHIFT) -
 				 (vma->vm_start >> PUD_SHIFT) + 1;
 
-	lockdep_assert_held(&exmap->lock);
+	mmap_assert_write_locked(exmap->mm);
 	/* A PTE that is not present is no place for a page. */
 	if (!(vma->vm_flags & (VM_READ | VM_WRITE | VM_EXEC)))
 		return -EINVAL;
-	exmap->directory = kvcalloc(gigabytes, sizeof(*exmap->directory), GFP_KERNEL_ACCOUNT);
+	exmap->directory = kvcalloc(gigabytes, sizeof(*exmap->directory),
+				    GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
 	exmap->reaped = (struct exmap_bundle *)__get_free_page(GFP_KERNEL_ACCOUNT);
 	if (!exmap->directory || !exmap->reaped) {
 		exmap_surface_destroy(exmap);
@@ -659,12 +840,10 @@ static void exmap_gate_open(struct exmap *exmap)
 	wake_up_all(&exmap->gate_wait);
 }
 
-static void exmap_reap_flush(struct exmap *exmap, unsigned int nr)
+static void exmap_reap_flush(struct exmap *exmap, struct mmu_notifier_range *range,
+			     unsigned int nr)
 {
-	if (!nr)
-		return;
-	static_call(exmap_flush_tlb_mm_range)(exmap->mm, exmap->start, exmap->end,
-					      PAGE_SHIFT, false);
+	exmap_unmap_end(exmap, range, range->start, nr ? range->end : range->start);
 	exmap_pool_release(exmap, exmap->reaped->page, nr);
 	WRITE_ONCE(exmap->unmapped, exmap->unmapped + nr);
 }
@@ -673,16 +852,21 @@ static void exmap_reap_flush(struct exmap *exmap, unsigned int nr)
  * Unmap a part of the surface and give its pages back to the system, so that
  * generic code finds nothing there. The gate is closed. Generic code may be
  * freeing empty page tables meanwhile, but none of the directory's.
+ *
+ * Other notifiers may not have heard of this yet, or, where they are told after
+ * the fact, only later: so they hear it from us before a page is let go.
  */
 static void exmap_reap(struct exmap *exmap, unsigned long start, unsigned long end)
 {
 	struct exmap_walk walk = { .exmap = exmap };
+	struct mmu_notifier_range range;
 	unsigned long address, next;
 	unsigned int nr = 0;
 	bool found;
 	pte_t *pte;
 
 	mutex_lock(&exmap->reap_lock);
+	exmap_unmap_begin(exmap, &range, start, end);
 	for (address = start; address < end; address = next) {
 		if (!exmap_pmd(exmap, address)) {
 			next = pud_addr_end(address, end);
@@ -708,12 +892,13 @@ static void exmap_reap(struct exmap *exmap, unsigned long start, unsigned long e
 		WRITE_ONCE(*pte, __pte(0));
 		if (nr == EXMAP_BUNDLE_PAGES) {
 			exmap_walk_unlock(&walk);
-			exmap_reap_flush(exmap, nr);
+			exmap_reap_flush(exmap, &range, nr);
+			exmap_unmap_begin(exmap, &range, start, end);
 			nr = 0;
 		}
 	}
 	exmap_walk_unlock(&walk);
-	exmap_reap_flush(exmap, nr);
+	exmap_reap_flush(exmap, &range, nr);
 	mutex_unlock(&exmap->reap_lock);
 }
 
@@ -722,14 +907,22 @@ static void exmap_surface_kill(struct exmap *exmap)
 {
 	if (!exmap_gate_close(exmap, EXMAP_GATE_DEAD))
 		return;
+	wake_up_all(&exmap->gate_wait);
 	exmap_reap(exmap, exmap->start, exmap->end);
 	if (smp_load_acquire(&exmap->interfaces))
 		exmap_pool_drain(exmap);
 }
 
-static bool exmap_overlaps(const struct exmap *exmap, const struct mmu_notifier_range *range)
+/*
+ * Whether a range is our business: not where it is our own doing, and not what is
+ * at the surface's place after its death. The OOM reaper's ranges, which must not
+ * block, leave shared mappings alone.
+ */
+static bool exmap_concerns(const struct exmap *exmap, const struct mmu_notifier_range *range)
 {
-	return range->start < READ_ONCE(exmap->end) && range->end > exmap->start;
+	return range->start < READ_ONCE(exmap->end) && range->end > exmap->start &&
+		range->owner != exmap && READ_ONCE(exmap->gate) != EXMAP_GATE_DEAD &&
+		mmu_notifier_range_blockable(range);
 }
 
 /*
@@ -742,12 +935,8 @@ static int exmap_invalidate_range_start(struct mmu_notifier *notifier,
 {
 	struct exmap *exmap = container_of(notifier, struct exmap, notifier);
 
-	if (!exmap_overlaps(exmap, range))
+	if (!exmap_concerns(exmap, range))
 		return 0;
-	/* The OOM reaper; it leaves shared mappings alone anyway. */
-	if (!mmu_notifier_range_blockable(range))
-		return -EAGAIN;
-
 	switch (range->event) {
 	case MMU_NOTIFY_UNMAP:
 		/* Also where mremap() is about to move it, and will fail. */
@@ -771,7 +960,7 @@ static void exmap_invalidate_range_end(struct mmu_notifier *notifier,
 {
 	struct exmap *exmap = container_of(notifier, struct exmap, notifier);
 
-	if (exmap_overlaps(exmap, range))
+	if (exmap_concerns(exmap, range))
 		exmap_gate_open(exmap);
 }
 

@@ -104,6 +104,7 @@ static void exmap_pool_uncharge(struct exmap *exmap)
 	if (pool->cred) {
 		atomic_long_sub(pool->ceiling, &pool->cred->user->locked_vm);
 		put_cred(pool->cred);
+		pool->cred = NULL;
 	}
 }
 
@@ -191,7 +192,8 @@ void exmap_pool_drain(struct exmap *exmap)
  */
 void exmap_pool_destroy(struct exmap *exmap)
 {
-	exmap_pool_drain(exmap);
+	if (exmap->interfaces)
+		exmap_pool_drain(exmap);
 	WARN_ONCE(exmap->pool.taken, "exmap: %lu pages lost\n", exmap->pool.taken);
 	exmap_bundle_free_all(&exmap->pool.empty);
 	exmap_pool_uncharge(exmap);
@@ -341,6 +343,22 @@ void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface)
 }
 
 /**
+ * exmap_stock_put - take back a page that was taken from the stock
+ * @exmap: the exmap
+ * @interface: its lock is held
+ * @page: has not been mapped
+ */
+void exmap_stock_put(struct exmap *exmap, struct exmap_interface *interface, struct page *page)
+{
+	lockdep_assert_held(&interface->lock);
+	/* A device, or whoever filled it for the file, may not have let go yet. */
+	if (likely(page_ref_count(page) == 1))
+		exmap_stock_add(exmap, interface, &page, 1);
+	else
+		exmap_pool_release(exmap, &page, 1);
+}
+
+/**
  * exmap_stock_trim - bring what an interface has too much to the depot
  * @exmap: the exmap
  * @interface: its lock is held
@@ -432,7 +450,7 @@ static struct page *exmap_pool_take(unsigned int *order)
 
 /*
  * Add pages from the system to the stock, dropping the interface's lock for it.
- * Returns how many, 0 where the ceiling is reached, or -ENOMEM.
+ * Returns how many, 0 where the ceiling is reached, -ENOMEM or -EINTR.
  */
 static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interface,
 			     unsigned int want)
@@ -445,7 +463,10 @@ static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interf
 	if (READ_ONCE(pool->taken) >= pool->ceiling)
 		return 0;
 	mutex_unlock(&interface->lock);
-	down_read(&pool->transit);
+	if (down_read_killable(&pool->transit)) {
+		mutex_lock(&interface->lock);
+		return -EINTR;
+	}
 	reserved = exmap_pool_reserve(pool, clamp_t(unsigned long, want, POOL_GROW_PAGES,
 						    EXMAP_BUNDLE_PAGES));
 	nr = reserved;
@@ -583,6 +604,7 @@ static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interfa
 			break;
 		if (!system_has_none && READ_ONCE(pool->taken) < pool->ceiling)
 			break;
+		cond_resched();
 		if (fatal_signal_pending(current))
 			err = -EINTR;
 		else if (pushes == exmap_pool_pushes(exmap))

@@ -4,25 +4,18 @@
  * looks not only at what a call returns but at what it left behind.
  */
 #include <grp.h>
+#include <linux/kvm.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
 
-#include "linux/exmap.h"
-#include "check_main.h"
-
-#define PAGE 4096UL
-#define MIB (1UL << 20)
-#define GIB (1UL << 30)
-#define TIB (1UL << 40)
+#include "test_common.h"
 
 /* Compiles with exactly this layout, or existing binaries would not run. */
 _Static_assert(sizeof(struct exmap_ioctl_setup) == 24, "struct exmap_ioctl_setup");
@@ -36,167 +29,6 @@ _Static_assert(EXMAP_IOCTL_SETUP == 0x40186b01, "EXMAP_IOCTL_SETUP");
 _Static_assert(EXMAP_IOCTL_ACTION == 0x40106b02, "EXMAP_IOCTL_ACTION");
 _Static_assert(EXMAP_IOCTL_CLONE == 0x40046b03, "EXMAP_IOCTL_CLONE");
 _Static_assert(EXMAP_IOCTL_STATS == 0x40206b04, "EXMAP_IOCTL_STATS");
-
-/* A call that returns -1 and this errno. */
-#define assert_errno(call, err) do {						\
-	errno = 0;								\
-	long ret_ = (long)(call);						\
-	int errno_ = errno;							\
-	ck_assert_msg(ret_ == -1 && errno_ == (err),				\
-		      "%s: returned %ld (%s), expected -1 (%s)", #call, ret_,	\
-		      strerror(errno_), strerror(err));				\
-} while (0)
-
-#define assert_ok(call) do {							\
-	long ret_ = (long)(call);						\
-	ck_assert_msg(ret_ != -1, "%s: %s", #call, strerror(errno));		\
-} while (0)
-
-struct exmap {
-	int fd;
-	char *surface;
-	size_t size;
-	struct exmap_user_interface *interface[EXMAP_MAX_INTERFACES];
-};
-
-static int exmap_open(void)
-{
-	int fd = open("/dev/exmap", O_RDWR | O_CLOEXEC);
-
-	assert_ok(fd);
-	return fd;
-}
-
-static int exmap_setup(int fd, int interfaces, size_t pages, uint64_t flags)
-{
-	struct exmap_ioctl_setup setup = {
-		.fd = -1,
-		.max_interfaces = interfaces,
-		.buffer_size = pages,
-		.flags = flags,
-	};
-
-	return ioctl(fd, EXMAP_IOCTL_SETUP, &setup);
-}
-
-static void *map_surface(int fd, size_t size)
-{
-	return mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, EXMAP_OFF_EXMAP);
-}
-
-static void *map_interface(int fd, unsigned long nr)
-{
-	return mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, EXMAP_OFF_INTERFACE(nr));
-}
-
-/* All of it: a surface of @size bytes, a pool of @pages, the first interfaces mapped. */
-static struct exmap *exmap_new_flags(size_t size, size_t pages, int interfaces, uint64_t flags)
-{
-	static struct exmap all[8];
-	static int nr;
-	struct exmap *ex = &all[nr++];
-
-	ex->fd = exmap_open();
-	ex->size = size;
-	ex->surface = map_surface(ex->fd, size);
-	assert_ok(ex->surface);
-	assert_ok(exmap_setup(ex->fd, interfaces, pages, flags));
-	for (int i = 0; i < interfaces; i++) {
-		ex->interface[i] = map_interface(ex->fd, i);
-		assert_ok(ex->interface[i]);
-	}
-	return ex;
-}
-
-static struct exmap *exmap_new(size_t size, size_t pages, int interfaces)
-{
-	return exmap_new_flags(size, pages, interfaces, 0);
-}
-
-static int action(int fd, int interface, int opcode, int nr, uint64_t flags)
-{
-	struct exmap_action_params params;
-
-	/* The hole is never looked at, nor what is not set. */
-	memset(&params, 0xa5, sizeof(params));
-	params.interface = interface;
-	params.iov_len = nr;
-	params.opcode = opcode;
-	params.flags = flags;
-	return ioctl(fd, EXMAP_IOCTL_ACTION, &params);
-}
-
-static void entry(struct exmap *ex, int interface, int i, uint64_t page, unsigned int len)
-{
-	ex->interface[interface]->iov[i].value = (uint64_t)len << 52 | page;
-}
-
-/* ALLOC or FREE of one run. Returns how many pages, or the negative errno. */
-static int run(struct exmap *ex, int interface, int opcode, uint64_t page, unsigned int len)
-{
-	struct exmap_iov *iov = ex->interface[interface]->iov;
-	int ret;
-
-	entry(ex, interface, 0, page, len);
-	ret = action(ex->fd, interface, opcode, 1, 0);
-	if (ret < 0) {
-		ck_assert_uint_eq(iov[0].value, (uint64_t)len << 52 | page);
-		return -errno;
-	}
-	ck_assert_int_eq(ret, iov[0].res < 0);
-	return iov[0].res ?: iov[0].pages;
-}
-
-#define alloc(ex, interface, page, len) run(ex, interface, EXMAP_OP_ALLOC, page, len)
-#define release(ex, interface, page, len) run(ex, interface, EXMAP_OP_FREE, page, len)
-
-#define assert_entry(ex, nr, i, want_res, want_pages) do {		\
-	struct exmap_iov iov_ = (ex)->interface[nr]->iov[i];			\
-	ck_assert_msg(iov_.res == (want_res) && iov_.pages == (want_pages) &&	\
-		      !(iov_.value >> 48),					\
-		      "entry %d: res %d, pages %d (%#lx), expected %d, %d", i,	\
-		      iov_.res, iov_.pages, (long)iov_.value, want_res, want_pages); \
-} while (0)
-
-static struct exmap_ioctl_stats stats(struct exmap *ex)
-{
-	struct exmap_ioctl_stats stats;
-
-	memset(&stats, 0xa5, sizeof(stats));
-	assert_ok(ioctl(ex->fd, EXMAP_IOCTL_STATS, &stats));
-	return stats;
-}
-
-#define assert_mapped(ex, n) ck_assert_uint_eq(stats(ex).alloc_count, n)
-
-/* How many of some pages are resident, by mincore. */
-static size_t resident(struct exmap *ex, uint64_t page, size_t len)
-{
-	unsigned char vec[4096];
-	size_t sum = 0;
-
-	ck_assert_uint_le(len, sizeof(vec));
-	assert_ok(mincore(ex->surface + page * PAGE, len * PAGE, vec));
-	for (size_t i = 0; i < len; i++)
-		sum += vec[i] & 1;
-	return sum;
-}
-
-static bool all_bytes(const char *page, char byte)
-{
-	return page[0] == byte && !memcmp(page, page + 1, PAGE - 1);
-}
-
-/* A child's exit status: 0 where all its assertions held. */
-static void wait_child(pid_t pid, int want)
-{
-	int status;
-
-	assert_ok(waitpid(pid, &status, 0));
-	ck_assert_msg(WIFEXITED(status) ? WEXITSTATUS(status) == want
-					: WTERMSIG(status) == want,
-		      "child: status %#x, expected %d", status, want);
-}
 
 static long kib_of(const char *file, const char *key)
 {
@@ -299,14 +131,25 @@ START_TEST(setup_fd_that_is_not_open_is_ebadf)
 }
 END_TEST
 
-START_TEST(setup_backing_fd_is_eopnotsupp)
+/* What cannot be a backing file is refused, and nothing is set up. */
+START_TEST(setup_backing_fd_that_cannot_work)
 {
-	struct exmap_ioctl_setup setup = { .fd = 0, .max_interfaces = 1, .buffer_size = 1 };
-	int fd = exmap_open();
+	struct exmap_ioctl_setup setup = { .max_interfaces = 1, .buffer_size = 1 };
+	int fd = exmap_open(), pipes[2];
 
-	setup.fd = open("/proc/self/exe", O_RDONLY);
-	assert_ok(setup.fd);
-	assert_errno(ioctl(fd, EXMAP_IOCTL_SETUP, &setup), EOPNOTSUPP);
+	assert_ok(pipe(pipes));
+	setup.fd = pipes[0];
+	assert_errno(ioctl(fd, EXMAP_IOCTL_SETUP, &setup), ESPIPE);
+	setup.fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	assert_errno(ioctl(fd, EXMAP_IOCTL_SETUP, &setup), ESPIPE);
+	setup.fd = open("/tmp", O_RDONLY);
+	assert_errno(ioctl(fd, EXMAP_IOCTL_SETUP, &setup), EISDIR);
+	setup.fd = open("/tmp", O_WRONLY | O_TMPFILE, 0600);
+	assert_errno(ioctl(fd, EXMAP_IOCTL_SETUP, &setup), EBADF);
+	setup.fd = open("/dev/zero", O_RDWR);
+	assert_errno(ioctl(fd, EXMAP_IOCTL_SETUP, &setup), EINVAL);
+	setup.fd = fd;
+	assert_errno(ioctl(fd, EXMAP_IOCTL_SETUP, &setup), EINVAL);
 	assert_ok(exmap_setup(fd, 1, 1, 0));
 }
 END_TEST
@@ -1067,6 +910,47 @@ START_TEST(pagefault_alloc_of_an_empty_pool_is_sigbus)
 }
 END_TEST
 
+/* An access by the kernel to a dead surface must end: it could not be killed. */
+START_TEST(pagefault_alloc_on_a_dead_surface_is_efault)
+{
+	struct exmap *ex = exmap_new_flags(MIB, 10, 1, EXMAP_PAGEFAULT_ALLOC);
+	char *there = mmap(NULL, ex->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int pipes[2];
+
+	assert_ok(pipe(pipes));
+	ck_assert_int_eq(write(pipes[1], ex->surface, 1), 1);
+	assert_errno(mremap(ex->surface, ex->size, ex->size, MREMAP_MAYMOVE | MREMAP_FIXED, there),
+		     EINVAL);
+	assert_errno(write(pipes[1], ex->surface, 1), EFAULT);
+}
+END_TEST
+
+/* Nor may one by a task that is being killed while the pool is empty. */
+START_TEST(pagefault_alloc_can_be_killed)
+{
+	for (int round = 0; round < 30; round++) {
+		pid_t pid = fork();
+
+		if (!pid) {
+			struct exmap *ex = exmap_new_flags(64 * MIB, 16000, 1,
+							   EXMAP_PAGEFAULT_ALLOC);
+			int fd = open("/dev/zero", O_RDONLY);
+
+			for (;;) {
+				if (read(fd, ex->surface, 64 * MIB) < 0)
+					_exit(1);
+				for (int page = 0; page < 16384; page += 4095)
+					release(ex, 0, page, 4095);
+			}
+		}
+		for (volatile long spin = random() % 3000000; spin > 0; spin--)
+			;
+		kill(pid, SIGKILL);
+		wait_child(pid, SIGKILL);
+	}
+}
+END_TEST
+
 /*
  * The pool
  */
@@ -1310,6 +1194,34 @@ START_TEST(clone_of_itself_is_einval)
 	assert_ok(exmap_clone(clone, fd));
 	assert_errno(exmap_clone(clone, fd), EINVAL);
 	assert_errno(exmap_clone(fd, clone), EINVAL);
+}
+END_TEST
+
+/* A file that another works with has something to lose, too. */
+START_TEST(clone_into_one_that_was_cloned_is_ebusy)
+{
+	int a = exmap_open(), b = exmap_open(), c = exmap_open();
+	pid_t pid;
+
+	assert_ok(exmap_clone(b, a));
+	assert_errno(exmap_clone(a, c), EBUSY);
+	/* The last of them, in a process that outlives the one it belongs to. */
+	pid = fork();
+	if (!pid) {
+		int mine = exmap_open(), clone = exmap_open();
+
+		assert_ok(exmap_clone(clone, mine));
+		pid = fork();
+		if (!pid) {
+			close(mine);
+			while (getppid() != 1)
+				sched_yield();
+			close(clone);
+		}
+		_exit(0);
+	}
+	wait_child(pid, 0);
+	assert_ok(exmap_setup(b, 1, 1, 0));
 }
 END_TEST
 
@@ -1639,6 +1551,36 @@ START_TEST(madvise_and_clear_refs_while_calls_run)
 }
 END_TEST
 
+/*
+ * Other memory where a surface has been is not ours: the kernel may take it away
+ * without being able to wait (process_mrelease() as the OOM reaper does).
+ */
+START_TEST(memory_in_place_of_a_surface)
+{
+	pid_t pid = fork();
+	int fd;
+
+	if (!pid) {
+		struct exmap *ex = exmap_new(MIB, 10, 1);
+
+		ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+		assert_ok(munmap(ex->surface, ex->size));
+		ck_assert_ptr_eq(mmap(ex->surface, ex->size, PROT_READ | PROT_WRITE,
+				      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), ex->surface);
+		memset(ex->surface, 1, ex->size);
+		raise(SIGSTOP);
+		_exit(0);
+	}
+	assert_ok(waitpid(pid, NULL, WUNTRACED));
+	fd = syscall(SYS_pidfd_open, pid, 0);
+	assert_ok(fd);
+	assert_ok(kill(pid, SIGKILL));
+	if (syscall(SYS_process_mrelease, fd, 0))
+		ck_assert_int_eq(errno, ESRCH);	/* it was faster */
+	wait_child(pid, SIGKILL);
+}
+END_TEST
+
 /* Two threads at one interface are a mistake, but nobody else's problem. */
 START_TEST(threads_sharing_an_interface)
 {
@@ -1686,6 +1628,84 @@ START_TEST(pinned_pages_are_not_recycled)
 	}
 	ck_assert_int_eq(alloc(ex, 0, 0, 1), -ENOMEM);
 	ck_assert_int_eq(release(ex, 0, 100, 20), 20);
+}
+END_TEST
+
+/*
+ * A guest with two pages of code and, at 64 KiB, the surface as its memory. Its
+ * program writes AL to DS:BX and halts.
+ */
+struct guest {
+	int cpu;
+};
+
+static struct guest guest_new(struct exmap *ex)
+{
+	static const unsigned char code[] = { 0x88, 0x07, 0xf4 };	/* mov %al,(%bx); hlt */
+	char *low = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct kvm_userspace_memory_region region[2] = {
+		{ .slot = 0, .memory_size = 0x10000, .userspace_addr = (uintptr_t)low },
+		{ .slot = 1, .guest_phys_addr = 0x10000, .memory_size = ex->size,
+		  .userspace_addr = (uintptr_t)ex->surface },
+	};
+	struct kvm_sregs sregs;
+	struct guest guest;
+	int kvm, vm;
+
+	memcpy(low + 0x1000, code, sizeof(code));
+	kvm = open("/dev/kvm", O_RDWR);
+	assert_ok(kvm);
+	vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	assert_ok(vm);
+	for (int i = 0; i < 2; i++)
+		assert_ok(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region[i]));
+	guest.cpu = ioctl(vm, KVM_CREATE_VCPU, 0);
+	assert_ok(guest.cpu);
+	assert_ok(ioctl(guest.cpu, KVM_GET_SREGS, &sregs));
+	sregs.cs.base = 0;
+	sregs.cs.selector = 0;
+	sregs.ds.base = 0x10000;
+	sregs.ds.selector = 0x1000;
+	assert_ok(ioctl(guest.cpu, KVM_SET_SREGS, &sregs));
+	return guest;
+}
+
+/* Returns what KVM_RUN does: 0, or -1 where the guest hit a page that is not there. */
+static int guest_write(struct guest guest, unsigned char byte)
+{
+	struct kvm_regs regs = { .rip = 0x1000, .rflags = 2, .rax = byte, .rbx = 16 };
+
+	assert_ok(ioctl(guest.cpu, KVM_SET_REGS, &regs));
+	return ioctl(guest.cpu, KVM_RUN, 0);
+}
+
+/*
+ * A guest's page tables follow ours without a reference to the pages. What was
+ * freed, or taken away by the kernel, is out of its reach.
+ */
+START_TEST(guests_lose_what_is_freed)
+{
+	struct exmap *ex = exmap_new(16 * PAGE, 16, 1);
+	struct guest guest = guest_new(ex);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+	ck_assert_int_eq(guest_write(guest, 0xaa), 0);
+	ck_assert_uint_eq((unsigned char)ex->surface[16], 0xaa);
+	ck_assert_int_eq(release(ex, 0, 0, 1), 1);
+	ck_assert_int_eq(alloc(ex, 0, 1, 1), 1);
+	ck_assert_uint_eq((unsigned char)ex->surface[PAGE + 16], 0xaa);
+	ck_assert_int_eq(guest_write(guest, 0xbb), -1);
+	ck_assert_uint_eq((unsigned char)ex->surface[PAGE + 16], 0xaa);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+	ck_assert_int_eq(guest_write(guest, 0xcc), 0);
+	assert_ok(madvise(ex->surface, ex->size, MADV_DONTNEED));
+	ck_assert_int_eq(guest_write(guest, 0xdd), -1);
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+	ck_assert_int_eq(guest_write(guest, 0xee), 0);
+	ck_assert_uint_eq((unsigned char)ex->surface[16], 0xee);
+	assert_ok(munmap(ex->surface, ex->size));
+	ck_assert_int_eq(guest_write(guest, 0xff), -1);
 }
 END_TEST
 
@@ -1811,7 +1831,7 @@ static const struct test tests[] = {
 	TEST(setup_pool_out_of_range_is_einval),
 	TEST(setup_bad_pointer_is_efault),
 	TEST(setup_fd_that_is_not_open_is_ebadf),
-	TEST(setup_backing_fd_is_eopnotsupp),
+	TEST(setup_backing_fd_that_cannot_work),
 	TEST(setup_above_memlock_is_enomem),
 	TEST(setup_with_memlock_of_zero_is_eperm),
 	TEST(setup_with_cap_ipc_lock_has_no_limit),
@@ -1862,6 +1882,8 @@ static const struct test tests[] = {
 	TEST(pagefault_alloc_maps_what_is_touched),
 	TEST(pagefault_alloc_takes_pages_from_other_interfaces),
 	TEST_SIGNAL(pagefault_alloc_of_an_empty_pool_is_sigbus, SIGBUS),
+	TEST(pagefault_alloc_on_a_dead_surface_is_efault),
+	TEST(pagefault_alloc_can_be_killed),
 	TEST(pool_any_free_page_can_be_had),
 	TEST(pool_one_entry_takes_from_all_interfaces),
 	TEST(pool_pages_travel_between_interfaces),
@@ -1875,6 +1897,7 @@ static const struct test tests[] = {
 	TEST(clone_before_setup),
 	TEST(clone_of_no_exmap_is_refused),
 	TEST(clone_of_itself_is_einval),
+	TEST(clone_into_one_that_was_cloned_is_ebusy),
 	TEST(clone_into_one_in_use_is_ebusy),
 	TEST(fork_inherits_only_a_useless_fd),
 	TEST(fork_after_madv_dofork_inherits_nothing),
@@ -1886,8 +1909,10 @@ static const struct test tests[] = {
 	TEST(mlockall_and_populate_are_survived),
 	TEST(munmap_while_calls_run),
 	TEST(madvise_and_clear_refs_while_calls_run),
+	TEST(memory_in_place_of_a_surface),
 	TEST(threads_sharing_an_interface),
 	TEST(pinned_pages_are_not_recycled),
+	TEST_NEEDS(guests_lose_what_is_freed, "/dev/kvm"),
 	TEST(stale_tlb_entries_reach_nothing),
 	TEST_LONG(kill_at_random_moments, 300),
 	{ }

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What tests of the module share: assertions, an exmap with its interfaces, calls.
+ */
+#ifndef TEST_COMMON_H
+#define TEST_COMMON_H
+
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include "linux/exmap.h"
+#include "check_main.h"
+
+#define PAGE 4096UL
+#define MIB (1UL << 20)
+#define GIB (1UL << 30)
+#define TIB (1UL << 40)
+
+/* A call that returns -1 and this errno. */
+#define assert_errno(call, err) do {						\
+	errno = 0;								\
+	long ret_ = (long)(call);						\
+	int errno_ = errno;							\
+	ck_assert_msg(ret_ == -1 && errno_ == (err),				\
+		      "%s: returned %ld (%s), expected -1 (%s)", #call, ret_,	\
+		      strerror(errno_), strerror(err));				\
+} while (0)
+
+#define assert_ok(call) do {							\
+	long ret_ = (long)(call);						\
+	ck_assert_msg(ret_ != -1, "%s: %s", #call, strerror(errno));		\
+} while (0)
+
+struct exmap {
+	int fd;
+	char *surface;
+	size_t size;
+	struct exmap_user_interface *interface[EXMAP_MAX_INTERFACES];
+};
+
+static inline int exmap_open(void)
+{
+	int fd = open("/dev/exmap", O_RDWR | O_CLOEXEC);
+
+	assert_ok(fd);
+	return fd;
+}
+
+static inline int exmap_setup_file(int fd, int interfaces, size_t pages, uint64_t flags, int file)
+{
+	struct exmap_ioctl_setup setup = {
+		.fd = file,
+		.max_interfaces = interfaces,
+		.buffer_size = pages,
+		.flags = flags,
+	};
+
+	return ioctl(fd, EXMAP_IOCTL_SETUP, &setup);
+}
+
+static inline int exmap_setup(int fd, int interfaces, size_t pages, uint64_t flags)
+{
+	return exmap_setup_file(fd, interfaces, pages, flags, -1);
+}
+
+static inline void *map_surface(int fd, size_t size)
+{
+	return mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, EXMAP_OFF_EXMAP);
+}
+
+static inline void *map_interface(int fd, unsigned long nr)
+{
+	return mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, EXMAP_OFF_INTERFACE(nr));
+}
+
+/* All of it: a surface of @size bytes, a pool of @pages, all interfaces mapped. */
+static inline struct exmap *exmap_new_file(size_t size, size_t pages, int interfaces,
+					   uint64_t flags, int file)
+{
+	static struct exmap all[8];
+	static int nr;
+	struct exmap *ex = &all[nr++];
+
+	ex->fd = exmap_open();
+	ex->size = size;
+	ex->surface = map_surface(ex->fd, size);
+	assert_ok(ex->surface);
+	assert_ok(exmap_setup_file(ex->fd, interfaces, pages, flags, file));
+	for (int i = 0; i < interfaces; i++) {
+		ex->interface[i] = map_interface(ex->fd, i);
+		assert_ok(ex->interface[i]);
+	}
+	return ex;
+}
+
+static inline struct exmap *exmap_new_flags(size_t size, size_t pages, int interfaces,
+					    uint64_t flags)
+{
+	return exmap_new_file(size, pages, interfaces, flags, -1);
+}
+
+static inline struct exmap *exmap_new(size_t size, size_t pages, int interfaces)
+{
+	return exmap_new_flags(size, pages, interfaces, 0);
+}
+
+static inline int action(int fd, int interface, int opcode, int nr, uint64_t flags)
+{
+	struct exmap_action_params params;
+
+	/* The hole is never looked at, nor what is not set. */
+	memset(&params, 0xa5, sizeof(params));
+	params.interface = interface;
+	params.iov_len = nr;
+	params.opcode = opcode;
+	params.flags = flags;
+	return ioctl(fd, EXMAP_IOCTL_ACTION, &params);
+}
+
+static inline void entry(struct exmap *ex, int interface, int i, uint64_t page, unsigned int len)
+{
+	ex->interface[interface]->iov[i].value = (uint64_t)len << 52 | page;
+}
+
+/* ALLOC or FREE of one run. Returns how many pages, or the negative errno. */
+static inline int run(struct exmap *ex, int interface, int opcode, uint64_t page, unsigned int len)
+{
+	struct exmap_iov *iov = ex->interface[interface]->iov;
+	int ret;
+
+	entry(ex, interface, 0, page, len);
+	ret = action(ex->fd, interface, opcode, 1, 0);
+	if (ret < 0) {
+		ck_assert_uint_eq(iov[0].value, (uint64_t)len << 52 | page);
+		return -errno;
+	}
+	ck_assert_int_eq(ret, iov[0].res < 0);
+	return iov[0].res ?: iov[0].pages;
+}
+
+#define alloc(ex, interface, page, len) run(ex, interface, EXMAP_OP_ALLOC, page, len)
+#define release(ex, interface, page, len) run(ex, interface, EXMAP_OP_FREE, page, len)
+
+#define assert_entry(ex, nr, i, want_res, want_pages) do {		\
+	struct exmap_iov iov_ = (ex)->interface[nr]->iov[i];			\
+	ck_assert_msg(iov_.res == (want_res) && iov_.pages == (want_pages) &&	\
+		      !(iov_.value >> 48),					\
+		      "entry %d: res %d, pages %d (%#lx), expected %d, %d", i,	\
+		      iov_.res, iov_.pages, (long)iov_.value, want_res, want_pages); \
+} while (0)
+
+static inline struct exmap_ioctl_stats stats(struct exmap *ex)
+{
+	struct exmap_ioctl_stats stats;
+
+	memset(&stats, 0xa5, sizeof(stats));
+	assert_ok(ioctl(ex->fd, EXMAP_IOCTL_STATS, &stats));
+	return stats;
+}
+
+#define assert_mapped(ex, n) ck_assert_uint_eq(stats(ex).alloc_count, n)
+
+/* How many of some pages are resident, by mincore. */
+static inline size_t resident(struct exmap *ex, uint64_t page, size_t len)
+{
+	unsigned char vec[4096];
+	size_t sum = 0;
+
+	ck_assert_uint_le(len, sizeof(vec));
+	assert_ok(mincore(ex->surface + page * PAGE, len * PAGE, vec));
+	for (size_t i = 0; i < len; i++)
+		sum += vec[i] & 1;
+	return sum;
+}
+
+static inline bool all_bytes(const char *page, char byte)
+{
+	return page[0] == byte && !memcmp(page, page + 1, PAGE - 1);
+}
+
+/* A child's exit status: 0 where all its assertions held. */
+static inline void wait_child(pid_t pid, int want)
+{
+	int status;
+
+	assert_ok(waitpid(pid, &status, 0));
+	ck_assert_msg(WIFEXITED(status) ? WEXITSTATUS(status) == want
+					: WTERMSIG(status) == want,
+		      "child: status %#x, expected %d", status, want);
+}
+
+#endif /* TEST_COMMON_H */
