@@ -17,18 +17,42 @@
 
 #include "test_common.h"
 
-/* Compiles with exactly this layout, or existing binaries would not run. */
-_Static_assert(sizeof(struct exmap_ioctl_setup) == 24, "struct exmap_ioctl_setup");
-_Static_assert(offsetof(struct exmap_ioctl_setup, buffer_size) == 8, "buffer_size");
-_Static_assert(sizeof(struct exmap_action_params) == 16, "struct exmap_action_params");
-_Static_assert(offsetof(struct exmap_action_params, flags) == 8, "flags");
-_Static_assert(sizeof(struct exmap_ioctl_stats) == 32, "struct exmap_ioctl_stats");
-_Static_assert(offsetof(struct exmap_ioctl_stats, max_interfaces) == 24, "max_interfaces");
-_Static_assert(sizeof(struct exmap_user_interface) == 4096, "struct exmap_user_interface");
+/* The numbers of the interface: existing binaries have them built in. */
+#define assert_at(type, field, offset) \
+	_Static_assert(offsetof(struct type, field) == (offset), #type "." #field)
+#define assert_size(type, size) _Static_assert(sizeof(struct type) == (size), #type)
+
+assert_size(exmap_ioctl_setup, 24);
+assert_at(exmap_ioctl_setup, fd, 0);
+assert_at(exmap_ioctl_setup, max_interfaces, 4);
+assert_at(exmap_ioctl_setup, buffer_size, 8);
+assert_at(exmap_ioctl_setup, flags, 16);
+assert_size(exmap_action_params, 16);
+assert_at(exmap_action_params, interface, 0);
+assert_at(exmap_action_params, iov_len, 2);
+assert_at(exmap_action_params, opcode, 4);
+assert_at(exmap_action_params, flags, 8);
+assert_size(exmap_ioctl_stats, 32);
+assert_at(exmap_ioctl_stats, flags, 0);
+assert_at(exmap_ioctl_stats, buffer_size, 8);
+assert_at(exmap_ioctl_stats, alloc_count, 16);
+assert_at(exmap_ioctl_stats, max_interfaces, 24);
+assert_size(exmap_iov, 8);
+assert_at(exmap_iov, res, 0);
+assert_at(exmap_iov, pages, 4);
+assert_size(exmap_user_interface, 4096);
 _Static_assert(EXMAP_IOCTL_SETUP == 0x40186b01, "EXMAP_IOCTL_SETUP");
 _Static_assert(EXMAP_IOCTL_ACTION == 0x40106b02, "EXMAP_IOCTL_ACTION");
 _Static_assert(EXMAP_IOCTL_CLONE == 0x40046b03, "EXMAP_IOCTL_CLONE");
 _Static_assert(EXMAP_IOCTL_STATS == 0x40206b04, "EXMAP_IOCTL_STATS");
+_Static_assert(EXMAP_OP_READ == 0 && EXMAP_OP_ALLOC == 1 && EXMAP_OP_FREE == 2 &&
+	       EXMAP_OP_WRITE == 3, "opcodes");
+_Static_assert(EXMAP_ALLOC_PROBE == 1 && EXMAP_PAGEFAULT_ALLOC == 2, "flags");
+_Static_assert(EXMAP_OFF_EXMAP == 0 && EXMAP_OFF_PTEXPORT == 0x1000000000000000 &&
+	       EXMAP_OFF_INTERFACE(3) == 0xe000000000003000 &&
+	       EXMAP_OFF_INTERFACE_MAX == 0xf000000000000000, "offsets");
+_Static_assert(EXMAP_USER_INTERFACE_PAGES == 512 && EXMAP_PAGE_LEN_BITS == 12 &&
+	       EXMAP_PAGE_MAX_PAGES == 4096 && EXMAP_MAX_INTERFACES == 1024, "limits");
 
 static long kib_of(const char *file, const char *key)
 {
@@ -109,6 +133,16 @@ START_TEST(setup_pool_out_of_range_is_einval)
 	assert_errno(exmap_setup(fd, 1, SIZE_MAX, 0), EINVAL);
 	assert_errno(exmap_setup(fd, 1, 1UL << 52, 0), EINVAL);
 	assert_ok(exmap_setup(fd, 1, 1, 0));
+}
+END_TEST
+
+START_TEST(setup_pool_as_large_as_the_address_space)
+{
+	int fd = exmap_open();
+
+	/* With four levels of page tables: as many pages as there are addresses. */
+	assert_errno(exmap_setup(fd, 1, 1UL << 35, 0), EINVAL);
+	assert_ok(exmap_setup(fd, 1, (1UL << 35) - 1, 0));
 }
 END_TEST
 
@@ -338,6 +372,44 @@ START_TEST(surface_changes_are_refused)
 }
 END_TEST
 
+/* The flags of a mapping, from smaps: dd is VM_DONTDUMP, de VM_DONTEXPAND. */
+static void assert_vm_flags(void *address, const char *want)
+{
+	char line[512], key[32];
+	bool here = false, seen = false;
+	FILE *f = fopen("/proc/self/smaps", "r");
+
+	snprintf(key, sizeof(key), "%lx-", (long)address);
+	while (fgets(line, sizeof(line), f)) {
+		if (!strncmp(line, key, strlen(key)))
+			here = true;
+		if (here && !strncmp(line, "VmFlags:", 8)) {
+			ck_assert_msg(strstr(line, want), "%s not in %s", want, line);
+			seen = true;
+			break;
+		}
+	}
+	fclose(f);
+	ck_assert(seen);
+}
+
+START_TEST(mappings_are_not_dumped)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+
+	assert_vm_flags(ex->surface, " dd");
+	assert_vm_flags(ex->interface[0], " dd");
+}
+END_TEST
+
+START_TEST(interface_does_not_grow)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 2);
+
+	assert_errno(mremap(ex->interface[0], PAGE, 2 * PAGE, MREMAP_MAYMOVE), EFAULT);
+}
+END_TEST
+
 /* A move is refused, but only after the kernel has had to clear the surface. */
 START_TEST(surface_does_not_move)
 {
@@ -495,6 +567,16 @@ START_TEST(action_of_no_entries_does_nothing)
 		ck_assert_int_eq(action(ex->fd, 0, op, 0, 0), 0);
 	ck_assert_uint_eq(ex->interface[0]->iov[0].value, 1UL << 52 | 5);
 	assert_mapped(ex, 0);
+}
+END_TEST
+
+START_TEST(action_of_no_entries_is_checked)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+
+	assert_errno(action(ex->fd, 0, EXMAP_OP_WRITE + 1, 0, 0), EINVAL);
+	assert_errno(action(ex->fd, 1, EXMAP_OP_ALLOC, 0, 0), EINVAL);
+	assert_errno(action(ex->fd, 0, EXMAP_OP_ALLOC, 0, 2), EINVAL);
 }
 END_TEST
 
@@ -665,6 +747,28 @@ START_TEST(alloc_later_entry_without_memory_is_a_count)
 }
 END_TEST
 
+/* An entry is overwritten already, so this is not a call that did nothing. */
+START_TEST(alloc_without_memory_after_an_answer_is_a_count)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+	entry(ex, 0, 0, 1000, 1);
+	entry(ex, 0, 1, 20, 1);
+	entry(ex, 0, 2, 1000, 1);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_ALLOC, 3, 0), 3);
+	assert_entry(ex, 0, 0, -EFAULT, 0);
+	assert_entry(ex, 0, 1, -ENOMEM, 0);
+	assert_entry(ex, 0, 2, -ENOMEM, 0);
+	/* Likewise after one that needed no page. */
+	entry(ex, 0, 0, 0, 1);
+	entry(ex, 0, 1, 20, 1);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_ALLOC, 2, 0), 1);
+	assert_entry(ex, 0, 0, 0, 0);
+	assert_entry(ex, 0, 1, -ENOMEM, 0);
+}
+END_TEST
+
 /* All of an entry or nothing of it. */
 START_TEST(alloc_without_memory_leaves_none_of_the_entry)
 {
@@ -701,6 +805,17 @@ START_TEST(alloc_probe_skips_entries_that_are_there)
 	ck_assert_uint_eq(resident(ex, 9, 3), 3);
 	ck_assert_uint_eq(resident(ex, 12, 8), 0);
 	assert_mapped(ex, 8);
+}
+END_TEST
+
+START_TEST(alloc_probe_looks_at_the_first_page_only)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 10, 1), 1);
+	entry(ex, 0, 0, 8, 3);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_ALLOC, 1, EXMAP_ALLOC_PROBE), 0);
+	assert_entry(ex, 0, 0, 0, 2);
 }
 END_TEST
 
@@ -864,6 +979,37 @@ START_TEST(touch_by_a_system_call_is_efault)
 	assert_errno(read(fd, ex->surface, 1), EFAULT);
 	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
 	ck_assert_int_eq(read(fd, ex->surface, PAGE + 1), PAGE);
+}
+END_TEST
+
+START_TEST(free_ignores_probe)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+	entry(ex, 0, 0, 0, 1);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_FREE, 1, EXMAP_ALLOC_PROBE), 0);
+	assert_entry(ex, 0, 0, 0, 1);
+}
+END_TEST
+
+/* By the slow way of get_user_pages(), which looks at the VMA. */
+START_TEST(pages_can_be_pinned_by_others)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+	char buffer[PAGE];
+	struct iovec here = { buffer, PAGE }, there = { ex->surface, PAGE };
+	pid_t parent = getpid(), pid;
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+	memset(ex->surface, 'p', PAGE);
+	pid = fork();
+	if (!pid) {
+		ck_assert_int_eq(process_vm_readv(parent, &here, 1, &there, 1, 0), PAGE);
+		ck_assert(all_bytes(buffer, 'p'));
+		_exit(0);
+	}
+	wait_child(pid, 0);
 }
 END_TEST
 
@@ -1103,6 +1249,31 @@ START_TEST(pool_counts_as_resident)
 }
 END_TEST
 
+/* The surface gone, the fd still open: no page is kept. */
+START_TEST(pool_is_given_back_at_munmap)
+{
+	long before = kib_of("/proc/self/status", "VmRSS:");
+	struct exmap *ex = exmap_new(64 * MIB, 4000, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 4000), 4000);
+	ck_assert_int_eq(release(ex, 0, 0, 4000), 4000);
+	assert_ok(munmap(ex->surface, ex->size));
+	ck_assert_int_lt(kib_of("/proc/self/status", "VmRSS:") - before, 2048);
+}
+END_TEST
+
+START_TEST(pool_counts_as_pinned)
+{
+	struct exmap *ex = exmap_new(MIB, 1000, 1);
+
+	ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), 4000);
+	assert_ok(munmap(ex->interface[0], PAGE));
+	assert_ok(munmap(ex->surface, ex->size));
+	close(ex->fd);
+	ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), 0);
+}
+END_TEST
+
 /*
  * STATS, CLONE
  */
@@ -1119,6 +1290,16 @@ START_TEST(stats_bad_pointer_is_efault)
 	struct exmap *ex = exmap_new(MIB, 10, 1);
 
 	assert_errno(ioctl(ex->fd, EXMAP_IOCTL_STATS, NULL), EFAULT);
+}
+END_TEST
+
+/* Nothing of the kernel's stack leaks through the padding. */
+START_TEST(stats_padding_is_zero)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+	struct exmap_ioctl_stats s = stats(ex);
+
+	ck_assert_mem_eq((char *)&s + 28, "\0\0\0\0", 4);
 }
 END_TEST
 
@@ -1240,6 +1421,59 @@ START_TEST(clone_into_one_in_use_is_ebusy)
 }
 END_TEST
 
+START_TEST(clone_twice_is_ebusy)
+{
+	int a = exmap_open(), b = exmap_open(), clone = exmap_open();
+
+	assert_ok(exmap_clone(clone, a));
+	assert_errno(exmap_clone(clone, b), EBUSY);
+}
+END_TEST
+
+/* A clone, refused or not, does not keep an exmap alive: its pool is paid back. */
+START_TEST(clone_keeps_nothing)
+{
+	set_memlock(100 * PAGE);
+	drop_privileges();
+	for (int round = 0; round < 3; round++) {
+		int a = exmap_open(), b = exmap_open(), c = exmap_open();
+
+		assert_ok(exmap_setup(a, 1, 90, 0));
+		assert_ok(exmap_setup(b, 1, 10, 0));
+		assert_errno(exmap_clone(b, a), EBUSY);
+		assert_ok(exmap_clone(c, a));
+		close(a);
+		close(b);
+		close(c);
+	}
+}
+END_TEST
+
+/* Files that a refused call has looked at are let go again. */
+static void assert_no_leak(int pipes[2])
+{
+	char byte;
+
+	close(pipes[1]);
+	fcntl(pipes[0], F_SETFL, O_NONBLOCK);
+	ck_assert_int_eq(read(pipes[0], &byte, 1), 0);
+}
+
+START_TEST(refused_files_are_let_go)
+{
+	struct exmap_ioctl_setup setup = { .max_interfaces = 1, .buffer_size = 1 };
+	int pipes[2], fd = exmap_open();
+
+	assert_ok(pipe(pipes));
+	setup.fd = pipes[1];
+	assert_errno(ioctl(fd, EXMAP_IOCTL_SETUP, &setup), ESPIPE);
+	assert_no_leak(pipes);
+	assert_ok(pipe(pipes));
+	assert_errno(exmap_clone(fd, pipes[1]), EINVAL);
+	assert_no_leak(pipes);
+}
+END_TEST
+
 /*
  * Other processes
  */
@@ -1285,6 +1519,7 @@ static void assert_all_eperm(int fd)
 	assert_errno(ioctl(fd, EXMAP_IOCTL_STATS, &s), EPERM);
 	assert_errno(exmap_setup(fd, 1, 1, 0), EPERM);
 	assert_errno(exmap_clone(fd, fd), EPERM);
+	assert_errno(exmap_clone(fd, exmap_open()), EPERM);
 	assert_errno(exmap_clone(exmap_open(), fd), EPERM);
 	assert_errno(map_surface(fd, MIB), EPERM);
 	assert_errno(map_interface(fd, 0), EPERM);
@@ -1606,6 +1841,61 @@ END_TEST
  * Memory safety
  */
 
+static void *spinning_worker(void *arg)
+{
+	for (;;)
+		;
+	return arg;
+}
+
+/* TLB shootdowns so far, of all CPUs. */
+static long shootdowns(void)
+{
+	FILE *f = fopen("/proc/interrupts", "r");
+	char line[4096], *number, *next;
+	long sum = 0;
+
+	ck_assert_ptr_nonnull(f);
+	while (fgets(line, sizeof(line), f))
+		if (strstr(line, "TLB:"))
+			for (number = strchr(line, ':') + 1;; number = next) {
+				sum += strtol(number, &next, 10);
+				if (next == number)
+					break;
+			}
+	fclose(f);
+	return sum;
+}
+
+/* One shootdown for all of a batch, with another CPU to be shot at. */
+START_TEST(free_flushes_once_per_call)
+{
+	struct exmap *ex = exmap_new(64 * MIB, 512, 2);
+	long before, rounds = 50;
+	pthread_t thread;
+	cpu_set_t cpu;
+
+	CPU_ZERO(&cpu);
+	CPU_SET(1, &cpu);
+	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
+	ck_assert(!pthread_create(&thread, NULL, spinning_worker, NULL));
+	CPU_ZERO(&cpu);
+	CPU_SET(0, &cpu);
+	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
+	before = shootdowns();
+	for (int round = 0; round < rounds; round++) {
+		for (int i = 0; i < 512; i++)
+			entry(ex, 0, i, i * 31, 1);
+		ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_ALLOC, 512, 0), 0);
+		for (int i = 0; i < 512; i++)
+			entry(ex, 0, i, i * 31, 1);
+		ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_FREE, 512, 0), 0);
+	}
+	ck_assert_int_le(shootdowns() - before, 2 * rounds);
+	ck_assert_int_ge(shootdowns() - before, rounds / 2);
+}
+END_TEST
+
 /* A page that someone has pinned when it is freed is not handed out again. */
 START_TEST(pinned_pages_are_not_recycled)
 {
@@ -1783,6 +2073,71 @@ START_TEST(stale_tlb_entries_reach_nothing)
 }
 END_TEST
 
+struct thief {
+	struct exmap *ex;
+	atomic_bool stop;
+	atomic_int caught;
+};
+
+/* Takes the page over the moment it is free, and looks whether it alone has it. */
+static void *stale_thief(void *arg)
+{
+	struct thief *t = arg;
+	volatile uint64_t *ours = (void *)(t->ex->surface + PAGE);
+	uint64_t round = 0;
+
+	while (!atomic_load(&t->stop)) {
+		entry(t->ex, 1, 0, 1, 1);
+		if (action(t->ex->fd, 1, EXMAP_OP_ALLOC, 1, 0))
+			continue;
+		*ours = ++round;
+		for (int i = 0; i < 2000; i++) {
+			if (*ours != round) {
+				atomic_fetch_add(&t->caught, 1);
+				break;
+			}
+		}
+		entry(t->ex, 1, 0, 1, 1);
+		action(t->ex->fd, 1, EXMAP_OP_FREE, 1, 0);
+		for (volatile int i = 0; i < 3000; i++)	/* let the other have it again */
+			;
+	}
+	return NULL;
+}
+
+/* No page may be free before the flush, not even while FREE is still at work. */
+START_TEST(stale_tlb_entries_reach_no_thief)
+{
+	struct sigaction sa = { .sa_handler = writer_segv, .sa_flags = SA_NODEFER };
+	struct exmap *ex = exmap_new(MIB, 1, 2);
+	struct writer w = { .where = (void *)ex->surface };
+	struct thief t = { .ex = ex };
+	pthread_t writer, thief;
+	unsigned long before;
+	cpu_set_t cpu;
+
+	assert_ok(sigaction(SIGSEGV, &sa, NULL));
+	ck_assert(!pthread_create(&writer, NULL, stale_writer, &w));
+	ck_assert(!pthread_create(&thief, NULL, stale_thief, &t));
+	CPU_ZERO(&cpu);
+	CPU_SET(0, &cpu);
+	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
+	for (int round = 0; round < 1000; round++) {
+		while (alloc(ex, 0, 0, 1) != 1)
+			;
+		before = atomic_load(&w.rounds);
+		while (atomic_load(&w.rounds) < before + 2)
+			;
+		ck_assert_int_eq(release(ex, 0, 0, 1), 1);
+	}
+	atomic_store(&w.stop, true);
+	atomic_store(&t.stop, true);
+	pthread_join(writer, NULL);
+	pthread_join(thief, NULL);
+	ck_assert_int_eq(atomic_load(&t.caught), 0);
+}
+END_TEST
+
 /* Processes killed at random moments leave no page behind. */
 START_TEST(kill_at_random_moments)
 {
@@ -1829,6 +2184,7 @@ static const struct test tests[] = {
 	TEST(setup_unknown_flag_is_einval),
 	TEST(setup_interfaces_out_of_range_is_einval),
 	TEST(setup_pool_out_of_range_is_einval),
+	TEST(setup_pool_as_large_as_the_address_space),
 	TEST(setup_bad_pointer_is_efault),
 	TEST(setup_fd_that_is_not_open_is_ebadf),
 	TEST(setup_backing_fd_that_cannot_work),
@@ -1846,6 +2202,8 @@ static const struct test tests[] = {
 	TEST(mmap_interface_twice_is_one_page),
 	TEST_SIGNAL(surface_read_only, SIGSEGV),
 	TEST(surface_changes_are_refused),
+	TEST(mappings_are_not_dumped),
+	TEST(interface_does_not_grow),
 	TEST(surface_does_not_move),
 	TEST(surface_of_16_tib),
 	TEST(surface_of_100_tib_costs_nothing_untouched),
@@ -1857,6 +2215,7 @@ static const struct test tests[] = {
 	TEST(action_out_of_range_is_einval),
 	TEST(action_bad_pointer_is_efault),
 	TEST(action_of_no_entries_does_nothing),
+	TEST(action_of_no_entries_is_checked),
 	TEST(action_read_write_without_backing_is_eopnotsupp),
 	TEST(action_on_an_unmapped_interface),
 	TEST(ioctl_unknown_is_enotty),
@@ -1867,8 +2226,10 @@ static const struct test tests[] = {
 	TEST(alloc_of_empty_entries),
 	TEST(alloc_first_entry_without_memory_is_enomem_and_untouched),
 	TEST(alloc_later_entry_without_memory_is_a_count),
+	TEST(alloc_without_memory_after_an_answer_is_a_count),
 	TEST(alloc_without_memory_leaves_none_of_the_entry),
 	TEST(alloc_probe_skips_entries_that_are_there),
+	TEST(alloc_probe_looks_at_the_first_page_only),
 	TEST(alloc_probe_needs_no_memory_for_what_it_skips),
 	TEST(alloc_fresh_pages_are_zero),
 	TEST(alloc_recycled_pages_hold_what_was_in_them),
@@ -1879,6 +2240,8 @@ static const struct test tests[] = {
 	TEST_SIGNAL(touch_write_to_a_freed_page, SIGSEGV),
 	TEST(touch_signal_tells_the_address),
 	TEST(touch_by_a_system_call_is_efault),
+	TEST(free_ignores_probe),
+	TEST(pages_can_be_pinned_by_others),
 	TEST(pagefault_alloc_maps_what_is_touched),
 	TEST(pagefault_alloc_takes_pages_from_other_interfaces),
 	TEST_SIGNAL(pagefault_alloc_of_an_empty_pool_is_sigbus, SIGBUS),
@@ -1890,8 +2253,11 @@ static const struct test tests[] = {
 	TEST(pool_1024_interfaces),
 	TEST(pool_no_false_enomem),
 	TEST(pool_counts_as_resident),
+	TEST(pool_is_given_back_at_munmap),
+	TEST(pool_counts_as_pinned),
 	TEST(stats_before_setup_is_ebadf),
 	TEST(stats_bad_pointer_is_efault),
+	TEST(stats_padding_is_zero),
 	TEST(clone_shares_everything),
 	TEST(clone_works_after_the_first_is_closed),
 	TEST(clone_before_setup),
@@ -1899,6 +2265,9 @@ static const struct test tests[] = {
 	TEST(clone_of_itself_is_einval),
 	TEST(clone_into_one_that_was_cloned_is_ebusy),
 	TEST(clone_into_one_in_use_is_ebusy),
+	TEST(clone_twice_is_ebusy),
+	TEST(clone_keeps_nothing),
+	TEST(refused_files_are_let_go),
 	TEST(fork_inherits_only_a_useless_fd),
 	TEST(fork_after_madv_dofork_inherits_nothing),
 	TEST(fd_passed_to_another_process_is_eperm),
@@ -1911,9 +2280,11 @@ static const struct test tests[] = {
 	TEST(madvise_and_clear_refs_while_calls_run),
 	TEST(memory_in_place_of_a_surface),
 	TEST(threads_sharing_an_interface),
+	TEST(free_flushes_once_per_call),
 	TEST(pinned_pages_are_not_recycled),
 	TEST_NEEDS(guests_lose_what_is_freed, "/dev/kvm"),
 	TEST(stale_tlb_entries_reach_nothing),
+	TEST_LONG(stale_tlb_entries_reach_no_thief, 300),
 	TEST_LONG(kill_at_random_moments, 300),
 	{ }
 };
