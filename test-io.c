@@ -148,6 +148,22 @@ START_TEST_BOTH(read_leaves_what_is_mapped)
 	assert_mapped(ex, 3);
 }
 
+/* Both entries lack the page; one gets it. */
+START_TEST_BOTH(read_of_the_same_page_twice)
+{
+	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 100);
+
+	entry(ex, 0, 0, 5, 1);
+	entry(ex, 0, 1, 4, 3);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_READ, 2, 0), 0);
+	assert_entry(ex, 0, 0, 0, 1);
+	assert_entry(ex, 0, 1, 0, 3);
+	assert_mapped(ex, 3);
+	for (int page = 4; page < 7; page++)
+		ck_assert(holds(ex->surface + page * PAGE, page, 0));
+	ck_assert_int_eq(alloc(ex, 0, 100, 97), 97);
+}
+
 START_TEST_BOTH(read_without_memory)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 10);
@@ -491,6 +507,7 @@ static const struct test tests[] = {
 	TEST_BOTH(read_single_pages),
 	TEST_BOTH(read_runs),
 	TEST_BOTH(read_leaves_what_is_mapped),
+	TEST_BOTH(read_of_the_same_page_twice),
 	TEST_BOTH(read_without_memory),
 	TEST(read_at_the_end_of_the_file),
 	TEST(read_sparse_file),
