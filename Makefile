@@ -51,6 +51,7 @@ check:
 	vm/check
 
 vm:
+	vm/install
 	vm/run -l -- bash
 
 .PHONY: all module programs install clean demo check vm

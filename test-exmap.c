@@ -1799,7 +1799,9 @@ START_TEST(memory_in_place_of_a_surface)
 		pid = fork();
 		if (!pid) {
 			struct exmap *ex = exmap_new(4 * MIB, 10, 1);
+			char *more = malloc(64 * MIB);
 
+			ck_assert_ptr_nonnull(more);
 			ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
 			assert_ok(munmap(ex->surface, ex->size));
 			ck_assert_ptr_eq(mmap(ex->surface, ex->size, PROT_READ | PROT_WRITE,
@@ -1807,7 +1809,7 @@ START_TEST(memory_in_place_of_a_surface)
 					 ex->surface);
 			memset(ex->surface, 1, ex->size);
 			/* So much that its exit leaves time for the other. */
-			memset(malloc(64 * MIB), 1, 64 * MIB);
+			memset(more, 1, 64 * MIB);
 			raise(SIGSTOP);
 			_exit(0);
 		}
