@@ -77,26 +77,15 @@ static inline size_t exmap_iter_len(const struct iov_iter *iter)
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
 	return iter_is_ubuf(iter) ? iter->count : iov_iter_iovec(iter).iov_len;
 #else
-	return iter_iov_len(iter);
+	return min(iter_iov_len(iter), iov_iter_count(iter));
 #endif
 }
 
 /*
- * Keep a file system from being frozen during an asynchronous write. Devices are
- * left alone. (kiocb_start_write() and kiocb_end_write() came with 6.6.)
+ * The end of a write that was queued: whoever completes it lets the file system be
+ * frozen again. (kiocb_end_write() came with 6.6.)
  */
-static inline void exmap_kiocb_start_write(struct kiocb *iocb)
-{
-	struct inode *inode = file_inode(iocb->ki_filp);
-
-	if (!S_ISREG(inode->i_mode))
-		return;
-	sb_start_write(inode->i_sb);
-	/* It may be another task that ends it. */
-	__sb_writers_release(inode->i_sb, SB_FREEZE_WRITE);
-}
-
-static inline void exmap_kiocb_end_write(struct kiocb *iocb)
+static inline void exmap_iocb_end_write(struct kiocb *iocb)
 {
 	struct inode *inode = file_inode(iocb->ki_filp);
 
@@ -104,6 +93,31 @@ static inline void exmap_kiocb_end_write(struct kiocb *iocb)
 		return;
 	__sb_writers_acquired(inode->i_sb, SB_FREEZE_WRITE);
 	sb_end_write(inode->i_sb);
+}
+
+/*
+ * vfs_iocb_iter_write() as it is since 6.8: it keeps the file system from being
+ * frozen, until it returns, or where it returns -EIOCBQUEUED until the end.
+ */
+static inline ssize_t exmap_iocb_write(struct file *file, struct kiocb *iocb,
+				       struct iov_iter *iter)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
+	struct inode *inode = file_inode(file);
+	ssize_t ret;
+
+	if (S_ISREG(inode->i_mode)) {
+		sb_start_write(inode->i_sb);
+		/* It may be another task that ends it. */
+		__sb_writers_release(inode->i_sb, SB_FREEZE_WRITE);
+	}
+	ret = vfs_iocb_iter_write(file, iocb, iter);
+	if (ret != -EIOCBQUEUED)
+		exmap_iocb_end_write(iocb);
+	return ret;
+#else
+	return vfs_iocb_iter_write(file, iocb, iter);
+#endif
 }
 
 #endif /* EXMAP_COMPAT_H */

@@ -180,6 +180,7 @@ static int exmap_setup(struct exmap *exmap, const struct exmap_ioctl_setup *setu
 	err = mmu_notifier_register(&exmap->notifier, exmap->mm);
 	if (err)
 		goto destroy_pool;
+	exmap_surface_verify(exmap);
 
 	exmap->file = file ? get_file(file) : NULL;
 	exmap->max_interfaces = setup->max_interfaces;
@@ -302,8 +303,7 @@ static long exmap_ioctl_action(struct exmap *exmap, const void __user *arg)
 	default:
 		if (!exmap->file)
 			return -EOPNOTSUPP;
-		return exmap_io_action(exmap, interface, params.iov_len,
-				       params.opcode == EXMAP_OP_WRITE, probe);
+		return exmap_io_action(exmap, interface, params.iov_len, params.opcode, probe);
 	}
 }
 
@@ -459,16 +459,17 @@ static ssize_t exmap_proxy(struct kiocb *iocb, struct iov_iter *iter, bool write
 		return -EPERM;
 	if (!exmap_ready(exmap))
 		return -EBADF;
-	if (iocb->ki_pos >> 16 || opcode != (write ? EXMAP_OP_WRITE : EXMAP_OP_READ))
+	if (iocb->ki_pos >> 16 || (write ? opcode != EXMAP_OP_WRITE :
+				   opcode != EXMAP_OP_READ && opcode != EXMAP_OP_ALLOC))
 		return -EINVAL;
 	interface = exmap_get_interface(exmap, iocb->ki_pos & 0xff);
 	if (IS_ERR(interface))
 		return PTR_ERR(interface);
-	if (!exmap->file)
+	if (!exmap->file && opcode != EXMAP_OP_ALLOC)
 		return -EOPNOTSUPP;
 	if (iocb->ki_flags & IOCB_NOWAIT)
 		return -EAGAIN;
-	return exmap_io_proxy(exmap, interface, iter, write);
+	return exmap_io_proxy(exmap, interface, iter, opcode);
 }
 
 static ssize_t exmap_read_iter(struct kiocb *iocb, struct iov_iter *iter)

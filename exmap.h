@@ -203,10 +203,17 @@ struct exmap_file {
 	struct exmap *first;
 };
 
+/* Whether there is, or was, a surface: only then its addresses can be relied on. */
+static inline bool exmap_has_surface(const struct exmap *exmap)
+{
+	return smp_load_acquire(&exmap->gate) != EXMAP_GATE_UNMAPPED;
+}
+
 /**
  * struct exmap_slot - a page on its way between the surface and a file
  * @address: where it belongs, or is
- * @page: the page; until it is mapped nobody else has it
+ * @page: the page; until it is mapped nobody else has it. NULL once its place
+ *	turned out to be taken
  * @error: why it did not get there, or 0
  */
 struct exmap_slot {
@@ -218,6 +225,7 @@ struct exmap_slot {
 /* memory.c */
 extern const struct mmu_notifier_ops exmap_notifier_ops;
 int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma);
+void exmap_surface_verify(struct exmap *exmap);
 void exmap_surface_destroy(struct exmap *exmap);
 long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 		 unsigned int nr, bool probe);
@@ -229,7 +237,7 @@ void exmap_answer(struct exmap_iov *iov, int res, unsigned int pages);
 int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
 		  unsigned long start, unsigned long end, bool probe, struct exmap_slot *slot);
 void exmap_install(struct exmap *exmap, struct exmap_interface *interface,
-		   const struct exmap_slot *slot, unsigned int nr);
+		   struct exmap_slot *slot, unsigned int nr);
 int exmap_pin(struct exmap *exmap, unsigned long start, unsigned long end,
 	      struct exmap_slot *slot);
 u64 exmap_mapped(struct exmap *exmap);
@@ -276,8 +284,8 @@ static inline unsigned int exmap_nr_interfaces(const struct exmap *exmap)
 
 /* io.c */
 long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
-		     unsigned int nr, bool write, bool probe);
+		     unsigned int nr, unsigned int opcode, bool probe);
 ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
-		       struct iov_iter *iter, bool write);
+		       struct iov_iter *iter, unsigned int opcode);
 
 #endif /* EXMAP_H */

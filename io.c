@@ -12,6 +12,7 @@
 #include <linux/bvec.h>
 #include <linux/completion.h>
 #include <linux/highmem.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uio.h>
 
@@ -46,7 +47,7 @@ struct exmap_io_run {
  * struct exmap_io - a window under way
  * @exmap: the exmap; the call holds a file of it
  * @interface: where pages come from and go to
- * @write: WRITE, else READ
+ * @opcode: EXMAP_OP_READ, _ALLOC or _WRITE
  * @pending: requests that are not done, and one more while they are submitted
  * @done: all are
  * @slot: the pages
@@ -58,7 +59,7 @@ struct exmap_io_run {
 struct exmap_io {
 	struct exmap *exmap;
 	struct exmap_interface *interface;
-	bool write;
+	unsigned int opcode;
 	atomic_t pending;
 	struct completion done;
 	struct exmap_slot *slot;
@@ -70,7 +71,7 @@ struct exmap_io {
 
 /* Room for so many pages, in one piece. */
 static struct exmap_io *exmap_io_alloc(struct exmap *exmap, struct exmap_interface *interface,
-				       bool write, unsigned int pages)
+				       unsigned int opcode, unsigned int pages)
 {
 	struct exmap_io *io;
 
@@ -81,12 +82,17 @@ static struct exmap_io *exmap_io_alloc(struct exmap *exmap, struct exmap_interfa
 	memset(io, 0, sizeof(*io));
 	io->exmap = exmap;
 	io->interface = interface;
-	io->write = write;
+	io->opcode = opcode;
 	init_completion(&io->done);
 	io->slot = (void *)(io + 1);
 	io->bvec = (void *)(io->slot + pages);
 	io->run = (void *)(io->bvec + pages);
 	return io;
+}
+
+static bool exmap_io_writes(const struct exmap_io *io)
+{
+	return io->opcode == EXMAP_OP_WRITE;
 }
 
 static void exmap_io_put_pending(struct exmap_io *io)
@@ -95,15 +101,20 @@ static void exmap_io_put_pending(struct exmap_io *io)
 		complete(&io->done);
 }
 
-/* Called from any context. */
+static void exmap_io_done(struct exmap_io_run *run, long ret)
+{
+	run->ret = ret;
+	exmap_io_put_pending(run->io);
+}
+
+/* The end of a request that was queued. Called from any context. */
 static void exmap_io_complete(struct kiocb *iocb, long ret)
 {
 	struct exmap_io_run *run = container_of(iocb, struct exmap_io_run, iocb);
 
-	if (run->io->write)
-		exmap_kiocb_end_write(iocb);
-	run->ret = ret;
-	exmap_io_put_pending(run->io);
+	if (exmap_io_writes(run->io))
+		exmap_iocb_end_write(iocb);
+	exmap_io_done(run, ret);
 }
 
 /* Start reading or writing @nr pages from slot @first on. As vfs_iocb_iter_read(). */
@@ -114,13 +125,15 @@ static long exmap_io_start(struct exmap_io *io, struct kiocb *iocb, unsigned int
 	struct iov_iter iter;
 
 	iocb->ki_pos = io->slot[first].address - io->exmap->start;
-	iov_iter_bvec(&iter, io->write ? ITER_SOURCE : ITER_DEST, &io->bvec[first], nr,
+	iov_iter_bvec(&iter, exmap_io_writes(io) ? ITER_SOURCE : ITER_DEST, &io->bvec[first], nr,
 		      (size_t)nr << PAGE_SHIFT);
-	if (!io->write)
+	if (!exmap_io_writes(io))
 		return vfs_iocb_iter_read(file, iocb, &iter);
+	/* That would not go where the page belongs. */
+	if (iocb->ki_flags & IOCB_APPEND)
+		return -EINVAL;
 	iocb->ki_flags |= IOCB_WRITE;
-	exmap_kiocb_start_write(iocb);
-	return vfs_iocb_iter_write(file, iocb, &iter);
+	return exmap_iocb_write(file, iocb, &iter);
 }
 
 static void exmap_io_submit(struct exmap_io *io, struct exmap_io_run *run)
@@ -133,7 +146,7 @@ static void exmap_io_submit(struct exmap_io *io, struct exmap_io_run *run)
 	atomic_inc(&io->pending);
 	ret = exmap_io_start(io, &run->iocb, run->first, run->nr);
 	if (ret != -EIOCBQUEUED)
-		exmap_io_complete(&run->iocb, ret);
+		exmap_io_done(run, ret);
 }
 
 /* One request per run of adjacent pages, all under way at once; wait for them. */
@@ -174,43 +187,39 @@ static void exmap_io_submit_all(struct exmap_io *io)
  */
 static void exmap_io_settle(struct exmap_io *io, struct exmap_io_run *run)
 {
-	const loff_t size = i_size_read(io->exmap->file->f_mapping->host);
+	const struct inode *inode = io->exmap->file->f_mapping->host;
 	const struct exmap_slot *first = &io->slot[run->first];
 	const unsigned long len = (unsigned long)run->nr << PAGE_SHIFT;
 	const loff_t pos = first->address - io->exmap->start;
+	const long at_end = exmap_io_writes(io) ? -ENOSPC : -ENODATA;
 	unsigned long done = 0, tail;
+	unsigned int i, in_vain = 0;
 	long ret = run->ret;
 	struct kiocb iocb;
-	unsigned int i;
 
-	for (;;) {
-		if (ret <= 0)
-			break;
+	while (ret > 0) {
 		done += ret;
 		if (done >= len)
 			break;
 		tail = done % PAGE_SIZE;
-		if (!io->write && tail && pos + done >= size) {
+		if (!exmap_io_writes(io) && tail && pos + done >= i_size_read(inode)) {
 			memzero_page(first[done >> PAGE_SHIFT].page, tail, PAGE_SIZE - tail);
 			done = round_up(done, PAGE_SIZE);
 			ret = 0;
 			break;
 		}
 		done -= tail;
-		if (ret == tail) {
-			ret = io->write ? -ENOSPC : -EIO;
+		/* Not even a page: the file may have grown meanwhile, so once more. */
+		if (ret == tail && in_vain++) {
+			ret = exmap_io_writes(io) ? -ENOSPC : -EIO;
 			break;
 		}
 		init_sync_kiocb(&iocb, io->exmap->file);
 		i = done >> PAGE_SHIFT;
 		ret = exmap_io_start(io, &iocb, run->first + i, run->nr - i);
-		if (io->write)
-			exmap_kiocb_end_write(&iocb);
 	}
-	if (!ret)
-		ret = io->write ? -ENOSPC : -ENODATA;
 	for (i = 0; i < run->nr; i++)
-		io->slot[run->first + i].error = i < done >> PAGE_SHIFT ? 0 : ret;
+		io->slot[run->first + i].error = i < done >> PAGE_SHIFT ? 0 : ret ?: at_end;
 }
 
 /*
@@ -230,7 +239,7 @@ static int exmap_io_gather(struct exmap_io *io, struct exmap_io_entry *entry, un
 		entry->nr = 0;
 		if (entry->res)
 			continue;
-		ret = io->write ? exmap_pin(io->exmap, entry->start, entry->end, slot) :
+		ret = exmap_io_writes(io) ? exmap_pin(io->exmap, entry->start, entry->end, slot) :
 			exmap_reserve(io->exmap, io->interface, entry->start, entry->end,
 				      probe, slot);
 		if (ret < 0)
@@ -251,7 +260,7 @@ static void exmap_io_finish(struct exmap_io *io)
 
 	for (i = 0; i < io->nr_runs; i++)
 		exmap_io_settle(io, &io->run[i]);
-	if (io->write) {
+	if (exmap_io_writes(io)) {
 		for (i = 0; i < io->nr_slots; i++)
 			put_page(io->slot[i].page);
 		return;
@@ -277,18 +286,19 @@ static void exmap_io_result(const struct exmap_io *io, struct exmap_io_entry *en
 	entry->pages = 0;
 	entry->good = entry->end;
 	for (i = 0; i < entry->nr; i++) {
-		if (io->write && slot[i].address != expected)
+		if (exmap_io_writes(io) && slot[i].address != expected)
 			entry->good = min(entry->good, expected);
 		expected = slot[i].address + PAGE_SIZE;
 		if (!slot[i].error) {
-			entry->pages++;
+			/* Somebody else's page may have been there first. */
+			entry->pages += slot[i].page != NULL;
 			continue;
 		}
 		entry->good = min(entry->good, slot[i].address);
 		if (!entry->res)
 			entry->res = slot[i].error;
 	}
-	if (io->write)
+	if (exmap_io_writes(io))
 		entry->good = min(entry->good, expected);
 	/* Reading up to the end of the file is no failure. */
 	if (entry->res == -ENODATA && entry->pages)
@@ -307,14 +317,15 @@ static unsigned int exmap_io_pages(const struct exmap_io_entry *entry)
  * @entry: the ranges, each at most EXMAP_IO_WINDOW pages, and on return their
  *	results; one with an error in @res already is left out
  * @nr: how many
- * @write: write the pages that are mapped, else read those that are not
+ * @opcode: EXMAP_OP_READ, EXMAP_OP_ALLOC or EXMAP_OP_WRITE
  * @probe: leave out ranges whose first page is mapped
  *
  * Return: how many entries were carried out, well or not. From the next one on
  * none was tried, and its @res says why: -ENOMEM, -EPROTO or -EINTR.
  */
 static unsigned int exmap_io(struct exmap *exmap, struct exmap_interface *interface,
-			     struct exmap_io_entry *entry, unsigned int nr, bool write, bool probe)
+			     struct exmap_io_entry *entry, unsigned int nr,
+			     unsigned int opcode, bool probe)
 {
 	unsigned int i, next, pages, taken, k;
 	struct exmap_io *io;
@@ -327,19 +338,23 @@ static unsigned int exmap_io(struct exmap *exmap, struct exmap_interface *interf
 				break;
 			pages += exmap_io_pages(&entry[next]);
 		}
-		io = exmap_io_alloc(exmap, interface, write, pages);
+		io = exmap_io_alloc(exmap, interface, opcode, pages);
 		if (!io) {
 			entry[i].res = -ENOMEM;
 			break;
 		}
 		err = exmap_io_gather(io, &entry[i], next - i, probe, &taken);
-		if (io->nr_slots) {
+		if (io->nr_slots && opcode != EXMAP_OP_ALLOC)
 			exmap_io_submit_all(io);
-			exmap_io_finish(io);
-		}
+		exmap_io_finish(io);
 		for (k = i; k < i + taken; k++)
 			exmap_io_result(io, &entry[k]);
+		/* What is missing may be in this window: try again with the next. */
+		if (err == -ENOMEM && io->nr_slots)
+			err = 0;
 		kvfree(io);
+		if (fatal_signal_pending(current) && i + taken < nr)
+			err = -EINTR;
 		if (err) {
 			i += taken;
 			entry[i].res = err;
@@ -354,13 +369,13 @@ static unsigned int exmap_io(struct exmap *exmap, struct exmap_interface *interf
  * @exmap: has a backing file, and belongs to current->mm; mmap_lock is not held
  * @interface: whose entries; its lock is not held
  * @nr: how many, 1 to EXMAP_USER_INTERFACE_PAGES
- * @write: WRITE, else READ
+ * @opcode: EXMAP_OP_READ or EXMAP_OP_WRITE
  * @probe: leave out entries whose first page is mapped
  *
  * Return: how many entries failed, or as exmap_alloc().
  */
 long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
-		     unsigned int nr, bool write, bool probe)
+		     unsigned int nr, unsigned int opcode, bool probe)
 {
 	struct exmap_iov *iov = interface->user->iov;
 	struct exmap_io_entry *entry;
@@ -368,12 +383,14 @@ long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
 	long failed = 0;
 	int err;
 
+	if (!exmap_has_surface(exmap))
+		return -EPROTO;
 	entry = kvmalloc_array(nr, sizeof(*entry), GFP_KERNEL_ACCOUNT);
 	if (!entry)
 		return -ENOMEM;
 	for (i = 0; i < nr; i++)
 		entry[i].res = exmap_request(exmap, &iov[i], &entry[i].start, &entry[i].end);
-	tried = exmap_io(exmap, interface, entry, nr, write, probe);
+	tried = exmap_io(exmap, interface, entry, nr, opcode, probe);
 	for (i = 0; i < tried; i++) {
 		exmap_answer(&iov[i], entry[i].res, entry[i].pages);
 		failed += entry[i].res < 0;
@@ -398,6 +415,10 @@ static long exmap_io_ranges(struct exmap *exmap, struct iov_iter *iter,
 	while (iov_iter_count(iter)) {
 		start = exmap_iter_address(iter);
 		len = exmap_iter_len(iter);
+		if (!len) {
+			iov_iter_advance(iter, 0);
+			continue;
+		}
 		if (!PAGE_ALIGNED(start) || !PAGE_ALIGNED(len))
 			return -EINVAL;
 		if (start < exmap->start || start > exmap->end || len > exmap->end - start)
@@ -413,11 +434,13 @@ static long exmap_io_ranges(struct exmap *exmap, struct iov_iter *iter,
 
 /**
  * exmap_io_proxy - pread, preadv, pwrite, pwritev on the exmap's file
- * @exmap: has a backing file, and belongs to current->mm; mmap_lock is not held
+ * @exmap: has a backing file, unless it is ALLOC, and belongs to current->mm;
+ *	mmap_lock is not held
  * @interface: whose pages to take; its lock is not held
  * @iter: user memory, all of it on the surface and in whole pages; what is read
  *	or written in the file follows from where that is
- * @write: pwrite
+ * @opcode: EXMAP_OP_READ, EXMAP_OP_ALLOC (as READ, but nothing is read) or
+ *	EXMAP_OP_WRITE
  *
  * Return: bytes done, up to the first page that failed (pages that are there
  * already count as read, and 0 is the end of the file); or -EINVAL where @iter is
@@ -425,7 +448,7 @@ static long exmap_io_ranges(struct exmap *exmap, struct iov_iter *iter,
  * mapped, -ENOMEM, -EPROTO, or the error of the I/O.
  */
 ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
-		       struct iov_iter *iter, bool write)
+		       struct iov_iter *iter, unsigned int opcode)
 {
 	unsigned long max = iter->nr_segs + iov_iter_count(iter) / (EXMAP_IO_WINDOW * PAGE_SIZE);
 	struct exmap_io_entry *entry;
@@ -436,6 +459,8 @@ ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
 
 	if (!user_backed_iter(iter))
 		return -EINVAL;
+	if (!exmap_has_surface(exmap))
+		return -EPROTO;
 	entry = kvmalloc_array(max + 1, sizeof(*entry), GFP_KERNEL_ACCOUNT);
 	if (!entry)
 		return -ENOMEM;
@@ -444,11 +469,11 @@ ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
 		err = nr;
 		goto free_entry;
 	}
-	tried = exmap_io(exmap, interface, entry, nr, write, false);
+	tried = exmap_io(exmap, interface, entry, nr, opcode, false);
 	for (i = 0; i < tried && !err; i++) {
 		done += entry[i].good - entry[i].start;
 		if (entry[i].good < entry[i].end)
-			err = entry[i].res ?: write ? -EFAULT : -ENODATA;
+			err = entry[i].res ?: opcode == EXMAP_OP_WRITE ? -EFAULT : -ENODATA;
 	}
 	if (!err && tried < nr)
 		err = entry[tried].res;

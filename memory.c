@@ -22,6 +22,8 @@
 #include "exmap.h"
 #include "ksyms.h"
 
+static const struct vm_operations_struct exmap_vma_ops;
+
 /* Where a call is in the page tables; what it looked up last is still locked. */
 struct exmap_walk {
 	struct exmap *exmap;
@@ -129,6 +131,22 @@ static int exmap_reenter(struct exmap *exmap, struct exmap_interface *interface)
 	return exmap_enter(exmap, interface);
 }
 
+/*
+ * The surface's VMA. What munmap() has taken out of the tree is not found, and it
+ * cannot take out what is found as long as mmap_lock is held.
+ */
+static struct vm_area_struct *exmap_vma(struct exmap *exmap)
+{
+	struct vm_area_struct *vma;
+
+	mmap_assert_locked(exmap->mm);
+	vma = find_vma(exmap->mm, exmap->start);
+	if (vma && vma->vm_start == exmap->start && vma->vm_ops == &exmap_vma_ops &&
+	    vma->vm_private_data == exmap)
+		return vma;
+	return NULL;
+}
+
 /* Have the page table for one address. mmap_lock is held, and the VMA there. */
 static int exmap_populate_one(struct exmap *exmap, unsigned long address)
 {
@@ -152,18 +170,11 @@ static int exmap_populate_one(struct exmap *exmap, unsigned long address)
  */
 static int exmap_populate(struct exmap *exmap, unsigned long address, unsigned long end)
 {
-	struct vm_area_struct *vma;
-	int err = 0;
+	int err;
 
 	if (mmap_read_lock_killable(exmap->mm))
 		return -EINTR;
-	/*
-	 * What munmap() has taken out of the tree is not found, and it cannot
-	 * take out what is found as long as we hold the lock.
-	 */
-	vma = find_vma(exmap->mm, exmap->start);
-	if (!vma || vma->vm_start != exmap->start || vma->vm_private_data != exmap)
-		err = -EPROTO;
+	err = exmap_vma(exmap) ? 0 : -EPROTO;
 	for (; !err && address < end; address = pmd_addr_end(address, end))
 		if (!exmap_has_table(exmap, address))
 			err = exmap_populate_one(exmap, address);
@@ -417,11 +428,12 @@ int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
  * @exmap: the exmap
  * @interface: its lock is held; where those pages go that are not wanted: one with
  *	an error, or whose place was taken meanwhile
- * @slot: the pages; the gate is open, or all of them have an error
+ * @slot: the pages; the gate is open, or all of them have an error. Of those
+ *	that are not mapped and have none @page is set to NULL
  * @nr: how many
  */
 void exmap_install(struct exmap *exmap, struct exmap_interface *interface,
-		   const struct exmap_slot *slot, unsigned int nr)
+		   struct exmap_slot *slot, unsigned int nr)
 {
 	struct exmap_walk walk = { .exmap = exmap };
 	long mapped = 0;
@@ -442,6 +454,7 @@ void exmap_install(struct exmap *exmap, struct exmap_interface *interface,
 			}
 		}
 		exmap_stock_put(exmap, interface, slot->page);
+		slot->page = NULL;
 	}
 	exmap_walk_unlock(&walk);
 	exmap_count(interface, mapped);
@@ -786,9 +799,28 @@ int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma)
 	WRITE_ONCE(exmap->end, vma->vm_end);
 
 	spin_lock(&exmap->gate_lock);
-	WRITE_ONCE(exmap->gate, EXMAP_GATE_OPEN);
+	/* After the addresses: see exmap_has_surface(). */
+	smp_store_release(&exmap->gate, EXMAP_GATE_OPEN);
 	spin_unlock(&exmap->gate_lock);
 	return 0;
+}
+
+/**
+ * exmap_surface_verify - notice that the surface has been unmapped already
+ * @exmap: its notifier has just been registered; mmap_lock is not held
+ *
+ * An unmapping before the registration was not announced to us, one that comes
+ * after it is.
+ */
+void exmap_surface_verify(struct exmap *exmap)
+{
+	mmap_read_lock(exmap->mm);
+	if (exmap->end && !exmap_vma(exmap)) {
+		spin_lock(&exmap->gate_lock);
+		WRITE_ONCE(exmap->gate, EXMAP_GATE_DEAD);
+		spin_unlock(&exmap->gate_lock);
+	}
+	mmap_read_unlock(exmap->mm);
 }
 
 /**

@@ -532,6 +532,32 @@ START_TEST(action_after_munmap_is_eproto)
 }
 END_TEST
 
+/* Nobody told us, since without a pool there is nothing to tell. */
+START_TEST(action_after_munmap_before_setup_is_eproto)
+{
+	struct exmap a = { .fd = exmap_open(), .size = MIB };
+	struct exmap b = { .fd = exmap_open(), .size = MIB };
+
+	a.surface = map_surface(a.fd, a.size);
+	assert_ok(munmap(a.surface, a.size));
+	/* Another's surface takes its place. */
+	b.surface = mmap(a.surface, b.size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, b.fd,
+			 EXMAP_OFF_EXMAP);
+	ck_assert_ptr_eq(b.surface, a.surface);
+	assert_ok(exmap_setup(b.fd, 1, 10, 0));
+	b.interface[0] = map_interface(b.fd, 0);
+	ck_assert_int_eq(alloc(&b, 0, 0, 10), 10);
+	assert_ok(exmap_setup(a.fd, 1, 10, 0));
+	a.interface[0] = map_interface(a.fd, 0);
+	ck_assert_int_eq(release(&a, 0, 0, 10), -EPROTO);
+	ck_assert_int_eq(alloc(&a, 0, 0, 10), -EPROTO);
+	assert_ok(munmap(a.interface[0], PAGE));
+	close(a.fd);
+	assert_mapped(&b, 10);
+	ck_assert_int_eq(release(&b, 0, 0, 10), 10);
+}
+END_TEST
+
 START_TEST(action_out_of_range_is_einval)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 2);
@@ -2221,6 +2247,7 @@ static const struct test tests[] = {
 	TEST(action_before_setup_is_ebadf),
 	TEST(action_without_a_surface_is_eproto),
 	TEST(action_after_munmap_is_eproto),
+	TEST(action_after_munmap_before_setup_is_eproto),
 	TEST(action_out_of_range_is_einval),
 	TEST(action_bad_pointer_is_efault),
 	TEST(action_of_no_entries_does_nothing),

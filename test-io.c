@@ -157,11 +157,18 @@ START_TEST_BOTH(read_of_the_same_page_twice)
 	entry(ex, 0, 1, 4, 3);
 	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_READ, 2, 0), 0);
 	assert_entry(ex, 0, 0, 0, 1);
-	assert_entry(ex, 0, 1, 0, 3);
+	assert_entry(ex, 0, 1, 0, 2);
 	assert_mapped(ex, 3);
 	for (int page = 4; page < 7; page++)
 		ck_assert(holds(ex->surface + page * PAGE, page, 0));
 	ck_assert_int_eq(alloc(ex, 0, 100, 97), 97);
+	/* The page that the second lacks is the first one's. */
+	ck_assert_int_eq(release(ex, 0, 5, 1), 1);
+	entry(ex, 0, 0, 5, 1);
+	entry(ex, 0, 1, 5, 1);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_READ, 2, 0), 0);
+	assert_entry(ex, 0, 0, 0, 1);
+	assert_entry(ex, 0, 1, 0, 0);
 }
 
 START_TEST_BOTH(read_without_memory)
@@ -288,6 +295,19 @@ START_TEST(write_past_the_end_of_the_device_is_enospc)
 }
 END_TEST
 
+/* It would go elsewhere. */
+START_TEST(write_to_an_appending_file_is_einval)
+{
+	int fd = backing_open(false, O_RDWR);
+	struct exmap *ex = exmap_on(fd, 100);
+
+	ck_assert_int_eq(alloc(ex, 0, 3, 1), 1);
+	assert_ok(fcntl(fd, F_SETFL, O_APPEND));
+	ck_assert_int_eq(write_pages(ex, 3, 1), -EINVAL);
+	ck_assert_int_eq(lseek(fd, 0, SEEK_END), FILE_PAGES * PAGE);
+}
+END_TEST
+
 /* The exmap holds the file by itself. */
 START_TEST_BOTH(backing_fd_may_be_closed)
 {
@@ -316,6 +336,19 @@ START_TEST_BOTH(pread_is_as_vmcache_does_it)
 	ck_assert_int_eq(pread(ex->fd, ex->surface, 2 * PAGE, 0), 2 * PAGE);
 	ck_assert(holds(ex->surface, 0, 9));
 	ck_assert(holds(ex->surface + PAGE, 1, 0));
+}
+
+START_TEST_BOTH(pread_that_only_allocates)
+{
+	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 100);
+	struct iovec iov[3] = {
+		{ ex->surface + 8, 0 }, { ex->surface, 2 * PAGE }, { ex->surface + 9 * PAGE, PAGE },
+	};
+
+	ck_assert_int_eq(preadv(ex->fd, iov, 3, EXMAP_OP_ALLOC << 8), 3 * PAGE);
+	ck_assert_uint_eq(resident(ex, 0, 20), 3);
+	ck_assert(all_bytes(ex->surface + PAGE, 0));
+	assert_mapped(ex, 3);
 }
 
 START_TEST_BOTH(preadv_and_pwritev)
@@ -394,6 +427,45 @@ START_TEST(proxy_before_setup_or_without_a_file)
 	assert_ok(exmap_setup(fd, 1, 10, 0));
 	assert_errno(pread(fd, surface, PAGE, 0), EOPNOTSUPP);
 	assert_errno(fsync(fd), EOPNOTSUPP);
+	ck_assert_int_eq(pread(fd, surface, PAGE, EXMAP_OP_ALLOC << 8), PAGE);
+}
+END_TEST
+
+static void *reader_before_mmap(void *arg)
+{
+	struct exmap *ex = arg;
+	int ret;
+
+	do {
+		for (int i = 0; i < 512; i++)
+			entry(ex, 0, i, 1UL << 30, 1);
+		ret = action(ex->fd, 0, EXMAP_OP_READ, 512, 0);
+	} while (ret < 0 && errno == EPROTO);
+	return (void *)(long)ret;
+}
+
+/* The surface comes into being while another thread tries to read to it. */
+START_TEST(read_while_the_surface_is_mapped)
+{
+	int file = backing_open(false, O_RDWR);
+
+	for (int round = 0; round < 200; round++) {
+		struct exmap ex = { .fd = exmap_open(), .size = MIB };
+		pthread_t thread;
+		void *ret;
+
+		assert_ok(exmap_setup_file(ex.fd, 1, 100, 0, file));
+		ex.interface[0] = map_interface(ex.fd, 0);
+		ck_assert(!pthread_create(&thread, NULL, reader_before_mmap, &ex));
+		ex.surface = map_surface(ex.fd, ex.size);
+		assert_ok(ex.surface);
+		pthread_join(thread, &ret);
+		/* All of them leave the surface. */
+		ck_assert_int_eq((long)ret, 512);
+		assert_ok(munmap(ex.surface, ex.size));
+		assert_ok(munmap(ex.interface[0], PAGE));
+		close(ex.fd);
+	}
 }
 END_TEST
 
@@ -514,12 +586,15 @@ static const struct test tests[] = {
 	TEST_BOTH(write_what_is_mapped),
 	TEST_BOTH(write_to_a_read_only_file_is_ebadf),
 	TEST_NEEDS_ENV(write_past_the_end_of_the_device_is_enospc, "EXMAP_TEST_DEVICE"),
+	TEST(write_to_an_appending_file_is_einval),
 	TEST_BOTH(backing_fd_may_be_closed),
 	TEST_BOTH(pread_is_as_vmcache_does_it),
+	TEST_BOTH(pread_that_only_allocates),
 	TEST_BOTH(preadv_and_pwritev),
 	TEST_BOTH(proxy_refusals),
 	TEST(proxy_ends_early),
 	TEST(proxy_before_setup_or_without_a_file),
+	TEST(read_while_the_surface_is_mapped),
 	TEST(proxy_of_another_process_is_eperm),
 	TEST_BOTH(surface_pages_are_good_for_direct_io),
 	TEST_BOTH(integrity),
