@@ -5,6 +5,7 @@
  * ($EXMAP_TEST_DEVICE, which is overwritten; a null_blk with memory behind it).
  */
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 
@@ -431,15 +432,34 @@ START_TEST(proxy_before_setup_or_without_a_file)
 }
 END_TEST
 
+/* Not -EFAULT in the entries: nothing has been looked at. */
+START_TEST(read_without_a_surface_is_eproto)
+{
+	struct exmap ex = { .fd = exmap_open() };
+
+	assert_ok(exmap_setup_file(ex.fd, 1, 100, 0, backing_open(false, O_RDWR)));
+	ex.interface[0] = map_interface(ex.fd, 0);
+	ck_assert_int_eq(read_pages(&ex, 0, 1), -EPROTO);
+	ck_assert_int_eq(write_pages(&ex, 0, 1), -EPROTO);
+	assert_errno(pread(ex.fd, ex.interface[0], PAGE, 0), EPROTO);
+}
+END_TEST
+
+struct early_reader {
+	struct exmap ex;
+	atomic_bool tried;
+};
+
 static void *reader_before_mmap(void *arg)
 {
-	struct exmap *ex = arg;
+	struct early_reader *r = arg;
 	int ret;
 
+	for (int i = 0; i < 512; i++)
+		entry(&r->ex, 0, i, 1UL << 30, 1);
 	do {
-		for (int i = 0; i < 512; i++)
-			entry(ex, 0, i, 1UL << 30, 1);
-		ret = action(ex->fd, 0, EXMAP_OP_READ, 512, 0);
+		ret = action(r->ex.fd, 0, EXMAP_OP_READ, 512, 0);
+		atomic_store(&r->tried, true);
 	} while (ret < 0 && errno == EPROTO);
 	return (void *)(long)ret;
 }
@@ -449,22 +469,25 @@ START_TEST(read_while_the_surface_is_mapped)
 {
 	int file = backing_open(false, O_RDWR);
 
-	for (int round = 0; round < 200; round++) {
-		struct exmap ex = { .fd = exmap_open(), .size = MIB };
+	for (int round = 0; round < 500; round++) {
+		struct early_reader r = { .ex.fd = exmap_open(), .ex.size = MIB };
+		struct exmap *ex = &r.ex;
 		pthread_t thread;
 		void *ret;
 
-		assert_ok(exmap_setup_file(ex.fd, 1, 100, 0, file));
-		ex.interface[0] = map_interface(ex.fd, 0);
-		ck_assert(!pthread_create(&thread, NULL, reader_before_mmap, &ex));
-		ex.surface = map_surface(ex.fd, ex.size);
-		assert_ok(ex.surface);
+		assert_ok(exmap_setup_file(ex->fd, 1, 100, 0, file));
+		ex->interface[0] = map_interface(ex->fd, 0);
+		ck_assert(!pthread_create(&thread, NULL, reader_before_mmap, &r));
+		while (!atomic_load(&r.tried))
+			;
+		ex->surface = map_surface(ex->fd, ex->size);
+		assert_ok(ex->surface);
 		pthread_join(thread, &ret);
 		/* All of them leave the surface. */
 		ck_assert_int_eq((long)ret, 512);
-		assert_ok(munmap(ex.surface, ex.size));
-		assert_ok(munmap(ex.interface[0], PAGE));
-		close(ex.fd);
+		assert_ok(munmap(ex->surface, ex->size));
+		assert_ok(munmap(ex->interface[0], PAGE));
+		close(ex->fd);
 	}
 }
 END_TEST
@@ -594,6 +617,7 @@ static const struct test tests[] = {
 	TEST_BOTH(proxy_refusals),
 	TEST(proxy_ends_early),
 	TEST(proxy_before_setup_or_without_a_file),
+	TEST(read_without_a_surface_is_eproto),
 	TEST(read_while_the_surface_is_mapped),
 	TEST(proxy_of_another_process_is_eperm),
 	TEST_BOTH(surface_pages_are_good_for_direct_io),
