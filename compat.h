@@ -11,6 +11,12 @@
 #include <linux/percpu_counter.h>
 #include <linux/uio.h>
 #include <linux/version.h>
+#include <linux/workqueue.h>
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
+#include <linux/io_uring.h>
+#else
+#include <linux/io_uring/cmd.h>
+#endif
 
 #include "ksyms.h"
 
@@ -117,6 +123,53 @@ static inline ssize_t exmap_iocb_write(struct file *file, struct kiocb *iocb,
 	return ret;
 #else
 	return vfs_iocb_iter_write(file, iocb, iter);
+#endif
+}
+
+/* Which flags user space can set: since 6.7. */
+#ifndef IORING_URING_CMD_MASK
+#define IORING_URING_CMD_MASK IORING_URING_CMD_FIXED
+#endif
+
+/* Work of a queue stays on its CPU: by default until 6.17. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 17, 0)
+#define WQ_PERCPU 0
+#endif
+
+/* The command area of a submission queue entry: it may be in the ring. */
+static inline const struct iovec *exmap_uring_iovec(const struct io_uring_cmd *cmd)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+	return cmd->cmd;
+#elif defined(io_uring_sqe_cmd)
+	return io_uring_sqe_cmd(cmd->sqe, struct iovec);
+#else
+	return io_uring_sqe_cmd(cmd->sqe);
+#endif
+}
+
+/* A part of the command's registered buffer. */
+static inline int exmap_uring_import(struct io_uring_cmd *cmd, unsigned long start,
+				     unsigned long len, int direction, struct iov_iter *iter,
+				     unsigned int issue_flags)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 15, 0)
+	return io_uring_cmd_import_fixed(start, len, direction, iter, cmd);
+#else
+	return io_uring_cmd_import_fixed(start, len, direction, iter, cmd, issue_flags);
+#endif
+}
+
+/*
+ * The end of a command that returns, or has returned, -EIOCBQUEUED. (Until 6.6 a
+ * positive result that is returned at once would count as a failure and break links.)
+ */
+static inline void exmap_uring_done(struct io_uring_cmd *cmd, long ret, unsigned int issue_flags)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 18, 0)
+	io_uring_cmd_done(cmd, ret, 0, issue_flags);
+#else
+	io_uring_cmd_done(cmd, ret, issue_flags);
 #endif
 }
 

@@ -91,6 +91,8 @@ static int exmap_open(struct inode *inode, struct file *file)
 	owner->mm = exmap->mm;
 	owner->exmap = exmap;
 	file->private_data = owner;
+	/* Have io_uring try it right here before it asks a thread of its own. */
+	file->f_mode |= FMODE_NOWAIT;
 	return 0;
 }
 
@@ -143,7 +145,11 @@ static struct file *exmap_get_backing(int fd)
 		err = -ESPIPE;
 	else if (!(file->f_mode & FMODE_READ))
 		err = -EBADF;
-	else if (!(S_ISREG(inode->i_mode) || S_ISBLK(inode->i_mode)) || !file->f_op->read_iter)
+	else if (!S_ISREG(inode->i_mode) && !S_ISBLK(inode->i_mode))
+		err = -EINVAL;
+	else if (!(file->f_mode & FMODE_PREAD))
+		err = -ESPIPE;
+	else if (!(file->f_mode & FMODE_CAN_READ))
 		err = -EINVAL;
 	if (!err)
 		return file;
@@ -279,6 +285,7 @@ static long exmap_ioctl_action(struct exmap *exmap, const void __user *arg)
 {
 	struct exmap_action_params params;
 	struct exmap_interface *interface;
+	struct exmap_iov *iov;
 	bool probe;
 
 	if (copy_from_user(&params, arg, sizeof(params)))
@@ -295,15 +302,17 @@ static long exmap_ioctl_action(struct exmap *exmap, const void __user *arg)
 		return 0;
 	probe = params.flags & EXMAP_ALLOC_PROBE;
 
+	iov = interface->user->iov;
 	switch (params.opcode) {
 	case EXMAP_OP_ALLOC:
-		return exmap_alloc(exmap, interface, params.iov_len, probe);
+		return exmap_alloc(exmap, interface, iov, params.iov_len, probe);
 	case EXMAP_OP_FREE:
-		return exmap_free(exmap, interface, params.iov_len);
+		return exmap_free(exmap, interface, iov, params.iov_len);
 	default:
 		if (!exmap->file)
 			return -EOPNOTSUPP;
-		return exmap_io_action(exmap, interface, params.iov_len, params.opcode, probe);
+		return exmap_io_action(exmap, interface, iov, params.iov_len, params.opcode,
+				       probe);
 	}
 }
 
@@ -446,40 +455,66 @@ static int exmap_mmap(struct file *file, struct vm_area_struct *vma)
 	return -EINVAL;
 }
 
-/* The file as a proxy for the backing file */
+/* The file as a proxy for the backing file, and io_uring */
 
-static ssize_t exmap_proxy(struct kiocb *iocb, struct iov_iter *iter, bool write)
+/*
+ * The interface that a file offset or an io_uring command names. *@opcode is set to
+ * the opcode it names, one of the bit mask @opcodes. Returns an error where that
+ * cannot be had.
+ */
+static struct exmap_interface *exmap_get_target(struct exmap *exmap, u64 target,
+						unsigned long opcodes, unsigned int *opcode)
+{
+	if (!exmap_ready(exmap))
+		return ERR_PTR(-EBADF);
+	*opcode = target >> 8;
+	if (target >> 16 || *opcode > EXMAP_OP_WRITE || !(opcodes & BIT(*opcode)))
+		return ERR_PTR(-EINVAL);
+	if (!exmap->file && (*opcode == EXMAP_OP_READ || *opcode == EXMAP_OP_WRITE))
+		return ERR_PTR(-EOPNOTSUPP);
+	return exmap_get_interface(exmap, target & 0xff);
+}
+
+static ssize_t exmap_proxy(struct kiocb *iocb, struct iov_iter *iter, unsigned long opcodes)
 {
 	struct exmap_file *owner = iocb->ki_filp->private_data;
 	struct exmap *exmap = smp_load_acquire(&owner->exmap);
 	struct exmap_interface *interface;
-	unsigned int opcode = iocb->ki_pos >> 8;
+	unsigned int opcode;
 
 	if (owner->mm != current->mm)
 		return -EPERM;
-	if (!exmap_ready(exmap))
-		return -EBADF;
-	if (iocb->ki_pos >> 16 || (write ? opcode != EXMAP_OP_WRITE :
-				   opcode != EXMAP_OP_READ && opcode != EXMAP_OP_ALLOC))
-		return -EINVAL;
-	interface = exmap_get_interface(exmap, iocb->ki_pos & 0xff);
+	interface = exmap_get_target(exmap, iocb->ki_pos, opcodes, &opcode);
 	if (IS_ERR(interface))
 		return PTR_ERR(interface);
-	if (!exmap->file && opcode != EXMAP_OP_ALLOC)
-		return -EOPNOTSUPP;
-	if (iocb->ki_flags & IOCB_NOWAIT)
-		return -EAGAIN;
-	return exmap_io_proxy(exmap, interface, iter, opcode);
+	return exmap_io_proxy(exmap, interface, iocb, iter, opcode);
 }
 
 static ssize_t exmap_read_iter(struct kiocb *iocb, struct iov_iter *iter)
 {
-	return exmap_proxy(iocb, iter, false);
+	return exmap_proxy(iocb, iter, BIT(EXMAP_OP_READ) | BIT(EXMAP_OP_ALLOC));
 }
 
 static ssize_t exmap_write_iter(struct kiocb *iocb, struct iov_iter *iter)
 {
-	return exmap_proxy(iocb, iter, true);
+	return exmap_proxy(iocb, iter, BIT(EXMAP_OP_WRITE));
+}
+
+static int exmap_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+	struct exmap_file *owner = cmd->file->private_data;
+	struct exmap *exmap = smp_load_acquire(&owner->exmap);
+	struct exmap_interface *interface;
+	unsigned int opcode;
+
+	if (owner->mm != current->mm)
+		return -EPERM;
+	if (cmd->flags & IORING_URING_CMD_MASK & ~IORING_URING_CMD_FIXED)
+		return -EINVAL;
+	interface = exmap_get_target(exmap, cmd->cmd_op, ~0UL, &opcode);
+	if (IS_ERR(interface))
+		return PTR_ERR(interface);
+	return exmap_io_command(exmap, interface, cmd, opcode, issue_flags);
 }
 
 static int exmap_fsync(struct file *file, loff_t start, loff_t end, int datasync)
@@ -500,6 +535,7 @@ static const struct file_operations exmap_fops = {
 	.owner = THIS_MODULE,
 	.read_iter = exmap_read_iter,
 	.write_iter = exmap_write_iter,
+	.uring_cmd = exmap_uring_cmd,
 	.fsync = exmap_fsync,
 	.open = exmap_open,
 	.release = exmap_fop_release,
@@ -523,15 +559,19 @@ static int __init exmap_init(void)
 		pr_err("Xen PV guests are not supported\n");
 		return -ENODEV;
 	}
-	err = exmap_ksyms_resolve();
+	err = exmap_ksyms_resolve() ?: exmap_io_init();
 	if (err)
 		return err;
-	return misc_register(&exmap_device);
+	err = misc_register(&exmap_device);
+	if (err)
+		exmap_io_exit();
+	return err;
 }
 
 static void __exit exmap_exit(void)
 {
 	misc_deregister(&exmap_device);
+	exmap_io_exit();
 }
 
 module_init(exmap_init);

@@ -203,6 +203,8 @@ struct exmap_file {
 	struct exmap *first;
 };
 
+struct io_uring_cmd;
+
 /* Whether there is, or was, a surface: only then its addresses can be relied on. */
 static inline bool exmap_has_surface(const struct exmap *exmap)
 {
@@ -228,8 +230,9 @@ int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma);
 void exmap_surface_verify(struct exmap *exmap);
 void exmap_surface_destroy(struct exmap *exmap);
 long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
-		 unsigned int nr, bool probe);
-long exmap_free(struct exmap *exmap, struct exmap_interface *interface, unsigned int nr);
+		 struct exmap_iov *iov, unsigned int nr, bool probe);
+long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
+		struct exmap_iov *iov, unsigned int nr);
 int exmap_enter(struct exmap *exmap, struct exmap_interface *interface);
 int exmap_request(const struct exmap *exmap, const struct exmap_iov *iov,
 		  unsigned long *start, unsigned long *end);
@@ -283,9 +286,13 @@ static inline unsigned int exmap_nr_interfaces(const struct exmap *exmap)
 }
 
 /* io.c */
+int exmap_io_init(void);
+void exmap_io_exit(void);
 long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
-		     unsigned int nr, unsigned int opcode, bool probe);
+		     struct exmap_iov *iov, unsigned int nr, unsigned int opcode, bool probe);
 ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
-		       struct iov_iter *iter, unsigned int opcode);
+		       struct kiocb *iocb, struct iov_iter *iter, unsigned int opcode);
+int exmap_io_command(struct exmap *exmap, struct exmap_interface *interface,
+		     struct io_uring_cmd *cmd, unsigned int opcode, unsigned int issue_flags);
 
 #endif /* EXMAP_H */

@@ -1,27 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The backing file: READ, WRITE, and the exmap's file as a proxy for it.
+ * The backing file: READ, WRITE, the exmap's file as a proxy for it, io_uring.
  *
  * A call goes through its entries in windows. For each window it takes private
  * pages for what is missing on the surface (READ) or pins what is there (WRITE),
  * leaves the gate, submits one request per run of adjacent pages, all under one
  * plug, and enters the gate again when the last is done. Only then are the pages
  * that were read mapped: nobody sees half a page, and nothing has to be undone.
+ *
+ * An asynchronous caller does not wait for the last window. Whoever completes its
+ * last request, often an interrupt, queues the rest as work: mapping takes locks
+ * that sleep. Until the caller is told it holds its file, and by that the exmap.
  */
 #include <linux/blkdev.h>
 #include <linux/bvec.h>
 #include <linux/completion.h>
 #include <linux/highmem.h>
+#include <linux/mman.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/uaccess.h>
 #include <linux/uio.h>
+#include <linux/workqueue.h>
 
 #include "compat.h"
 #include "exmap.h"
 #include "ksyms.h"
 
-/* So many pages at most are under way for one call, or all of one entry. */
+/* So many pages at most are under way for one call; no entry has more. */
 #define EXMAP_IO_WINDOW 4096
+
+/* Where the rest of an asynchronous call is done. */
+static struct workqueue_struct *exmap_io_queue;
 
 /* A range of the surface, and what became of it. */
 struct exmap_io_entry {
@@ -43,40 +53,84 @@ struct exmap_io_run {
 	long ret;		/* bytes, or an error */
 };
 
+/* A command of io_uring, with the entries that it stands for. */
+struct exmap_io_command {
+	struct io_uring_cmd *cmd;
+	size_t len;			/* bytes, where it is a range; 0: a list */
+	struct iov_iter answers;	/* where those of a list go */
+	unsigned int nr;
+	struct exmap_iov iov[];
+};
+
 /**
- * struct exmap_io - a window under way
- * @exmap: the exmap; the call holds a file of it
+ * struct exmap_io - a call under way
+ * @exmap: the exmap; the caller holds a file of it until it has its answer
  * @interface: where pages come from and go to
  * @opcode: EXMAP_OP_READ, _ALLOC or _WRITE
+ * @probe: leave out entries whose first page is mapped
+ *
+ * @tell: for an asynchronous caller: gives it the result, and frees this; or NULL
+ * @iocb: whom @tell tells, or
+ * @command: the same
+ *
+ * @err: why entry[@next] was not tried, nor any after it: -ENOMEM, -EPROTO, -EINTR
+ * @next: the first entry after the window
+ * @first: the first entry of the window
+ * @detached: nobody waits for this window; set before the first request is submitted
  * @pending: requests that are not done, and one more while they are submitted
- * @done: all are
+ * @done: all are, and somebody waits
+ * @work: all are, and nobody does
+ *
+ * @room: how many pages a window has room for
+ * @nr_slots: how many it has
+ * @nr_runs: how many requests they are
  * @slot: the pages
  * @bvec: the same pages, for the iterator
  * @run: the requests
- * @nr_slots: how many pages
- * @nr_runs: how many requests
+ *
+ * @nr: how many entries
+ * @entry: what is to be read or written
  */
 struct exmap_io {
 	struct exmap *exmap;
 	struct exmap_interface *interface;
 	unsigned int opcode;
+	bool probe;
+
+	void (*tell)(struct exmap_io *io);
+	union {
+		struct kiocb *iocb;
+		struct exmap_io_command *command;
+	};
+
+	int err;
+	unsigned int next;
+	unsigned int first;
+	bool detached;
 	atomic_t pending;
 	struct completion done;
+	struct work_struct work;
+
+	unsigned int room;
+	unsigned int nr_slots;
+	unsigned int nr_runs;
 	struct exmap_slot *slot;
 	struct bio_vec *bvec;
 	struct exmap_io_run *run;
-	unsigned int nr_slots;
-	unsigned int nr_runs;
+
+	unsigned int nr;
+	struct exmap_io_entry entry[];
 };
 
-/* Room for so many pages, in one piece. */
-static struct exmap_io *exmap_io_alloc(struct exmap *exmap, struct exmap_interface *interface,
-				       unsigned int opcode, unsigned int pages)
+static void exmap_io_work(struct work_struct *work);
+
+/* With room for so many entries, but for no page yet. */
+static struct exmap_io *exmap_io_new(struct exmap *exmap, struct exmap_interface *interface,
+				     unsigned int opcode, unsigned int nr)
 {
 	struct exmap_io *io;
 
-	io = kvmalloc(sizeof(*io) + pages * (sizeof(*io->slot) + sizeof(*io->bvec) +
-					     sizeof(*io->run)), GFP_KERNEL_ACCOUNT);
+	io = kvmalloc(struct_size(io, entry, nr), GFP_KERNEL_ACCOUNT);
 	if (!io)
 		return NULL;
 	memset(io, 0, sizeof(*io));
@@ -84,10 +138,14 @@ static struct exmap_io *exmap_io_alloc(struct exmap *exmap, struct exmap_interfa
 	io->interface = interface;
 	io->opcode = opcode;
 	init_completion(&io->done);
-	io->slot = (void *)(io + 1);
-	io->bvec = (void *)(io->slot + pages);
-	io->run = (void *)(io->bvec + pages);
+	INIT_WORK(&io->work, exmap_io_work);
 	return io;
+}
+
+static void exmap_io_free(struct exmap_io *io)
+{
+	kvfree(io->slot);
+	kvfree(io);
 }
 
 static bool exmap_io_writes(const struct exmap_io *io)
@@ -95,26 +153,84 @@ static bool exmap_io_writes(const struct exmap_io *io)
 	return io->opcode == EXMAP_OP_WRITE;
 }
 
-static void exmap_io_put_pending(struct exmap_io *io)
+static unsigned int exmap_io_pages(const struct exmap_io_entry *entry)
 {
-	if (atomic_dec_and_test(&io->pending))
-		complete(&io->done);
+	return entry->res ? 0 : (entry->end - entry->start) >> PAGE_SHIFT;
 }
 
-static void exmap_io_done(struct exmap_io_run *run, long ret)
+/* Take over the requests of ACTION. */
+static void exmap_io_request(struct exmap_io *io, struct exmap_iov *iov, unsigned int nr)
 {
-	run->ret = ret;
-	exmap_io_put_pending(run->io);
+	struct exmap_io_entry *entry;
+
+	for (; io->nr < nr; io->nr++) {
+		entry = &io->entry[io->nr];
+		entry->res = exmap_request(io->exmap, &iov[io->nr], &entry->start, &entry->end);
+	}
+}
+
+/* Make room for the largest window that there will be. Returns 0 or -ENOMEM. */
+static int exmap_io_make_room(struct exmap_io *io)
+{
+	unsigned int i, pages = 0;
+
+	for (i = 0; i < io->nr && pages < EXMAP_IO_WINDOW; i++)
+		pages += exmap_io_pages(&io->entry[i]);
+	pages = min(pages, EXMAP_IO_WINDOW);
+	io->room = pages;
+	io->slot = kvmalloc_array(pages, sizeof(*io->slot) + sizeof(*io->bvec) + sizeof(*io->run),
+				  GFP_KERNEL_ACCOUNT);
+	if (!io->slot)
+		return -ENOMEM;
+	io->bvec = (void *)(io->slot + pages);
+	io->run = (void *)(io->bvec + pages);
+	return 0;
 }
 
 /* The end of a request that was queued. Called from any context. */
 static void exmap_io_complete(struct kiocb *iocb, long ret)
 {
 	struct exmap_io_run *run = container_of(iocb, struct exmap_io_run, iocb);
+	struct exmap_io *io = run->io;
 
-	if (exmap_io_writes(run->io))
+	if (exmap_io_writes(io))
 		exmap_iocb_end_write(iocb);
-	exmap_io_done(run, ret);
+	run->ret = ret;
+	/* Only the last one may still look at what is under way. */
+	if (!atomic_dec_and_test(&io->pending))
+		return;
+	if (io->detached)
+		queue_work(exmap_io_queue, &io->work);
+	else
+		complete(&io->done);
+}
+
+/*
+ * Read from a file that reads to user memory only: by way of some of the caller's,
+ * who may read the file anyway. Returns as vfs_read(), but less than all only at an
+ * error or at the end.
+ */
+static long exmap_io_bounce(struct file *file, const struct bio_vec *bvec, unsigned int nr,
+			    loff_t pos)
+{
+	const unsigned long len = (unsigned long)nr << PAGE_SHIFT;
+	unsigned long buffer, done = 0, copied;
+	long ret;
+
+	buffer = vm_mmap(NULL, 0, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, 0);
+	if (IS_ERR_VALUE(buffer))
+		return buffer;
+	do {
+		ret = static_call(exmap_vfs_read)(file, (char __user *)buffer + done, len - done,
+						  &pos);
+		done += max(ret, 0L);
+	} while (ret > 0 && done < len);
+	for (copied = 0; copied < done; copied += PAGE_SIZE, bvec++)
+		if (copy_from_user(page_address(bvec->bv_page), (char __user *)buffer + copied,
+				   min(PAGE_SIZE, done - copied)))
+			ret = -EFAULT;
+	vm_munmap(buffer, len);
+	return ret == -EFAULT ? ret : done ?: ret;
 }
 
 /* Start reading or writing @nr pages from slot @first on. As vfs_iocb_iter_read(). */
@@ -125,6 +241,8 @@ static long exmap_io_start(struct exmap_io *io, struct kiocb *iocb, unsigned int
 	struct iov_iter iter;
 
 	iocb->ki_pos = io->slot[first].address - io->exmap->start;
+	if (!exmap_io_writes(io) && !file->f_op->read_iter)
+		return exmap_io_bounce(file, &io->bvec[first], nr, iocb->ki_pos);
 	iov_iter_bvec(&iter, exmap_io_writes(io) ? ITER_SOURCE : ITER_DEST, &io->bvec[first], nr,
 		      (size_t)nr << PAGE_SHIFT);
 	if (!exmap_io_writes(io))
@@ -145,18 +263,24 @@ static void exmap_io_submit(struct exmap_io *io, struct exmap_io_run *run)
 	run->iocb.ki_complete = exmap_io_complete;
 	atomic_inc(&io->pending);
 	ret = exmap_io_start(io, &run->iocb, run->first, run->nr);
-	if (ret != -EIOCBQUEUED)
-		exmap_io_done(run, ret);
+	if (ret == -EIOCBQUEUED)
+		return;
+	run->ret = ret;
+	/* Not the last: exmap_io_submit_all() has one more. */
+	atomic_dec(&io->pending);
 }
 
-/* One request per run of adjacent pages, all under way at once; wait for them. */
-static void exmap_io_submit_all(struct exmap_io *io)
+/*
+ * One request per run of adjacent pages, all under way at once. Returns false where
+ * they still are and nobody is to wait: then @io is not the caller's any more.
+ */
+static bool exmap_io_submit_all(struct exmap_io *io)
 {
+	const bool detached = io->detached;
 	struct exmap_io_run *run = NULL;
 	struct blk_plug plug;
 	unsigned int i;
 
-	io->nr_runs = 0;
 	for (i = 0; i < io->nr_slots; i++) {
 		io->bvec[i] = (struct bio_vec){
 			.bv_page = io->slot[i].page,
@@ -176,100 +300,71 @@ static void exmap_io_submit_all(struct exmap_io *io)
 	for (i = 0; i < io->nr_runs; i++)
 		exmap_io_submit(io, &io->run[i]);
 	blk_finish_plug(&plug);
-	exmap_io_put_pending(io);
-	wait_for_completion(&io->done);
+	if (atomic_dec_and_test(&io->pending))
+		return true;
+	if (detached)
+		return false;
+	wait_for_completion_io(&io->done);
+	return true;
 }
 
 /*
- * What became of a request: set the error of each of its slots. A request may be
- * cut short in the middle: go on from there, until it has an error or an end. Of a
- * page that straddles the end of the file the rest is zero.
+ * How many whole pages a request has read or written. Of a page that straddles the
+ * end of the file the rest is zero.
+ */
+static unsigned int exmap_io_whole(const struct exmap_io *io, const struct exmap_slot *slot,
+				   long ret)
+{
+	const struct inode *inode = io->exmap->file->f_mapping->host;
+	unsigned int tail = ret % PAGE_SIZE;
+
+	if (ret <= 0)
+		return 0;
+	if (!tail || exmap_io_writes(io) ||
+	    slot->address - io->exmap->start + ret < i_size_read(inode))
+		return ret >> PAGE_SHIFT;
+	memzero_page(slot[ret >> PAGE_SHIFT].page, tail, PAGE_SIZE - tail);
+	return (ret >> PAGE_SHIFT) + 1;
+}
+
+/* Why a page was not read or written, from what its request of one page returned. */
+static int exmap_io_error(const struct exmap_io *io, long ret)
+{
+	/* Less than a page, twice in a row; or a medium error, which is no end of file. */
+	if (ret > 0 || ret == -ENODATA)
+		return -EIO;
+	if (ret)
+		return ret;
+	return exmap_io_writes(io) ? -ENOSPC : -ENODATA;
+}
+
+/*
+ * What became of a request: set the error of each of its slots. One that was cut
+ * short is taken up where it ended. Of one that failed it is not known which pages
+ * did, and they may be different entries': from there on pages go one by one.
  */
 static void exmap_io_settle(struct exmap_io *io, struct exmap_io_run *run)
 {
-	const struct inode *inode = io->exmap->file->f_mapping->host;
-	const struct exmap_slot *first = &io->slot[run->first];
-	const unsigned long len = (unsigned long)run->nr << PAGE_SHIFT;
-	const loff_t pos = first->address - io->exmap->start;
-	const long at_end = exmap_io_writes(io) ? -ENOSPC : -ENODATA;
-	unsigned long done = 0, tail;
-	unsigned int i, in_vain = 0;
+	struct exmap_slot *slot = &io->slot[run->first];
+	unsigned int i = 0, nr = run->nr, whole;
 	long ret = run->ret;
 	struct kiocb iocb;
 
-	while (ret > 0) {
-		done += ret;
-		if (done >= len)
-			break;
-		tail = done % PAGE_SIZE;
-		if (!exmap_io_writes(io) && tail && pos + done >= i_size_read(inode)) {
-			memzero_page(first[done >> PAGE_SHIFT].page, tail, PAGE_SIZE - tail);
-			done = round_up(done, PAGE_SIZE);
-			ret = 0;
-			break;
+	for (;;) {
+		whole = exmap_io_whole(io, &slot[i], ret);
+		i += whole;
+		if (!whole && (!ret || nr == 1)) {
+			/* Behind the end of the file there is nothing else. */
+			do
+				slot[i++].error = exmap_io_error(io, ret);
+			while (!ret && i < run->nr);
 		}
-		done -= tail;
-		/* Not even a page: the file may have grown meanwhile, so once more. */
-		if (ret == tail && in_vain++) {
-			ret = exmap_io_writes(io) ? -ENOSPC : -EIO;
+		if (i == run->nr)
 			break;
-		}
+		nr = whole && nr > 1 ? run->nr - i : 1;
 		init_sync_kiocb(&iocb, io->exmap->file);
-		i = done >> PAGE_SHIFT;
-		ret = exmap_io_start(io, &iocb, run->first + i, run->nr - i);
+		ret = exmap_io_start(io, &iocb, run->first + i, nr);
 	}
-	for (i = 0; i < run->nr; i++)
-		io->slot[run->first + i].error = i < done >> PAGE_SHIFT ? 0 : ret ?: at_end;
-}
-
-/*
- * Take the pages of as many entries as there are pages for. Returns 0, or why the
- * entry at *@taken could not be started: -ENOMEM, -EPROTO, -EINTR.
- */
-static int exmap_io_gather(struct exmap_io *io, struct exmap_io_entry *entry, unsigned int nr,
-			   bool probe, unsigned int *taken)
-{
-	struct exmap_slot *slot;
-	int ret;
-
-	ret = exmap_enter(io->exmap, io->interface);
-	for (*taken = 0; !ret && *taken < nr; ++*taken, entry++) {
-		slot = &io->slot[io->nr_slots];
-		entry->first = io->nr_slots;
-		entry->nr = 0;
-		if (entry->res)
-			continue;
-		ret = exmap_io_writes(io) ? exmap_pin(io->exmap, entry->start, entry->end, slot) :
-			exmap_reserve(io->exmap, io->interface, entry->start, entry->end,
-				      probe, slot);
-		if (ret < 0)
-			break;
-		entry->nr = ret;
-		io->nr_slots += ret;
-		ret = 0;
-	}
-	mutex_unlock(&io->interface->lock);
-	return ret;
-}
-
-/* Map what was read, let go of what was written. */
-static void exmap_io_finish(struct exmap_io *io)
-{
-	unsigned int i;
-	int err;
-
-	for (i = 0; i < io->nr_runs; i++)
-		exmap_io_settle(io, &io->run[i]);
-	if (exmap_io_writes(io)) {
-		for (i = 0; i < io->nr_slots; i++)
-			put_page(io->slot[i].page);
-		return;
-	}
-	err = exmap_enter(io->exmap, io->interface);
-	for (i = 0; err && i < io->nr_slots; i++)
-		io->slot[i].error = err;
-	exmap_install(io->exmap, io->interface, io->slot, io->nr_slots);
-	mutex_unlock(&io->interface->lock);
 }
 
 /*
@@ -305,69 +400,162 @@ static void exmap_io_result(const struct exmap_io *io, struct exmap_io_entry *en
 		entry->res = 0;
 }
 
-static unsigned int exmap_io_pages(const struct exmap_io_entry *entry)
+/*
+ * Take the pages of as many entries as the window has room for. Returns 0, or why
+ * the next entry could not be started: -ENOMEM, -EPROTO, -EINTR.
+ */
+static int exmap_io_gather(struct exmap_io *io)
 {
-	return entry->res ? 0 : (entry->end - entry->start) >> PAGE_SHIFT;
+	struct exmap_io_entry *entry;
+	struct exmap_slot *slot;
+	int ret;
+
+	ret = exmap_enter(io->exmap, io->interface);
+	for (; !ret && io->next < io->nr; io->next++) {
+		entry = &io->entry[io->next];
+		slot = &io->slot[io->nr_slots];
+		entry->first = io->nr_slots;
+		entry->nr = 0;
+		if (entry->res)
+			continue;
+		if (exmap_io_pages(entry) > io->room - io->nr_slots)
+			break;
+		ret = exmap_io_writes(io) ? exmap_pin(io->exmap, entry->start, entry->end, slot) :
+			exmap_reserve(io->exmap, io->interface, entry->start, entry->end,
+				      io->probe, slot);
+		if (ret < 0)
+			break;
+		entry->nr = ret;
+		io->nr_slots += ret;
+		ret = 0;
+	}
+	mutex_unlock(&io->interface->lock);
+	return ret;
+}
+
+/* Take the pages for the next window. */
+static void exmap_io_prepare(struct exmap_io *io)
+{
+	io->first = io->next;
+	io->nr_slots = 0;
+	io->nr_runs = 0;
+	io->err = io->first && fatal_signal_pending(current) ? -EINTR : exmap_io_gather(io);
+	/* What is missing may be in this window: see when it is done. */
+	if (io->err == -ENOMEM && io->nr_slots && !io->tell)
+		io->err = 0;
+	io->detached = io->tell && (io->err || io->next == io->nr);
+}
+
+/* The window is done: map what was read, let go of what was written. */
+static void exmap_io_finish(struct exmap_io *io)
+{
+	unsigned int i;
+	int err;
+
+	for (i = 0; i < io->nr_runs; i++)
+		exmap_io_settle(io, &io->run[i]);
+	if (exmap_io_writes(io)) {
+		for (i = 0; i < io->nr_slots; i++)
+			put_page(io->slot[i].page);
+	} else {
+		err = exmap_enter(io->exmap, io->interface);
+		for (i = 0; err && i < io->nr_slots; i++)
+			io->slot[i].error = err;
+		exmap_install(io->exmap, io->interface, io->slot, io->nr_slots);
+		mutex_unlock(&io->interface->lock);
+	}
+	for (i = io->first; i < io->next; i++)
+		exmap_io_result(io, &io->entry[i]);
 }
 
 /*
- * Read from the backing file to the surface, or write back to it
- * @exmap: has a backing file, and belongs to current->mm; mmap_lock is not held
- * @interface: whose pages to take; its lock is not held
- * @entry: the ranges, each at most EXMAP_IO_WINDOW pages, and on return their
- *	results; one with an error in @res already is left out
- * @nr: how many
- * @opcode: EXMAP_OP_READ, EXMAP_OP_ALLOC or EXMAP_OP_WRITE
- * @probe: leave out ranges whose first page is mapped
- *
- * Return: how many entries were carried out, well or not. From the next one on
- * none was tried, and its @res says why: -ENOMEM, -EPROTO or -EINTR.
+ * Carry out all entries. One with an error in @res already is left out. Returns 0
+ * when that is done, well or not; -ENOMEM where nothing was; or -EIOCBQUEUED where
+ * io->tell will come to the end of it: then @io is not the caller's any more.
  */
-static unsigned int exmap_io(struct exmap *exmap, struct exmap_interface *interface,
-			     struct exmap_io_entry *entry, unsigned int nr,
-			     unsigned int opcode, bool probe)
+static int exmap_io_run(struct exmap_io *io)
 {
-	unsigned int i, next, pages, taken, k;
-	struct exmap_io *io;
-	int err;
-
-	for (i = 0; i < nr; i += taken) {
-		pages = exmap_io_pages(&entry[i]);
-		for (next = i + 1; next < nr; next++) {
-			if (pages + exmap_io_pages(&entry[next]) > EXMAP_IO_WINDOW)
-				break;
-			pages += exmap_io_pages(&entry[next]);
-		}
-		io = exmap_io_alloc(exmap, interface, opcode, pages);
-		if (!io) {
-			entry[i].res = -ENOMEM;
-			break;
-		}
-		err = exmap_io_gather(io, &entry[i], next - i, probe, &taken);
-		if (io->nr_slots && opcode != EXMAP_OP_ALLOC)
-			exmap_io_submit_all(io);
+	if (exmap_io_make_room(io))
+		return -ENOMEM;
+	while (io->next < io->nr && !io->err) {
+		exmap_io_prepare(io);
+		if (io->opcode != EXMAP_OP_ALLOC && !exmap_io_submit_all(io))
+			return -EIOCBQUEUED;
 		exmap_io_finish(io);
-		for (k = i; k < i + taken; k++)
-			exmap_io_result(io, &entry[k]);
-		/* What is missing may be in this window: try again with the next. */
-		if (err == -ENOMEM && io->nr_slots)
-			err = 0;
-		kvfree(io);
-		if (fatal_signal_pending(current) && i + taken < nr)
-			err = -EINTR;
-		if (err) {
-			i += taken;
-			entry[i].res = err;
-			break;
-		}
 	}
-	return i;
+	return 0;
+}
+
+static void exmap_io_work(struct work_struct *work)
+{
+	struct exmap_io *io = container_of(work, struct exmap_io, work);
+
+	exmap_io_finish(io);
+	io->tell(io);
+}
+
+/*
+ * Whether a caller that must not wait for I/O can have this. A file system may have
+ * to read before it can tell where the data is, or wait for a page of its cache.
+ */
+static bool exmap_io_never_waits(const struct exmap_io *io)
+{
+	const struct file *file = io->exmap->file;
+	unsigned long pages = 0;
+	unsigned int i;
+
+	if (io->opcode == EXMAP_OP_ALLOC)
+		return true;
+	for (i = 0; i < io->nr; i++)
+		pages += exmap_io_pages(&io->entry[i]);
+	return io->tell && pages <= EXMAP_IO_WINDOW && file->f_flags & O_DIRECT &&
+		S_ISBLK(file_inode(file)->i_mode);
+}
+
+/*
+ * Put the answers of ACTION in place of the requests. Returns how many entries
+ * failed; or, where not even the first was tried, why, and leaves them as they are.
+ */
+static long exmap_io_answer(const struct exmap_io *io, struct exmap_iov *iov)
+{
+	unsigned int i, failed = 0;
+
+	if (io->err && !io->next)
+		return io->err;
+	for (i = 0; i < io->next; i++) {
+		exmap_answer(&iov[i], io->entry[i].res, io->entry[i].pages);
+		failed += io->entry[i].res < 0;
+	}
+	for (; i < io->nr; i++, failed++)
+		exmap_answer(&iov[i], io->err, 0);
+	return failed;
+}
+
+/*
+ * The result of pread() and the like: bytes done, up to the first page that failed,
+ * or its error. The end of the file is none.
+ */
+static long exmap_io_bytes(const struct exmap_io *io)
+{
+	const struct exmap_io_entry *entry = io->entry;
+	unsigned int i;
+	long done = 0;
+	int err = 0;
+
+	for (i = 0; i < io->next && !err; i++, entry++) {
+		done += entry->good - entry->start;
+		if (entry->good < entry->end)
+			err = entry->res ?: exmap_io_writes(io) ? -EFAULT : -ENODATA;
+	}
+	err = err ?: io->err;
+	return done || err == -ENODATA ? done : err;
 }
 
 /**
  * exmap_io_action - carry out READ or WRITE
  * @exmap: has a backing file, and belongs to current->mm; mmap_lock is not held
- * @interface: whose entries; its lock is not held
+ * @interface: where pages come from and go to; its lock is not held
+ * @iov: the entries
  * @nr: how many, 1 to EXMAP_USER_INTERFACE_PAGES
  * @opcode: EXMAP_OP_READ or EXMAP_OP_WRITE
  * @probe: leave out entries whose first page is mapped
@@ -375,42 +563,28 @@ static unsigned int exmap_io(struct exmap *exmap, struct exmap_interface *interf
  * Return: how many entries failed, or as exmap_alloc().
  */
 long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
-		     unsigned int nr, unsigned int opcode, bool probe)
+		     struct exmap_iov *iov, unsigned int nr, unsigned int opcode, bool probe)
 {
-	struct exmap_iov *iov = interface->user->iov;
-	struct exmap_io_entry *entry;
-	unsigned int i, tried;
-	long failed = 0;
-	int err;
+	struct exmap_io *io;
+	long ret;
 
 	if (!exmap_has_surface(exmap))
 		return -EPROTO;
-	entry = kvmalloc_array(nr, sizeof(*entry), GFP_KERNEL_ACCOUNT);
-	if (!entry)
+	io = exmap_io_new(exmap, interface, opcode, nr);
+	if (!io)
 		return -ENOMEM;
-	for (i = 0; i < nr; i++)
-		entry[i].res = exmap_request(exmap, &iov[i], &entry[i].start, &entry[i].end);
-	tried = exmap_io(exmap, interface, entry, nr, opcode, probe);
-	for (i = 0; i < tried; i++) {
-		exmap_answer(&iov[i], entry[i].res, entry[i].pages);
-		failed += entry[i].res < 0;
-	}
-	if (tried < nr) {
-		err = entry[tried].res;
-		failed = tried ? failed + nr - tried : err;
-		for (i = tried; tried && i < nr; i++)
-			exmap_answer(&iov[i], err, 0);
-	}
-	kvfree(entry);
-	return failed;
+	io->probe = probe;
+	exmap_io_request(io, iov, nr);
+	ret = exmap_io_run(io) ?: exmap_io_answer(io, iov);
+	exmap_io_free(io);
+	return ret;
 }
 
-/* The ranges of an iterator, in pieces of a window. Returns how many, or an error. */
-static long exmap_io_ranges(struct exmap *exmap, struct iov_iter *iter,
-			    struct exmap_io_entry *entry)
+/* The ranges of an iterator, in pieces of a window. Returns 0 or an error. */
+static int exmap_io_ranges(struct exmap_io *io, struct iov_iter *iter)
 {
+	const struct exmap *exmap = io->exmap;
 	unsigned long start, len, piece;
-	long nr = 0;
 
 	while (iov_iter_count(iter)) {
 		start = exmap_iter_address(iter);
@@ -426,17 +600,30 @@ static long exmap_io_ranges(struct exmap *exmap, struct iov_iter *iter,
 		iov_iter_advance(iter, len);
 		for (; len; start += piece, len -= piece) {
 			piece = min(len, EXMAP_IO_WINDOW * PAGE_SIZE);
-			entry[nr++] = (struct exmap_io_entry){ .start = start, .end = start + piece };
+			io->entry[io->nr++] = (struct exmap_io_entry){
+				.start = start,
+				.end = start + piece,
+			};
 		}
 	}
-	return nr;
+	return 0;
+}
+
+static void exmap_io_tell_iocb(struct exmap_io *io)
+{
+	struct kiocb *iocb = io->iocb;
+	long ret = exmap_io_bytes(io);
+
+	exmap_io_free(io);
+	iocb->ki_complete(iocb, ret);
 }
 
 /**
- * exmap_io_proxy - pread, preadv, pwrite, pwritev on the exmap's file
+ * exmap_io_proxy - read and write on the exmap's file
  * @exmap: has a backing file, unless it is ALLOC, and belongs to current->mm;
  *	mmap_lock is not held
- * @interface: whose pages to take; its lock is not held
+ * @interface: where pages come from and go to; its lock is not held
+ * @iocb: the call; its position has been dealt with
  * @iter: user memory, all of it on the surface and in whole pages; what is read
  *	or written in the file follows from where that is
  * @opcode: EXMAP_OP_READ, EXMAP_OP_ALLOC (as READ, but nothing is read) or
@@ -445,41 +632,237 @@ static long exmap_io_ranges(struct exmap *exmap, struct iov_iter *iter,
  * Return: bytes done, up to the first page that failed (pages that are there
  * already count as read, and 0 is the end of the file); or -EINVAL where @iter is
  * not in pages, -EFAULT where it leaves the surface or a page to be written is not
- * mapped, -ENOMEM, -EPROTO, or the error of the I/O.
+ * mapped, -ENOMEM, -EPROTO, or the error of the I/O; or -EIOCBQUEUED where @iocb
+ * will be completed with one of these; or -EAGAIN where it must not wait and would.
  */
 ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
-		       struct iov_iter *iter, unsigned int opcode)
+		       struct kiocb *iocb, struct iov_iter *iter, unsigned int opcode)
 {
 	unsigned long max = iter->nr_segs + iov_iter_count(iter) / (EXMAP_IO_WINDOW * PAGE_SIZE);
-	struct exmap_io_entry *entry;
-	unsigned int tried;
-	ssize_t done = 0;
-	long i, nr;
-	int err = 0;
+	struct exmap_io *io;
+	ssize_t ret;
 
 	if (!user_backed_iter(iter))
 		return -EINVAL;
 	if (!exmap_has_surface(exmap))
 		return -EPROTO;
-	entry = kvmalloc_array(max + 1, sizeof(*entry), GFP_KERNEL_ACCOUNT);
-	if (!entry)
+	io = exmap_io_new(exmap, interface, opcode, max + 1);
+	if (!io)
 		return -ENOMEM;
-	nr = exmap_io_ranges(exmap, iter, entry);
-	if (nr < 0) {
-		err = nr;
-		goto free_entry;
+	ret = exmap_io_ranges(io, iter);
+	if (ret)
+		goto free_io;
+	if (!is_sync_kiocb(iocb)) {
+		io->tell = exmap_io_tell_iocb;
+		io->iocb = iocb;
 	}
-	tried = exmap_io(exmap, interface, entry, nr, opcode, false);
-	for (i = 0; i < tried && !err; i++) {
-		done += entry[i].good - entry[i].start;
-		if (entry[i].good < entry[i].end)
-			err = entry[i].res ?: opcode == EXMAP_OP_WRITE ? -EFAULT : -ENODATA;
+	ret = -EAGAIN;
+	if (iocb->ki_flags & IOCB_NOWAIT && !exmap_io_never_waits(io))
+		goto free_io;
+	ret = exmap_io_run(io);
+	if (ret == -EIOCBQUEUED)
+		return ret;
+	ret = ret ?: exmap_io_bytes(io);
+free_io:
+	exmap_io_free(io);
+	return ret;
+}
+
+/*
+ * io_uring's commands: ACTION for a range in the submission queue entry, or for a
+ * list of entries in a registered buffer.
+ */
+
+/* The entries that a range of the surface stands for. Returns them or an error. */
+static struct exmap_io_command *exmap_io_range(const struct exmap *exmap, unsigned long start,
+					       unsigned long len)
+{
+	const unsigned long max = EXMAP_PAGE_MAX_PAGES - 1;
+	struct exmap_io_command *command;
+	unsigned long page, pages;
+	unsigned int nr;
+
+	/* What is done must fit into the result. */
+	pages = min(len, MAX_RW_COUNT) >> PAGE_SHIFT;
+	if (!PAGE_ALIGNED(start) || !PAGE_ALIGNED(len))
+		return ERR_PTR(-EINVAL);
+	if (start < exmap->start || start > exmap->end || len > exmap->end - start)
+		return ERR_PTR(-EFAULT);
+	nr = DIV_ROUND_UP(pages, max);
+	command = kvzalloc(struct_size(command, iov, nr), GFP_KERNEL_ACCOUNT);
+	if (!command)
+		return ERR_PTR(-ENOMEM);
+	page = (start - exmap->start) >> PAGE_SHIFT;
+	for (; pages; page += max, pages -= min(pages, max))
+		command->iov[command->nr++] = (struct exmap_iov){
+			.page = page,
+			.len = min(pages, max),
+		};
+	command->len = min(len, MAX_RW_COUNT);
+	return command;
+}
+
+/* The entries in a part of the registered buffer. Returns them or an error. */
+static struct exmap_io_command *exmap_io_list(struct io_uring_cmd *cmd, unsigned long start,
+					      unsigned long len, unsigned int issue_flags)
+{
+	struct exmap_io_command *command;
+	struct iov_iter requests;
+	int err;
+
+	if (!len || len % sizeof(struct exmap_iov) || len > sizeof(struct exmap_user_interface))
+		return ERR_PTR(-EINVAL);
+	command = kvzalloc(sizeof(*command) + len, GFP_KERNEL_ACCOUNT);
+	if (!command)
+		return ERR_PTR(-ENOMEM);
+	command->nr = len / sizeof(struct exmap_iov);
+	err = exmap_uring_import(cmd, start, len, ITER_SOURCE, &requests, issue_flags) ?:
+		exmap_uring_import(cmd, start, len, ITER_DEST, &command->answers, issue_flags);
+	if (!err && copy_from_iter(command->iov, len, &requests) != len)
+		err = -EFAULT;
+	if (!err)
+		return command;
+	kvfree(command);
+	return ERR_PTR(err);
+}
+
+/* The result of ALLOC or FREE of a range, of which each entry is done or not at all. */
+static long exmap_io_range_bytes(const struct exmap_io_command *command)
+{
+	const unsigned long max = (EXMAP_PAGE_MAX_PAGES - 1) * PAGE_SIZE;
+	unsigned int i;
+
+	for (i = 0; i < command->nr; i++)
+		if (command->iov[i].res)
+			return i ? i * max : command->iov[i].res;
+	return command->len;
+}
+
+/* Tell io_uring the result, and put the answers of a list in place of the requests. */
+static void exmap_io_end(struct exmap_io_command *command, long ret, unsigned int issue_flags)
+{
+	struct io_uring_cmd *cmd = command->cmd;
+	size_t size = command->nr * sizeof(command->iov[0]);
+
+	if (ret >= 0 && !command->len &&
+	    copy_to_iter(command->iov, size, &command->answers) != size)
+		ret = -EFAULT;
+	kvfree(command);
+	exmap_uring_done(cmd, ret, issue_flags);
+}
+
+static long exmap_io_command_result(const struct exmap_io *io)
+{
+	if (io->command->len)
+		return exmap_io_bytes(io);
+	return exmap_io_answer(io, io->command->iov);
+}
+
+static void exmap_io_tell_command(struct exmap_io *io)
+{
+	struct exmap_io_command *command = io->command;
+	long ret = exmap_io_command_result(io);
+
+	exmap_io_free(io);
+	exmap_io_end(command, ret, IO_URING_F_UNLOCKED);
+}
+
+/* READ or WRITE. Returns its result, -EIOCBQUEUED or -EAGAIN. */
+static long exmap_io_command_run(struct exmap *exmap, struct exmap_interface *interface,
+				 struct exmap_io_command *command, unsigned int opcode,
+				 bool nonblock)
+{
+	struct exmap_io *io;
+	long ret;
+
+	io = exmap_io_new(exmap, interface, opcode, command->nr);
+	if (!io)
+		return -ENOMEM;
+	exmap_io_request(io, command->iov, command->nr);
+	io->tell = exmap_io_tell_command;
+	io->command = command;
+	ret = -EAGAIN;
+	if (!nonblock || exmap_io_never_waits(io))
+		ret = exmap_io_run(io);
+	if (ret == -EIOCBQUEUED)
+		return ret;
+	ret = ret ?: exmap_io_command_result(io);
+	exmap_io_free(io);
+	return ret;
+}
+
+/**
+ * exmap_io_command - carry out IORING_OP_URING_CMD
+ * @exmap: has a backing file where @opcode takes one, and belongs to current->mm;
+ *	mmap_lock is not held
+ * @interface: where pages come from and go to; its lock is not held
+ * @cmd: the command
+ * @opcode: EXMAP_OP_*
+ * @issue_flags: what io_uring said
+ *
+ * Return: -EIOCBQUEUED where the command has been completed, or will be; -EAGAIN
+ * where it must not wait and would; or with nothing done -EINVAL, -EFAULT, -ENOMEM
+ * or -EPROTO.
+ */
+int exmap_io_command(struct exmap *exmap, struct exmap_interface *interface,
+		     struct io_uring_cmd *cmd, unsigned int opcode, unsigned int issue_flags)
+{
+	const struct iovec *where = exmap_uring_iovec(cmd);
+	/* Just once: they are in memory that the caller can write to. */
+	unsigned long start = (unsigned long)READ_ONCE(where->iov_base);
+	unsigned long len = READ_ONCE(where->iov_len);
+	struct exmap_io_command *command;
+	long ret;
+
+	if (!exmap_has_surface(exmap))
+		return -EPROTO;
+	if (cmd->flags & IORING_URING_CMD_FIXED)
+		command = exmap_io_list(cmd, start, len, issue_flags);
+	else
+		command = exmap_io_range(exmap, start, len);
+	if (IS_ERR(command))
+		return PTR_ERR(command);
+	command->cmd = cmd;
+
+	switch (opcode) {
+	case EXMAP_OP_ALLOC:
+		ret = exmap_alloc(exmap, interface, command->iov, command->nr, false);
+		break;
+	case EXMAP_OP_FREE:
+		ret = exmap_free(exmap, interface, command->iov, command->nr);
+		break;
+	default:
+		ret = exmap_io_command_run(exmap, interface, command, opcode,
+					   issue_flags & IO_URING_F_NONBLOCK);
+		if (ret == -EIOCBQUEUED)
+			return ret;
+		if (ret == -EAGAIN) {
+			kvfree(command);
+			return ret;
+		}
+		exmap_io_end(command, ret, issue_flags);
+		return -EIOCBQUEUED;
 	}
-	if (!err && tried < nr)
-		err = entry[tried].res;
-free_entry:
-	kvfree(entry);
-	if (done || err == -ENODATA)
-		return done;
-	return err;
+	if (ret >= 0 && command->len)
+		ret = exmap_io_range_bytes(command);
+	exmap_io_end(command, ret, issue_flags);
+	return -EIOCBQUEUED;
+}
+
+/**
+ * exmap_io_init - have what asynchronous calls take
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int __init exmap_io_init(void)
+{
+	/* Somebody may be waiting for these in order to free memory. */
+	exmap_io_queue = alloc_workqueue("exmap", WQ_MEM_RECLAIM | WQ_PERCPU, 0);
+	return exmap_io_queue ? 0 : -ENOMEM;
+}
+
+/* Undo exmap_io_init(). No exmap is left; but who has told its end may still return. */
+void exmap_io_exit(void)
+{
+	destroy_workqueue(exmap_io_queue);
 }

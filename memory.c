@@ -182,15 +182,24 @@ static int exmap_populate(struct exmap *exmap, unsigned long address, unsigned l
 	return err ?: fatal_signal_pending(current) ? -EINTR : 0;
 }
 
+/* The page that is mapped at an address, or NULL. It stays as long as the walk does. */
+static struct page *exmap_mapped_page(struct exmap_walk *walk, unsigned long address)
+{
+	pte_t pte;
+
+	if (!exmap_walk_lock(walk, address))
+		return NULL;
+	pte = walk->table[pte_index(address)];
+	return pte_present(pte) ? pte_page(pte) : NULL;
+}
+
 /* How many pages of a range are not mapped. */
 static unsigned int exmap_missing(struct exmap_walk *walk, unsigned long address, unsigned long end)
 {
 	unsigned int missing = 0;
 
 	for (; address < end; address += PAGE_SIZE)
-		if (!exmap_walk_lock(walk, address) ||
-		    pte_none(walk->table[pte_index(address)]))
-			missing++;
+		missing += !exmap_mapped_page(walk, address);
 	return missing;
 }
 
@@ -340,8 +349,9 @@ static void exmap_count(struct exmap_interface *interface, long mapped)
 /**
  * exmap_alloc - carry out ALLOC
  * @exmap: has been set up, and belongs to current->mm; mmap_lock is not held
- * @interface: whose entries; its lock is not held
- * @nr: how many, at most EXMAP_USER_INTERFACE_PAGES
+ * @interface: where the pages come from; its lock is not held
+ * @iov: the entries
+ * @nr: how many
  * @probe: leave out the entries whose first page is mapped
  *
  * Return: how many entries failed, each holding -EFAULT, -ENOMEM or -EPROTO; or,
@@ -349,9 +359,8 @@ static void exmap_count(struct exmap_interface *interface, long mapped)
  * surface, or -EINTR where the caller is being killed.
  */
 long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
-		 unsigned int nr, bool probe)
+		 struct exmap_iov *iov, unsigned int nr, bool probe)
 {
-	struct exmap_iov *iov = interface->user->iov;
 	struct exmap_walk walk = { .exmap = exmap };
 	unsigned long start, end;
 	unsigned int i, failed = 0;
@@ -412,7 +421,7 @@ int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
 		end = start;
 	err = exmap_prepare(&walk, interface, start, end);
 	for (address = start; !err && address < end; address += PAGE_SIZE) {
-		if (!exmap_missing(&walk, address, address + PAGE_SIZE))
+		if (exmap_mapped_page(&walk, address))
 			continue;
 		page = exmap_stock_pop(exmap, interface);
 		if (!page)
@@ -481,9 +490,9 @@ int exmap_pin(struct exmap *exmap, unsigned long start, unsigned long end,
 	int nr = 0;
 
 	for (address = start; address < end; address += PAGE_SIZE) {
-		if (exmap_missing(&walk, address, address + PAGE_SIZE))
+		page = exmap_mapped_page(&walk, address);
+		if (!page)
 			continue;
-		page = pte_page(walk.table[pte_index(address)]);
 		get_page(page);
 		slot[nr++] = (struct exmap_slot){ .address = address, .page = page };
 	}
@@ -514,7 +523,6 @@ static unsigned int exmap_unmap_run(struct exmap_interface *interface, pte_t *pt
 	interface->nr_limbo += unmapped;
 	return unmapped;
 }
-
 
 /*
  * Pages are about to be unmapped, at most until exmap_flush(). Other MMUs that
@@ -603,8 +611,9 @@ static unsigned int exmap_free_entry(struct exmap_unmap *unmap, struct exmap_int
 /**
  * exmap_free - carry out FREE
  * @exmap: has been set up, and belongs to current->mm; mmap_lock is not held
- * @interface: whose entries, and where the pages go; its lock is not held
- * @nr: how many, at most EXMAP_USER_INTERFACE_PAGES
+ * @interface: where the pages go; its lock is not held
+ * @iov: the entries
+ * @nr: how many
  *
  * Flushes the TLBs once, or once per 512 pages, before any of the pages can be
  * used again.
@@ -613,9 +622,9 @@ static unsigned int exmap_free_entry(struct exmap_unmap *unmap, struct exmap_int
  * and no entry overwritten, -EPROTO where there is no surface, or -EINTR where
  * the caller is being killed.
  */
-long exmap_free(struct exmap *exmap, struct exmap_interface *interface, unsigned int nr)
+long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
+		struct exmap_iov *iov, unsigned int nr)
 {
-	struct exmap_iov *iov = interface->user->iov;
 	struct exmap_unmap unmap = { .walk.exmap = exmap };
 	unsigned int i, was, failed = 0;
 	unsigned long start, end;
