@@ -17,6 +17,7 @@
 #include <linux/completion.h>
 #include <linux/highmem.h>
 #include <linux/mman.h>
+#include <linux/percpu.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -46,11 +47,14 @@ struct exmap_io_entry {
 
 /* One request: a run of slots whose pages are adjacent. */
 struct exmap_io_run {
-	struct kiocb iocb;
 	struct exmap_io *io;
 	unsigned int first;
 	unsigned int nr;
 	long ret;		/* bytes, or an error */
+	union {
+		struct kiocb iocb;	/* where it goes to the file */
+		struct bio bio;		/* where it goes to the device behind it */
+	};
 };
 
 /* A command of io_uring, with the entries that it stands for. */
@@ -68,6 +72,8 @@ struct exmap_io_command {
  * @interface: where pages come from and go to
  * @opcode: EXMAP_OP_READ, _ALLOC or _WRITE
  * @probe: leave out entries whose first page is mapped
+ * @nr: how many entries
+ * @entry: what is to be read or written
  *
  * @tell: for an asynchronous caller: gives it the result, and frees this; or NULL
  * @iocb: whom @tell tells, or
@@ -87,15 +93,15 @@ struct exmap_io_command {
  * @slot: the pages
  * @bvec: the same pages, for the iterator
  * @run: the requests
- *
- * @nr: how many entries
- * @entry: what is to be read or written
+ * @one: room for one entry, and for a window of one page
  */
 struct exmap_io {
 	struct exmap *exmap;
 	struct exmap_interface *interface;
 	unsigned int opcode;
 	bool probe;
+	unsigned int nr;
+	struct exmap_io_entry *entry;
 
 	void (*tell)(struct exmap_io *io);
 	union {
@@ -117,35 +123,96 @@ struct exmap_io {
 	struct exmap_slot *slot;
 	struct bio_vec *bvec;
 	struct exmap_io_run *run;
-
-	unsigned int nr;
-	struct exmap_io_entry entry[];
+	struct {
+		struct exmap_io_entry entry;
+		struct exmap_slot slot;
+		struct bio_vec bvec;
+		struct exmap_io_run run;
+	} one;
 };
 
-static void exmap_io_work(struct work_struct *work);
+/* On the stack, where some kernels clear everything at each call: it is not small. */
+#define __exmap_uninitialized __attribute__((__uninitialized__))
 
-/* With room for so many entries, but for no page yet. */
-static struct exmap_io *exmap_io_new(struct exmap *exmap, struct exmap_interface *interface,
-				     unsigned int opcode, unsigned int nr)
+/*
+ * Memory that calls work with. Each CPU keeps what was last given back there: kernels
+ * that zero what they allocate would take longer for that than for the rest.
+ */
+struct exmap_io_memory {
+	size_t size;
+	u64 data[];
+};
+
+static DEFINE_PER_CPU(struct exmap_io_memory *, exmap_io_entries);
+static DEFINE_PER_CPU(struct exmap_io_memory *, exmap_io_pages);
+
+/* What a page of a window takes. */
+#define EXMAP_IO_PAGE_SIZE (sizeof(struct exmap_slot) + sizeof(struct bio_vec) + \
+			    sizeof(struct exmap_io_run))
+
+/* So much is kept at most: what 512 single pages take. */
+#define EXMAP_IO_KEEP (EXMAP_USER_INTERFACE_PAGES * EXMAP_IO_PAGE_SIZE)
+
+static void *exmap_io_take(struct exmap_io_memory * __percpu *kept, size_t size)
 {
-	struct exmap_io *io;
+	struct exmap_io_memory *memory = this_cpu_xchg(*kept, NULL);
 
-	io = kvmalloc(struct_size(io, entry, nr), GFP_KERNEL_ACCOUNT);
-	if (!io)
-		return NULL;
-	memset(io, 0, sizeof(*io));
+	if (!memory || memory->size < size) {
+		kvfree(memory);
+		memory = kvmalloc(struct_size(memory, data, size / sizeof(u64)),
+				  GFP_KERNEL_ACCOUNT);
+		if (!memory)
+			return NULL;
+		memory->size = size;
+	}
+	return memory->data;
+}
+
+static void exmap_io_give(struct exmap_io_memory * __percpu *kept, void *data)
+{
+	struct exmap_io_memory *memory = container_of(data, struct exmap_io_memory, data[0]);
+
+	if (memory->size <= EXMAP_IO_KEEP)
+		memory = this_cpu_xchg(*kept, memory);
+	kvfree(memory);
+}
+
+/* Get a call ready, with room for so many entries. Returns 0 or -ENOMEM. */
+static int exmap_io_begin(struct exmap_io *io, struct exmap *exmap,
+			  struct exmap_interface *interface, unsigned int opcode, unsigned int nr)
+{
+	/* Field by field: the rest is set when it is needed. */
 	io->exmap = exmap;
 	io->interface = interface;
 	io->opcode = opcode;
-	init_completion(&io->done);
-	INIT_WORK(&io->work, exmap_io_work);
-	return io;
+	io->probe = false;
+	io->nr = 0;
+	io->tell = NULL;
+	io->err = 0;
+	io->next = 0;
+	io->slot = NULL;
+	io->entry = &io->one.entry;
+	if (nr > 1)
+		io->entry = exmap_io_take(&exmap_io_entries, nr * sizeof(*io->entry));
+	return io->entry ? 0 : -ENOMEM;
 }
 
-static void exmap_io_free(struct exmap_io *io)
+/* Undo exmap_io_begin() and exmap_io_make_room(), if that was called. */
+static void exmap_io_end(struct exmap_io *io)
 {
-	kvfree(io->slot);
-	kvfree(io);
+	if (io->entry != &io->one.entry)
+		exmap_io_give(&exmap_io_entries, io->entry);
+	if (io->slot && io->slot != &io->one.slot)
+		exmap_io_give(&exmap_io_pages, io->slot);
+}
+
+static void exmap_io_work(struct work_struct *work);
+
+/* Have the call told about its end, which then frees @io. */
+static void exmap_io_set_tell(struct exmap_io *io, void (*tell)(struct exmap_io *io))
+{
+	io->tell = tell;
+	INIT_WORK(&io->work, exmap_io_work);
 }
 
 static bool exmap_io_writes(const struct exmap_io *io)
@@ -153,7 +220,7 @@ static bool exmap_io_writes(const struct exmap_io *io)
 	return io->opcode == EXMAP_OP_WRITE;
 }
 
-static unsigned int exmap_io_pages(const struct exmap_io_entry *entry)
+static unsigned int exmap_io_size(const struct exmap_io_entry *entry)
 {
 	return entry->res ? 0 : (entry->end - entry->start) >> PAGE_SHIFT;
 }
@@ -175,11 +242,16 @@ static int exmap_io_make_room(struct exmap_io *io)
 	unsigned int i, pages = 0;
 
 	for (i = 0; i < io->nr && pages < EXMAP_IO_WINDOW; i++)
-		pages += exmap_io_pages(&io->entry[i]);
+		pages += exmap_io_size(&io->entry[i]);
 	pages = min(pages, EXMAP_IO_WINDOW);
 	io->room = pages;
-	io->slot = kvmalloc_array(pages, sizeof(*io->slot) + sizeof(*io->bvec) + sizeof(*io->run),
-				  GFP_KERNEL_ACCOUNT);
+	if (pages <= 1) {
+		io->slot = &io->one.slot;
+		io->bvec = &io->one.bvec;
+		io->run = &io->one.run;
+		return 0;
+	}
+	io->slot = exmap_io_take(&exmap_io_pages, pages * EXMAP_IO_PAGE_SIZE);
 	if (!io->slot)
 		return -ENOMEM;
 	io->bvec = (void *)(io->slot + pages);
@@ -188,13 +260,10 @@ static int exmap_io_make_room(struct exmap_io *io)
 }
 
 /* The end of a request that was queued. Called from any context. */
-static void exmap_io_complete(struct kiocb *iocb, long ret)
+static void exmap_io_end_run(struct exmap_io_run *run, long ret)
 {
-	struct exmap_io_run *run = container_of(iocb, struct exmap_io_run, iocb);
 	struct exmap_io *io = run->io;
 
-	if (exmap_io_writes(io))
-		exmap_iocb_end_write(iocb);
 	run->ret = ret;
 	/* Only the last one may still look at what is under way. */
 	if (!atomic_dec_and_test(&io->pending))
@@ -203,6 +272,24 @@ static void exmap_io_complete(struct kiocb *iocb, long ret)
 		queue_work(exmap_io_queue, &io->work);
 	else
 		complete(&io->done);
+}
+
+static void exmap_io_complete(struct kiocb *iocb, long ret)
+{
+	struct exmap_io_run *run = container_of(iocb, struct exmap_io_run, iocb);
+
+	if (exmap_io_writes(run->io))
+		exmap_iocb_end_write(iocb);
+	exmap_io_end_run(run, ret);
+}
+
+static void exmap_io_end_bio(struct bio *bio)
+{
+	struct exmap_io_run *run = container_of(bio, struct exmap_io_run, bio);
+	int err = blk_status_to_errno(bio->bi_status);
+
+	bio_uninit(bio);
+	exmap_io_end_run(run, err ?: (long)run->nr << PAGE_SHIFT);
 }
 
 /*
@@ -258,48 +345,108 @@ static void exmap_io_submit(struct exmap_io *io, struct exmap_io_run *run)
 {
 	long ret;
 
-	run->io = io;
 	init_sync_kiocb(&run->iocb, io->exmap->file);
-	run->iocb.ki_complete = exmap_io_complete;
+	/* A single page that is waited for costs less where the file knows of it. */
+	if (io->nr_slots > 1 || io->detached)
+		run->iocb.ki_complete = exmap_io_complete;
 	atomic_inc(&io->pending);
 	ret = exmap_io_start(io, &run->iocb, run->first, run->nr);
 	if (ret == -EIOCBQUEUED)
 		return;
 	run->ret = ret;
-	/* Not the last: exmap_io_submit_all() has one more. */
+	/* Not the last: exmap_io_start_window() has one more. */
 	atomic_dec(&io->pending);
 }
 
 /*
- * One request per run of adjacent pages, all under way at once. Returns false where
- * they still are and nobody is to wait: then @io is not the caller's any more.
+ * The device to which reads can go straight, or NULL. That takes a fraction of what
+ * the way through the file costs, but the page cache must have nothing to say.
  */
-static bool exmap_io_submit_all(struct exmap_io *io)
+static struct block_device *exmap_io_bdev(const struct exmap_io *io)
 {
-	const bool detached = io->detached;
+	struct file *file = io->exmap->file;
+	struct block_device *bdev;
+
+	if (exmap_io_writes(io) || !(file->f_flags & O_DIRECT) ||
+	    !S_ISBLK(file_inode(file)->i_mode) || READ_ONCE(file->f_mapping->nrpages))
+		return NULL;
+	bdev = I_BDEV(file->f_mapping->host);
+	return bdev_logical_block_size(bdev) <= PAGE_SIZE ? bdev : NULL;
+}
+
+/* Submit a request to the device. Returns false where not all of it is on there. */
+static bool exmap_io_submit_bio(struct exmap_io *io, struct exmap_io_run *run,
+				struct block_device *bdev, unsigned short ioprio)
+{
+	loff_t pos = io->slot[run->first].address - io->exmap->start;
+	size_t size = (size_t)run->nr << PAGE_SHIFT;
+
+	if (pos + size > bdev_nr_bytes(bdev))
+		return false;
+	bio_init(&run->bio, bdev, &io->bvec[run->first], run->nr, REQ_OP_READ);
+	run->bio.bi_vcnt = run->nr;
+	run->bio.bi_iter.bi_size = size;
+	run->bio.bi_iter.bi_sector = pos >> SECTOR_SHIFT;
+	run->bio.bi_ioprio = ioprio;
+	run->bio.bi_end_io = exmap_io_end_bio;
+	atomic_inc(&io->pending);
+	submit_bio(&run->bio);
+	return true;
+}
+
+/* Divide the slots into runs of adjacent pages. */
+static void exmap_io_divide(struct exmap_io *io)
+{
+	struct exmap_slot *slot = io->slot;
 	struct exmap_io_run *run = NULL;
-	struct blk_plug plug;
 	unsigned int i;
 
-	for (i = 0; i < io->nr_slots; i++) {
-		io->bvec[i] = (struct bio_vec){
-			.bv_page = io->slot[i].page,
-			.bv_len = PAGE_SIZE,
-		};
-		if (!i || io->slot[i].address != io->slot[i - 1].address + PAGE_SIZE) {
+	for (i = 0; i < io->nr_slots; i++, slot++) {
+		bvec_set_page(&io->bvec[i], slot->page, PAGE_SIZE, 0);
+		if (!i || slot->address != slot[-1].address + PAGE_SIZE) {
 			run = &io->run[io->nr_runs++];
+			run->io = io;
 			run->first = i;
 			run->nr = 0;
 		}
 		run->nr++;
 	}
+}
 
-	atomic_set(&io->pending, 1);
-	reinit_completion(&io->done);
+/*
+ * One request per run, all under way at once. The first goes to the file in any case:
+ * whoever watches what is read of files (security modules, fanotify, access times)
+ * sees one read, as of preadv().
+ */
+static void exmap_io_submit_runs(struct exmap_io *io)
+{
+	struct block_device *bdev = exmap_io_bdev(io);
+	unsigned short ioprio = get_current_ioprio();
+	struct blk_plug plug;
+	unsigned int i;
+
 	blk_start_plug(&plug);
 	for (i = 0; i < io->nr_runs; i++)
-		exmap_io_submit(io, &io->run[i]);
+		if (!i || !bdev || !exmap_io_submit_bio(io, &io->run[i], bdev, ioprio))
+			exmap_io_submit(io, &io->run[i]);
 	blk_finish_plug(&plug);
+}
+
+/*
+ * Start the window. Returns false where requests are still under way and nobody is to
+ * wait for them: then @io is not the caller's any more.
+ */
+static bool exmap_io_start_window(struct exmap_io *io)
+{
+	const bool detached = io->detached;
+
+	exmap_io_divide(io);
+	atomic_set(&io->pending, 1);
+	init_completion(&io->done);
+	if (io->nr_runs > 1)
+		exmap_io_submit_runs(io);
+	else if (io->nr_runs)
+		exmap_io_submit(io, &io->run[0]);
 	if (atomic_dec_and_test(&io->pending))
 		return true;
 	if (detached)
@@ -309,19 +456,21 @@ static bool exmap_io_submit_all(struct exmap_io *io)
 }
 
 /*
- * How many whole pages a request has read or written. Of a page that straddles the
- * end of the file the rest is zero.
+ * How many whole pages of @nr a request has read or written. Of a page that straddles
+ * the end of the file the rest is zero.
  */
 static unsigned int exmap_io_whole(const struct exmap_io *io, const struct exmap_slot *slot,
-				   long ret)
+				   unsigned int nr, long ret)
 {
 	const struct inode *inode = io->exmap->file->f_mapping->host;
 	unsigned int tail = ret % PAGE_SIZE;
 
 	if (ret <= 0)
 		return 0;
-	if (!tail || exmap_io_writes(io) ||
-	    slot->address - io->exmap->start + ret < i_size_read(inode))
+	if (!tail || exmap_io_writes(io))
+		return ret >> PAGE_SHIFT;
+	/* A single page ends where the file ended, which may have grown since. */
+	if (nr > 1 && slot->address - io->exmap->start + ret < i_size_read(inode))
 		return ret >> PAGE_SHIFT;
 	memzero_page(slot[ret >> PAGE_SHIFT].page, tail, PAGE_SIZE - tail);
 	return (ret >> PAGE_SHIFT) + 1;
@@ -330,38 +479,39 @@ static unsigned int exmap_io_whole(const struct exmap_io *io, const struct exmap
 /* Why a page was not read or written, from what its request of one page returned. */
 static int exmap_io_error(const struct exmap_io *io, long ret)
 {
-	/* Less than a page, twice in a row; or a medium error, which is no end of file. */
-	if (ret > 0 || ret == -ENODATA)
-		return -EIO;
-	if (ret)
-		return ret;
-	return exmap_io_writes(io) ? -ENOSPC : -ENODATA;
+	if (ret >= 0)
+		return exmap_io_writes(io) ? -ENOSPC : -ENODATA;
+	/* A medium error, which is no end of the file */
+	return ret == -ENODATA ? -EIO : ret;
 }
 
 /*
- * What became of a request: set the error of each of its slots. One that was cut
+ * What became of a request that was not done as a whole: set the error of each of its slots. One that was cut
  * short is taken up where it ended. Of one that failed it is not known which pages
- * did, and they may be different entries': from there on pages go one by one.
+ * did: they may be different entries', or, where the block layer has merged it, even
+ * another request's. So from there on pages go one by one.
  */
 static void exmap_io_settle(struct exmap_io *io, struct exmap_io_run *run)
 {
 	struct exmap_slot *slot = &io->slot[run->first];
 	unsigned int i = 0, nr = run->nr, whole;
+	bool alone = false;
 	long ret = run->ret;
 	struct kiocb iocb;
 
 	for (;;) {
-		whole = exmap_io_whole(io, &slot[i], ret);
+		whole = exmap_io_whole(io, &slot[i], nr, ret);
 		i += whole;
-		if (!whole && (!ret || nr == 1)) {
-			/* Behind the end of the file there is nothing else. */
+		/* Behind the end of the file there is nothing else. */
+		if (!whole && (!ret || alone)) {
 			do
 				slot[i++].error = exmap_io_error(io, ret);
-			while (!ret && i < run->nr);
+			while (i < run->nr && (!ret || fatal_signal_pending(current)));
 		}
 		if (i == run->nr)
 			break;
 		nr = whole && nr > 1 ? run->nr - i : 1;
+		alone = nr == 1;
 		init_sync_kiocb(&iocb, io->exmap->file);
 		ret = exmap_io_start(io, &iocb, run->first + i, nr);
 	}
@@ -418,7 +568,7 @@ static int exmap_io_gather(struct exmap_io *io)
 		entry->nr = 0;
 		if (entry->res)
 			continue;
-		if (exmap_io_pages(entry) > io->room - io->nr_slots)
+		if (exmap_io_size(entry) > io->room - io->nr_slots)
 			break;
 		ret = exmap_io_writes(io) ? exmap_pin(io->exmap, entry->start, entry->end, slot) :
 			exmap_reserve(io->exmap, io->interface, entry->start, entry->end,
@@ -453,7 +603,8 @@ static void exmap_io_finish(struct exmap_io *io)
 	int err;
 
 	for (i = 0; i < io->nr_runs; i++)
-		exmap_io_settle(io, &io->run[i]);
+		if (io->run[i].ret != (long)io->run[i].nr << PAGE_SHIFT)
+			exmap_io_settle(io, &io->run[i]);
 	if (exmap_io_writes(io)) {
 		for (i = 0; i < io->nr_slots; i++)
 			put_page(io->slot[i].page);
@@ -479,7 +630,7 @@ static int exmap_io_run(struct exmap_io *io)
 		return -ENOMEM;
 	while (io->next < io->nr && !io->err) {
 		exmap_io_prepare(io);
-		if (io->opcode != EXMAP_OP_ALLOC && !exmap_io_submit_all(io))
+		if (io->opcode != EXMAP_OP_ALLOC && !exmap_io_start_window(io))
 			return -EIOCBQUEUED;
 		exmap_io_finish(io);
 	}
@@ -507,7 +658,7 @@ static bool exmap_io_never_waits(const struct exmap_io *io)
 	if (io->opcode == EXMAP_OP_ALLOC)
 		return true;
 	for (i = 0; i < io->nr; i++)
-		pages += exmap_io_pages(&io->entry[i]);
+		pages += exmap_io_size(&io->entry[i]);
 	return io->tell && pages <= EXMAP_IO_WINDOW && file->f_flags & O_DIRECT &&
 		S_ISBLK(file_inode(file)->i_mode);
 }
@@ -565,19 +716,27 @@ static long exmap_io_bytes(const struct exmap_io *io)
 long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
 		     struct exmap_iov *iov, unsigned int nr, unsigned int opcode, bool probe)
 {
-	struct exmap_io *io;
+	struct exmap_io io __exmap_uninitialized;
 	long ret;
 
 	if (!exmap_has_surface(exmap))
 		return -EPROTO;
-	io = exmap_io_new(exmap, interface, opcode, nr);
-	if (!io)
+	if (exmap_io_begin(&io, exmap, interface, opcode, nr))
 		return -ENOMEM;
-	io->probe = probe;
-	exmap_io_request(io, iov, nr);
-	ret = exmap_io_run(io) ?: exmap_io_answer(io, iov);
-	exmap_io_free(io);
+	io.probe = probe;
+	exmap_io_request(&io, iov, nr);
+	ret = exmap_io_run(&io) ?: exmap_io_answer(&io, iov);
+	exmap_io_end(&io);
 	return ret;
+}
+
+/* How many exmap_io_ranges() will be at most. */
+static unsigned long exmap_io_max_ranges(const struct iov_iter *iter)
+{
+	/* A single buffer, most often a single page. */
+	if (iov_iter_count(iter) <= PAGE_SIZE)
+		return 1;
+	return iter->nr_segs + iov_iter_count(iter) / (EXMAP_IO_WINDOW * PAGE_SIZE) + 1;
 }
 
 /* The ranges of an iterator, in pieces of a window. Returns 0 or an error. */
@@ -609,12 +768,59 @@ static int exmap_io_ranges(struct exmap_io *io, struct iov_iter *iter)
 	return 0;
 }
 
+/*
+ * Read a page for a caller that waits, which is what most callers do: the same as
+ * below with nothing to keep account of. Returns PAGE_SIZE where the page is there;
+ * 0 where it could not be read as a whole, and is as it was before.
+ */
+static long exmap_io_read_one(struct exmap *exmap, struct exmap_interface *interface,
+			      unsigned long address)
+{
+	struct exmap_slot slot;
+	struct iov_iter iter;
+	struct kiocb iocb;
+	struct bio_vec bvec;
+	int ret;
+
+	ret = exmap_enter(exmap, interface) ?:
+		exmap_reserve(exmap, interface, address, address + PAGE_SIZE, false, &slot);
+	mutex_unlock(&interface->lock);
+	if (ret <= 0)
+		return ret ?: PAGE_SIZE;
+
+	bvec_set_page(&bvec, slot.page, PAGE_SIZE, 0);
+	iov_iter_bvec(&iter, ITER_DEST, &bvec, 1, PAGE_SIZE);
+	init_sync_kiocb(&iocb, exmap->file);
+	iocb.ki_pos = address - exmap->start;
+	ret = vfs_iocb_iter_read(exmap->file, &iocb, &iter);
+	slot.error = ret == PAGE_SIZE ? 0 : -EIO;
+
+	ret = exmap_enter(exmap, interface);
+	if (ret)
+		slot.error = ret;
+	exmap_install(exmap, interface, &slot, 1);
+	mutex_unlock(&interface->lock);
+	return slot.error ? ret : PAGE_SIZE;
+}
+
+static bool exmap_io_is_one(const struct exmap *exmap, struct kiocb *iocb,
+			    const struct iov_iter *iter, unsigned int opcode)
+{
+	unsigned long address = exmap_iter_address(iter);
+
+	return iov_iter_count(iter) == PAGE_SIZE && exmap_iter_len(iter) == PAGE_SIZE &&
+		opcode == EXMAP_OP_READ && is_sync_kiocb(iocb) &&
+		!(iocb->ki_flags & IOCB_NOWAIT) && exmap->file->f_op->read_iter &&
+		PAGE_ALIGNED(address) && address >= exmap->start && address < exmap->end;
+}
+
 static void exmap_io_tell_iocb(struct exmap_io *io)
 {
 	struct kiocb *iocb = io->iocb;
 	long ret = exmap_io_bytes(io);
 
-	exmap_io_free(io);
+	exmap_io_end(io);
+	kfree(io);
 	iocb->ki_complete(iocb, ret);
 }
 
@@ -638,33 +844,44 @@ static void exmap_io_tell_iocb(struct exmap_io *io)
 ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
 		       struct kiocb *iocb, struct iov_iter *iter, unsigned int opcode)
 {
-	unsigned long max = iter->nr_segs + iov_iter_count(iter) / (EXMAP_IO_WINDOW * PAGE_SIZE);
-	struct exmap_io *io;
+	struct exmap_io sync __exmap_uninitialized, *io = &sync;
 	ssize_t ret;
 
 	if (!user_backed_iter(iter))
 		return -EINVAL;
 	if (!exmap_has_surface(exmap))
 		return -EPROTO;
-	io = exmap_io_new(exmap, interface, opcode, max + 1);
-	if (!io)
-		return -ENOMEM;
-	ret = exmap_io_ranges(io, iter);
+	if (exmap_io_is_one(exmap, iocb, iter, opcode)) {
+		ret = exmap_io_read_one(exmap, interface, exmap_iter_address(iter));
+		if (ret)
+			return ret;
+	}
+	if (!is_sync_kiocb(iocb)) {
+		io = kmalloc(sizeof(*io), GFP_KERNEL_ACCOUNT);
+		if (!io)
+			return -ENOMEM;
+	}
+	ret = exmap_io_begin(io, exmap, interface, opcode, exmap_io_max_ranges(iter));
 	if (ret)
 		goto free_io;
+	ret = exmap_io_ranges(io, iter);
+	if (ret)
+		goto end;
 	if (!is_sync_kiocb(iocb)) {
-		io->tell = exmap_io_tell_iocb;
+		exmap_io_set_tell(io, exmap_io_tell_iocb);
 		io->iocb = iocb;
 	}
 	ret = -EAGAIN;
-	if (iocb->ki_flags & IOCB_NOWAIT && !exmap_io_never_waits(io))
-		goto free_io;
-	ret = exmap_io_run(io);
+	if (!(iocb->ki_flags & IOCB_NOWAIT) || exmap_io_never_waits(io))
+		ret = exmap_io_run(io);
 	if (ret == -EIOCBQUEUED)
 		return ret;
 	ret = ret ?: exmap_io_bytes(io);
+end:
+	exmap_io_end(io);
 free_io:
-	exmap_io_free(io);
+	if (io != &sync)
+		kfree(io);
 	return ret;
 }
 
@@ -739,7 +956,7 @@ static long exmap_io_range_bytes(const struct exmap_io_command *command)
 }
 
 /* Tell io_uring the result, and put the answers of a list in place of the requests. */
-static void exmap_io_end(struct exmap_io_command *command, long ret, unsigned int issue_flags)
+static void exmap_io_command_end(struct exmap_io_command *command, long ret, unsigned int issue_flags)
 {
 	struct io_uring_cmd *cmd = command->cmd;
 	size_t size = command->nr * sizeof(command->iov[0]);
@@ -763,8 +980,9 @@ static void exmap_io_tell_command(struct exmap_io *io)
 	struct exmap_io_command *command = io->command;
 	long ret = exmap_io_command_result(io);
 
-	exmap_io_free(io);
-	exmap_io_end(command, ret, IO_URING_F_UNLOCKED);
+	exmap_io_end(io);
+	kfree(io);
+	exmap_io_command_end(command, ret, IO_URING_F_UNLOCKED);
 }
 
 /* READ or WRITE. Returns its result, -EIOCBQUEUED or -EAGAIN. */
@@ -775,11 +993,14 @@ static long exmap_io_command_run(struct exmap *exmap, struct exmap_interface *in
 	struct exmap_io *io;
 	long ret;
 
-	io = exmap_io_new(exmap, interface, opcode, command->nr);
+	io = kmalloc(sizeof(*io), GFP_KERNEL_ACCOUNT);
 	if (!io)
 		return -ENOMEM;
+	ret = exmap_io_begin(io, exmap, interface, opcode, command->nr);
+	if (ret)
+		goto free_io;
 	exmap_io_request(io, command->iov, command->nr);
-	io->tell = exmap_io_tell_command;
+	exmap_io_set_tell(io, exmap_io_tell_command);
 	io->command = command;
 	ret = -EAGAIN;
 	if (!nonblock || exmap_io_never_waits(io))
@@ -787,7 +1008,9 @@ static long exmap_io_command_run(struct exmap *exmap, struct exmap_interface *in
 	if (ret == -EIOCBQUEUED)
 		return ret;
 	ret = ret ?: exmap_io_command_result(io);
-	exmap_io_free(io);
+	exmap_io_end(io);
+free_io:
+	kfree(io);
 	return ret;
 }
 
@@ -840,12 +1063,12 @@ int exmap_io_command(struct exmap *exmap, struct exmap_interface *interface,
 			kvfree(command);
 			return ret;
 		}
-		exmap_io_end(command, ret, issue_flags);
+		exmap_io_command_end(command, ret, issue_flags);
 		return -EIOCBQUEUED;
 	}
 	if (ret >= 0 && command->len)
 		ret = exmap_io_range_bytes(command);
-	exmap_io_end(command, ret, issue_flags);
+	exmap_io_command_end(command, ret, issue_flags);
 	return -EIOCBQUEUED;
 }
 
@@ -864,5 +1087,11 @@ int __init exmap_io_init(void)
 /* Undo exmap_io_init(). No exmap is left; but who has told its end may still return. */
 void exmap_io_exit(void)
 {
+	int cpu;
+
 	destroy_workqueue(exmap_io_queue);
+	for_each_possible_cpu(cpu) {
+		kvfree(per_cpu(exmap_io_entries, cpu));
+		kvfree(per_cpu(exmap_io_pages, cpu));
+	}
 }
