@@ -15,7 +15,7 @@ override CFLAGS += -std=gnu11 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE 
 CHECK_LIBS = $(shell pkg-config --cflags --libs check)
 
 TESTS = test-exmap test-io
-BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same
+BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same test-bench-read
 PROGRAMS = $(TESTS) $(BENCHES)
 
 all: module programs
@@ -32,8 +32,10 @@ $(TESTS): %: %.c test_common.h check_main.h linux/exmap.h vm/complaints
 test-bench-steal-same: test-bench-steal.c bench_common.h linux/exmap.h
 	$(CC) $(CFLAGS) -DSAME_THREAD -o $@ $<
 
+test-bench-read: LDLIBS += -luring
+
 test-bench-%: test-bench-%.c bench_common.h linux/exmap.h
-	$(CC) $(CFLAGS) -o $@ $<
+	$(CC) $(CFLAGS) -o $@ $< $(LDLIBS)
 
 install: module
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install

@@ -48,8 +48,11 @@
  * struct bench - what is measured, and how
  * @threads: how many threads
  * @batch: pages per batch
+ * @run: pages per entry: a batch is @batch / @run entries
+ * @stride: from the first page of an entry to that of the next
  * @seconds: for how long
  * @pages: the exmap's buffer_size
+ * @backing: the exmap's backing file; -1 where there is none
  * @header: print what the columns are, too
  * @threads_given: @threads is from the command line
  * @fd: the exmap; -1 where there is none
@@ -62,8 +65,11 @@
 struct bench {
 	unsigned int threads;
 	unsigned int batch;
+	unsigned int run;
+	unsigned int stride;
 	unsigned int seconds;
 	unsigned long pages;
+	int backing;
 	int header;
 	bool threads_given;
 
@@ -78,14 +84,18 @@ struct bench {
 
 static struct bench bench = {
 	.batch = EXMAP_USER_INTERFACE_PAGES,
+	.run = 1,
+	.stride = BENCH_STRIDE,
 	.seconds = 5,
 	.pages = (1UL << 30) / BENCH_PAGE_SIZE,
+	.backing = -1,
 	.fd = -1,
 };
 
 /**
  * struct bench_program - what a program has besides the common options
  * @about: what it measures; the beginning of --help
+ * @result: what it prints and what that means, where it is not alloc+free
  * @options: its own options for getopt_long(), their values above 255
  * @option: called with such a value and the option's argument
  * @own_help: the lines about its own options and environment variables
@@ -94,6 +104,7 @@ static struct bench bench = {
  */
 struct bench_program {
 	const char *about;
+	const char *result;
 	const struct option *options;
 	void (*option)(int value, const char *argument);
 	const char *own_help;
@@ -106,7 +117,7 @@ struct bench_thread {
 	pthread_t pthread;
 	unsigned int id;
 	void (*work)(struct bench_thread *thread);
-	atomic_ulong pages;	/* alloc+free, written by the thread alone */
+	atomic_ulong pages;	/* done so far, written by the thread alone */
 } __attribute__((aligned(64)));
 
 /* An interface, and the fd that its calls go to. */
@@ -170,13 +181,13 @@ static inline cpu_set_t bench_cpus(void)
 	return cpus;
 }
 
+#define BENCH_ALLOC_FREE "scenario,threads,batch,alloc_free_per_second,shootdowns_per_page"
+
 static inline void bench_help(const struct bench_program *program)
 {
 	printf("usage: %s [OPTION...]\n\n%s\n", program_invocation_short_name, program->about);
 	printf("The last line of output is\n"
-	       "  scenario,threads,batch,alloc_free_per_second,shootdowns_per_page\n"
-	       "where one alloc and one free of a page count 1, and shootdowns are what all\n"
-	       "CPUs received (/proc/interrupts). On a terminal there is a line per second.\n\n"
+	       "%sOn a terminal there is a line per second.\n\n"
 	       "  -t, --time SECONDS     for how long (default 5)\n"
 	       "  -T, --threads THREADS  %u to %u (default one per CPU); each is pinned to a CPU\n"
 	       "  -b, --batch PAGES      pages per batch, 1 to %d (default 512)\n"
@@ -186,6 +197,11 @@ static inline void bench_help(const struct bench_program *program)
 	       "The environment is used where the command line says nothing:\n"
 	       "  THREADS     as --threads\n"
 	       "  BATCH_SIZE  as --batch\n",
+	       program->result ?
+	       program->result :
+	       "  " BENCH_ALLOC_FREE "\n"
+	       "where one alloc and one free of a page count 1, and shootdowns are what all\n"
+	       "CPUs received (/proc/interrupts). ",
 	       program->min_threads, program->max_threads, EXMAP_USER_INTERFACE_PAGES,
 	       program->own_help);
 }
@@ -263,6 +279,11 @@ static inline void bench_options(int argc, char **argv, const struct bench_progr
 
 /* The exmap */
 
+static inline unsigned int bench_entries(void)
+{
+	return bench.batch / bench.run;
+}
+
 /*
  * Map a part for each thread, with room for so many batches. Each starts with a
  * page table of its own: neighbours share none. Without an exmap it is ordinary
@@ -274,7 +295,7 @@ static inline void bench_map(unsigned int batches)
 	char *start;
 	int flags;
 
-	bench.part = (uint64_t)batches * bench.batch * BENCH_STRIDE;
+	bench.part = (uint64_t)batches * bench_entries() * bench.stride;
 	bench.part = (bench.part + BENCH_TABLE_PAGES - 1) / BENCH_TABLE_PAGES * BENCH_TABLE_PAGES;
 	size = (bench.threads * bench.part + BENCH_TABLE_PAGES) * BENCH_PAGE_SIZE;
 	flags = bench.fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED;
@@ -285,6 +306,15 @@ static inline void bench_map(unsigned int batches)
 	address = (uintptr_t)start / BENCH_PAGE_SIZE;
 	bench.first = -address % BENCH_TABLE_PAGES;
 	bench.base = start + bench.first * BENCH_PAGE_SIZE;
+}
+
+/* The same where there is no exmap, to be compared with one: page by page, too. */
+static inline void bench_map_anonymous(unsigned int batches)
+{
+	bench_map(batches);
+	if (madvise(bench.base, bench.threads * bench.part * BENCH_PAGE_SIZE, MADV_NOHUGEPAGE) &&
+	    errno != EINVAL)	/* which is a kernel without huge pages */
+		bench_fail("madvise(MADV_NOHUGEPAGE): %s", strerror(errno));
 }
 
 static inline int bench_open(void)
@@ -302,7 +332,7 @@ static inline int bench_open(void)
 static inline void bench_setup(unsigned int interfaces, unsigned int batches)
 {
 	struct exmap_ioctl_setup setup = {
-		.fd = -1,
+		.fd = bench.backing,
 		.max_interfaces = interfaces,
 		.buffer_size = bench.pages,
 	};
@@ -341,7 +371,8 @@ static inline struct bench_interface bench_interface(int fd, unsigned int nr)
 /* Page number on the surface of a thread's batch. */
 static inline uint64_t bench_batch_page(unsigned int thread, unsigned int batch)
 {
-	return bench.first + thread * bench.part + (uint64_t)batch * bench.batch * BENCH_STRIDE;
+	return bench.first + thread * bench.part +
+	       (uint64_t)batch * bench_entries() * bench.stride;
 }
 
 /* Its address. */
@@ -350,28 +381,29 @@ static inline char *bench_batch_address(unsigned int thread, unsigned int batch)
 	return bench.base + (bench_batch_page(thread, batch) - bench.first) * BENCH_PAGE_SIZE;
 }
 
-/* Request the first nr pages of the batch that starts there. */
+/* Request the first nr entries of the batch that starts there. */
 static inline void bench_fill(const struct bench_interface *interface, uint64_t page,
 			      unsigned int nr)
 {
 	unsigned int i;
 
 	for (i = 0; i < nr; i++) {
-		struct exmap_iov request = { .page = page + i * BENCH_STRIDE, .len = 1 };
+		struct exmap_iov request = { .page = page + i * bench.stride, .len = bench.run };
 
 		interface->user->iov[i].value = request.value;
 	}
 }
 
 /*
- * Carry out the first nr entries, one page each. Returns how many of them came
- * off; -1 where not even the first did, for lack of memory: then all are as they
- * were. Anything else that goes wrong ends the program.
+ * Carry out the first nr entries. Returns how many of them came off; -1 where not
+ * even the first did, for lack of memory: then all are as they were. Anything else
+ * that goes wrong ends the program.
  */
 static inline int bench_action(const struct bench_interface *interface, unsigned int opcode,
 			       unsigned int nr)
 {
-	const char *name = opcode == EXMAP_OP_ALLOC ? "ALLOC" : "FREE";
+	const char *name = opcode == EXMAP_OP_ALLOC ? "ALLOC" :
+			   opcode == EXMAP_OP_READ ? "READ" : "FREE";
 	struct exmap_action_params params = {
 		.interface = interface->nr,
 		.iov_len = nr,
@@ -382,32 +414,38 @@ static inline int bench_action(const struct bench_interface *interface, unsigned
 	int failed;
 
 	failed = ioctl(interface->fd, EXMAP_IOCTL_ACTION, &params);
-	if (failed < 0 && errno == ENOMEM && opcode == EXMAP_OP_ALLOC)
+	if (failed < 0 && errno == ENOMEM && opcode != EXMAP_OP_FREE)
 		return -1;
 	if (failed < 0)
 		bench_fail("%s at interface %u: %s", name, interface->nr, strerror(errno));
 
-	/* From where on ALLOC fails for lack of memory, it fails to the end. */
-	while (done < nr && iov[done].res == 0 && iov[done].pages == 1)
+	/* From where on a call fails for lack of memory, it fails to the end. */
+	while (done < nr && iov[done].res == 0 && iov[done].pages == (int)bench.run)
 		done++;
 	for (i = done; i < nr && iov[i].res == -ENOMEM && iov[i].pages == 0; i++)
 		;
-	if (i == nr && done + failed == nr && (done == nr || (done && opcode == EXMAP_OP_ALLOC)))
+	if (i == nr && done + failed == nr && (done == nr || (done && opcode != EXMAP_OP_FREE)))
 		return done;
 	i = i < nr ? i : nr - 1;
 	bench_fail("%s at interface %u returned %d for %u entries of which entry %u says res %d, "
-		   "pages %d: that is a bug in the module", name, interface->nr, failed, nr, i,
-		   iov[i].res, iov[i].pages);
+		   "pages %d: that is a bug in the module%s", name, interface->nr, failed, nr, i,
+		   iov[i].res, iov[i].pages,
+		   opcode == EXMAP_OP_READ ? ", or an error of the device" : "");
 }
 
 /* The counters */
 
-static inline double bench_now(void)
+static inline uint64_t bench_nanoseconds(void)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec + now.tv_nsec / 1e9;
+	return now.tv_sec * 1000000000UL + now.tv_nsec;
+}
+
+static inline double bench_now(void)
+{
+	return bench_nanoseconds() / 1e9;
 }
 
 /* TLB shootdowns since boot, each CPU that received one counting 1. */
@@ -449,7 +487,7 @@ static inline bool bench_stopped(void)
 	return atomic_load_explicit(&bench.stop, memory_order_relaxed);
 }
 
-/* A thread has completed alloc+free of so many pages. */
+/* A thread is through with so many pages. */
 static inline void bench_count(struct bench_thread *thread, unsigned int pages)
 {
 	/* Nobody else writes, so it takes no atomic addition. */
@@ -539,8 +577,32 @@ static inline void bench_check_stats(void)
 			   stats.alloc_count, stats.buffer_size, bench.pages);
 }
 
-/* Run the threads, for bench.seconds, and print the result. */
-static inline void bench_run(const char *scenario, void (*work)(struct bench_thread *thread))
+/* Print the result below what its columns are. */
+static inline void __attribute__((format(printf, 2, 3)))
+bench_print(const char *columns, const char *format, ...)
+{
+	va_list arguments;
+
+	if (bench.header)
+		puts(columns);
+	va_start(arguments, format);
+	vprintf(format, arguments);
+	va_end(arguments);
+	putchar('\n');
+	if (fflush(stdout))
+		bench_fail("standard output: %s", strerror(errno));
+}
+
+/* Pages and shootdowns of all threads, and the time that it took. */
+struct bench_result {
+	unsigned long pages;
+	unsigned long shootdowns;
+	double seconds;
+};
+
+/* Run the threads for bench.seconds. */
+static inline struct bench_result bench_measure(const char *scenario,
+						void (*work)(struct bench_thread *thread))
 {
 	unsigned long pages, last_pages = 0, shootdowns;
 	struct bench_thread *threads;
@@ -593,12 +655,18 @@ static inline void bench_run(const char *scenario, void (*work)(struct bench_thr
 
 	if (!pages)
 		bench_fail("not one batch was done in %u s: try a longer --time", bench.seconds);
-	if (bench.header)
-		puts("scenario,threads,batch,alloc_free_per_second,shootdowns_per_page");
-	printf("%s,%u,%u,%.0f,%.6f\n", scenario, bench.threads, bench.batch,
-	       pages / (now - start), (double)shootdowns / pages);
-	if (fflush(stdout))
-		bench_fail("standard output: %s", strerror(errno));
+	return (struct bench_result){
+		.pages = pages, .shootdowns = shootdowns, .seconds = now - start,
+	};
+}
+
+/* Measure alloc+free and print the result. */
+static inline void bench_run(const char *scenario, void (*work)(struct bench_thread *thread))
+{
+	struct bench_result result = bench_measure(scenario, work);
+
+	bench_print(BENCH_ALLOC_FREE, "%s,%u,%u,%.0f,%.6f", scenario, bench.threads, bench.batch,
+		    result.pages / result.seconds, (double)result.shootdowns / result.pages);
 }
 
 #endif /* BENCH_COMMON_H */

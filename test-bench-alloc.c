@@ -120,11 +120,7 @@ static void run_baseline(void)
 {
 	struct iovec one;
 
-	bench_map(1);
-	/* As exmap does it: page by page. */
-	if (madvise(bench.base, bench.threads * bench.part * BENCH_PAGE_SIZE, MADV_NOHUGEPAGE) &&
-	    errno != EINVAL)	/* which is a kernel without huge pages */
-		bench_fail("madvise(MADV_NOHUGEPAGE): %s", strerror(errno));
+	bench_map_anonymous(1);
 	if (!strcmp(baseline, "madvise")) {
 		bench_run(baseline, each_madvise);
 		return;
