@@ -2,7 +2,9 @@
 #
 # make            module and programs, for the running kernel
 # make install    install module and header
-# make demo       the paper's Figure 8, from a throw-away virtual machine
+# make demo       the paper's Figures 8 and 10, from a throw-away virtual machine
+# make figures    its Figures 9 and 10, from the same
+# make budget     what a READ costs in instructions, in the same; into the README
 # make check      the test suite, in the same
 # make vm         a shell there
 
@@ -49,6 +51,12 @@ clean:
 demo:
 	vm/demo
 
+figures:
+	vm/demo 9 10
+
+budget:
+	vm/budget
+
 check:
 	vm/check
 
@@ -56,4 +64,4 @@ vm:
 	vm/install
 	vm/run -l -- bash
 
-.PHONY: all module programs install clean demo check vm
+.PHONY: all module programs install clean demo figures budget check vm
