@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Tests of the backing file: READ and WRITE by ACTION, and the exmap's file as a
- * proxy. Each runs on a buffered file, and on a block device with O_DIRECT
- * ($EXMAP_TEST_DEVICE, which is overwritten; a null_blk with memory behind it).
+ * proxy. Each runs on a buffered file in /tmp, and on what these name:
+ *
+ * EXMAP_TEST_DEVICE     a block device, which is overwritten, or a directory to make
+ *                       a file in; used with O_DIRECT, unless EXMAP_TEST_BUFFERED is
+ *                       there, too
+ * EXMAP_TEST_DIRECTORY  a file system that is filled up; the same
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -12,8 +16,21 @@
 #include "test_common.h"
 
 #define FILE_PAGES 1024		/* what the tests use of file or device */
+#define PAGE_WORDS (PAGE / sizeof(uint64_t))
 
-/* A page of the file holds its number, a generation, and words that follow from both. */
+static __attribute__((target("sse4.2"))) uint64_t crc32c(const uint64_t *word, size_t nr)
+{
+	uint64_t crc = ~0U;
+
+	while (nr--)
+		crc = __builtin_ia32_crc32di(crc, *word++);
+	return crc;
+}
+
+/*
+ * A page of the file holds its number, a generation, words that follow from both,
+ * and a checksum.
+ */
 static uint64_t mix(uint64_t page, uint64_t generation)
 {
 	uint64_t x = page * 0x9e3779b97f4a7c15 + generation * 0xbf58476d1ce4e5b9;
@@ -23,48 +40,65 @@ static uint64_t mix(uint64_t page, uint64_t generation)
 
 static void fill(void *where, uint64_t page, uint64_t generation)
 {
-	uint64_t *word = where;
+	uint64_t seed = mix(page, generation), *word = where;
 
 	word[0] = page;
 	word[1] = generation;
-	for (size_t i = 2; i < PAGE / sizeof(*word); i++)
-		word[i] = mix(page, generation) + i;
+	for (size_t i = 2; i < PAGE_WORDS - 1; i++)
+		word[i] = seed + i;
+	word[PAGE_WORDS - 1] = crc32c(word, PAGE_WORDS - 1);
 }
 
 static bool holds(const void *where, uint64_t page, uint64_t generation)
 {
 	const uint64_t *word = where;
 
-	if (word[0] != page || word[1] != generation)
-		return false;
-	for (size_t i = 2; i < PAGE / sizeof(*word); i++)
-		if (word[i] != mix(page, generation) + i)
-			return false;
-	return true;
+	return word[0] == page && word[1] == generation &&
+	       word[PAGE_WORDS - 1] == crc32c(word, PAGE_WORDS - 1);
+}
+
+static int direct_flag(void)
+{
+	return getenv("EXMAP_TEST_BUFFERED") ? 0 : O_DIRECT;
+}
+
+/* Open a device, or a new file in a directory. */
+static int file_open(const char *path, int flags)
+{
+	struct stat stat_buffer;
+	int fd;
+
+	assert_ok(stat(path, &stat_buffer));
+	if (S_ISDIR(stat_buffer.st_mode))
+		flags |= O_TMPFILE;
+	fd = open(path, O_RDWR | flags, 0600);
+	assert_ok(fd);
+	return fd;
+}
+
+static void file_fill(int fd, uint64_t pages)
+{
+	static char buffer[FILE_PAGES * PAGE] __attribute__((aligned(4096)));
+
+	for (uint64_t page = 0; page < pages; page++)
+		fill(buffer + page * PAGE, page, 0);
+	ck_assert_int_eq(pwrite(fd, buffer, pages * PAGE, 0), pages * PAGE);
 }
 
 /* Open the backing file; fill it with generation 0. */
 static int backing_open(bool device, int mode)
 {
-	static char buffer[PAGE] __attribute__((aligned(4096)));
-	const char *path = getenv("EXMAP_TEST_DEVICE");
-	int fd, again;
+	int flags = device ? direct_flag() : 0;
+	int fd = file_open(device ? getenv("EXMAP_TEST_DEVICE") : "/tmp", flags);
+	char path[32];
 
-	if (device)
-		fd = open(path, O_RDWR | O_DIRECT);
-	else
-		fd = open("/tmp", O_RDWR | O_TMPFILE, 0600);
-	assert_ok(fd);
-	for (uint64_t page = 0; page < FILE_PAGES; page++) {
-		fill(buffer, page, 0);
-		ck_assert_int_eq(pwrite(fd, buffer, PAGE, page * PAGE), PAGE);
-	}
+	file_fill(fd, FILE_PAGES);
 	if (mode == O_RDWR)
 		return fd;
-	snprintf(buffer, sizeof(buffer), "/proc/self/fd/%d", fd);
-	again = open(buffer, mode | (device ? O_DIRECT : 0));
-	assert_ok(again);
-	return again;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	fd = open(path, mode | flags);
+	assert_ok(fd);
+	return fd;
 }
 
 static bool file_holds(int fd, uint64_t page, uint64_t generation)
@@ -83,12 +117,14 @@ static struct exmap *exmap_on(int file, size_t pages)
 #define read_pages(ex, page, len) run(ex, 0, EXMAP_OP_READ, page, len)
 #define write_pages(ex, page, len) run(ex, 0, EXMAP_OP_WRITE, page, len)
 
-/* START_TEST, twice: for the file, and for the device. */
-#define START_TEST_BOTH(name)							\
-	static void name(bool device);						\
-	START_TEST(name##_file) { name(false); } END_TEST			\
-	START_TEST(name##_device) { name(true); } END_TEST			\
-	static void name(bool device)
+/* START_TEST, twice: of a function that is told which of them it is. */
+#define START_TEST_TWICE(name, one, other)					\
+	static void name(bool other);						\
+	START_TEST(name##_##one) { name(false); } END_TEST			\
+	START_TEST(name##_##other) { name(true); } END_TEST			\
+	static void name(bool other)
+
+#define START_TEST_BOTH(name) START_TEST_TWICE(name, file, device)
 
 /*
  * READ
@@ -219,20 +255,35 @@ START_TEST(read_at_the_end_of_the_file)
 }
 END_TEST
 
-START_TEST(read_sparse_file)
+/* Data, holes, and what is allocated but was never written. */
+START_TEST_TWICE(read_sparse_file, file, directory)
 {
-	int fd = open("/tmp", O_RDWR | O_TMPFILE, 0600);
+	int fd = directory ? file_open(getenv("EXMAP_TEST_DIRECTORY"), direct_flag()) :
+			     file_open("/tmp", 0);
 	struct exmap *ex = exmap_on(fd, 100);
 
+	file_fill(fd, 10);
 	assert_ok(ftruncate(fd, FILE_PAGES * PAGE));
+	assert_ok(fallocate(fd, 0, 20 * PAGE, 10 * PAGE));
+	assert_ok(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 3 * PAGE, 4 * PAGE));
 	ck_assert_int_eq(alloc(ex, 0, 0, 100), 100);
 	memset(ex->surface, 0xff, 100 * PAGE);
 	ck_assert_int_eq(release(ex, 0, 0, 100), 100);
-	ck_assert_int_eq(read_pages(ex, 500, 100), 100);
-	for (int page = 500; page < 600; page++)
-		ck_assert(all_bytes(ex->surface + page * PAGE, 0));
+
+	ck_assert_int_eq(read_pages(ex, 0, 50), 50);
+	ck_assert_int_eq(read_pages(ex, 500, 50), 50);
+	for (int page = 0; page < 50; page++) {
+		if (page < 3 || (page >= 7 && page < 10))
+			ck_assert(holds(ex->surface + page * PAGE, page, 0));
+		else
+			ck_assert(all_bytes(ex->surface + page * PAGE, 0));
+		ck_assert(all_bytes(ex->surface + (500 + page) * PAGE, 0));
+		fill(ex->surface + page * PAGE, page, 1);
+	}
+	ck_assert_int_eq(write_pages(ex, 0, 50), 50);
+	for (int page = 0; page < 50; page++)
+		ck_assert(file_holds(fd, page, 1));
 }
-END_TEST
 
 /*
  * WRITE
@@ -512,6 +563,7 @@ START_TEST_BOTH(surface_pages_are_good_for_direct_io)
 {
 	int fd = backing_open(device, O_RDWR);
 	struct exmap *ex = exmap_on(fd, 100);
+	struct iovec iov[20];
 
 	ck_assert_int_eq(alloc(ex, 0, 0, 20), 20);
 	for (int page = 0; page < 10; page++)
@@ -521,6 +573,31 @@ START_TEST_BOTH(surface_pages_are_good_for_direct_io)
 	for (int page = 0; page < 10; page++)
 		ck_assert(holds(ex->surface + (10 + page) * PAGE, 50 + page, 8));
 	ck_assert_int_eq(release(ex, 0, 0, 20), 20);
+
+	/* Scattered over the surface, in no order. */
+	for (int i = 0; i < 20; i++) {
+		int page = i * 7 % 20 * 50;
+
+		ck_assert_int_eq(alloc(ex, 0, page, 2), 2);
+		iov[i] = (struct iovec){ ex->surface + page * PAGE, (i % 2 + 1) * PAGE };
+		fill(ex->surface + page * PAGE, i + i / 2, 9);
+		if (i % 2)
+			fill(ex->surface + (page + 1) * PAGE, i + i / 2 + 1, 9);
+	}
+	ck_assert_int_eq(pwritev(fd, iov, 20, 0), 30 * PAGE);
+	for (int page = 0; page < 30; page++)
+		ck_assert(file_holds(fd, page, 9));
+	for (int i = 0; i < 20; i++)
+		memset(iov[i].iov_base, 0xff, iov[i].iov_len);
+	ck_assert_int_eq(preadv(fd, iov, 20, 0), 30 * PAGE);
+	for (int i = 0; i < 20; i++) {
+		ck_assert(holds(iov[i].iov_base, i + i / 2, 9));
+		ck_assert(i % 2 == 0 || holds(iov[i].iov_base + PAGE, i + i / 2 + 1, 9));
+	}
+	/* One that is not there ends it. */
+	ck_assert_int_eq(release(ex, 0, 7 * 50, 1), 1);
+	ck_assert_int_lt(pwritev(fd, iov, 20, 0), 30 * PAGE);
+	assert_mapped(ex, 39);
 }
 
 /*
@@ -531,22 +608,32 @@ struct worker {
 	struct exmap *ex;
 	unsigned int id;
 	unsigned int seed;
+	bool proxy;
 	char error[128];
 	pthread_t thread;
 };
 
-enum { WORKERS = 4, BATCH = 16, ROUNDS = 300 };
+enum { WORKERS = 4, BATCH = 16, ROUNDS = 100 };
 
 static bool worker_call(struct worker *w, int opcode, const uint64_t *page)
 {
 	struct exmap_iov *iov = w->ex->interface[w->id]->iov;
-	int ret;
+	struct iovec vec[BATCH];
+	ssize_t ret;
 
-	for (int i = 0; i < BATCH; i++)
-		iov[i].value = 1UL << 52 | page[i];
-	ret = action(w->ex->fd, w->id, opcode, BATCH, 0);
+	if (w->proxy && opcode != EXMAP_OP_FREE) {
+		for (int i = 0; i < BATCH; i++)
+			vec[i] = (struct iovec){ w->ex->surface + page[i] * PAGE, PAGE };
+		ret = opcode == EXMAP_OP_READ ? preadv(w->ex->fd, vec, BATCH, w->id) :
+						pwritev(w->ex->fd, vec, BATCH, opcode << 8 | w->id);
+		ret -= BATCH * PAGE;
+	} else {
+		for (int i = 0; i < BATCH; i++)
+			iov[i].value = 1UL << 52 | page[i];
+		ret = action(w->ex->fd, w->id, opcode, BATCH, 0);
+	}
 	if (ret && !w->error[0])
-		snprintf(w->error, sizeof(w->error), "opcode %d returned %d (errno %d), first entry %d",
+		snprintf(w->error, sizeof(w->error), "opcode %d: %ld (errno %d), first entry %d",
 			 opcode, ret, errno, iov[0].res);
 	return !ret;
 }
@@ -569,8 +656,8 @@ static void *integrity_worker(void *arg)
 			uint64_t *mine = &generation[page[i] / WORKERS];
 
 			if (!holds(w->ex->surface + page[i] * PAGE, page[i], *mine))
-				snprintf(w->error, sizeof(w->error), "page %lu is not generation %lu",
-					 page[i], *mine);
+				snprintf(w->error, sizeof(w->error),
+					 "page %lu is not generation %lu", page[i], *mine);
 			fill(w->ex->surface + page[i] * PAGE, page[i], ++*mine);
 		}
 		if (!worker_call(w, EXMAP_OP_WRITE, page) || !worker_call(w, EXMAP_OP_FREE, page))
@@ -579,14 +666,13 @@ static void *integrity_worker(void *arg)
 	return NULL;
 }
 
-START_TEST_BOTH(integrity)
+static void integrity_of(int fd, bool proxy)
 {
-	int fd = backing_open(device, O_RDWR);
 	struct exmap *ex = exmap_new_file(FILE_PAGES * PAGE, WORKERS * BATCH, WORKERS, 0, fd);
 	struct worker w[WORKERS];
 
 	for (int i = 0; i < WORKERS; i++) {
-		w[i] = (struct worker){ .ex = ex, .id = i, .seed = i + 1 };
+		w[i] = (struct worker){ .ex = ex, .id = i, .seed = i + 1, .proxy = proxy };
 		ck_assert(!pthread_create(&w[i].thread, NULL, integrity_worker, &w[i]));
 	}
 	for (int i = 0; i < WORKERS; i++) {
@@ -596,7 +682,125 @@ START_TEST_BOTH(integrity)
 	assert_mapped(ex, 0);
 }
 
+START_TEST_BOTH(integrity)
+{
+	integrity_of(backing_open(device, O_RDWR), false);
+}
+
+START_TEST_BOTH(integrity_by_proxy)
+{
+	integrity_of(backing_open(device, O_RDWR), true);
+}
+
+/*
+ * WRITE of pages that other threads FREE meanwhile, and whose places in the pool
+ * they fill with something else at once: what is written is the page, or nothing.
+ */
+enum { FREERS = 2, SHARE = 32, FREED = FREERS * SHARE };
+
+struct freer {
+	struct exmap *ex;
+	pthread_barrier_t *barrier;
+	unsigned int id;
+	unsigned int seed;
+	int rounds;
+	char error[128];
+	pthread_t thread;
+};
+
+static int freer_call(struct freer *f, int opcode, uint64_t first, unsigned int step)
+{
+	struct exmap_iov *iov = f->ex->interface[f->id]->iov;
+	int pages = 0;
+
+	for (int i = 0; i < SHARE; i++)
+		iov[i].value = 1UL << 52 | (first + i * step);
+	if (action(f->ex->fd, f->id, opcode, SHARE, 0))
+		snprintf(f->error, sizeof(f->error), "opcode %d failed", opcode);
+	for (int i = 0; i < SHARE; i++)
+		pages += iov[i].pages;
+	return pages;
+}
+
+static void dither(unsigned int *seed)
+{
+	for (volatile int i = rand_r(seed) % 4096; i > 0; i--)
+		;
+}
+
+static void *freer(void *arg)
+{
+	struct freer *f = arg;
+	const uint64_t scratch = FILE_PAGES + f->id * SHARE;
+
+	for (int round = 0; round < f->rounds; round++) {
+		pthread_barrier_wait(f->barrier);
+		dither(&f->seed);
+		if (freer_call(f, EXMAP_OP_FREE, f->id - 1, FREERS) != SHARE ||
+		    freer_call(f, EXMAP_OP_ALLOC, scratch, 1) != SHARE)
+			snprintf(f->error, sizeof(f->error), "round %d: not all", round);
+		else
+			memset(f->ex->surface + scratch * PAGE, 0xff, SHARE * PAGE);
+		pthread_barrier_wait(f->barrier);
+		freer_call(f, EXMAP_OP_FREE, scratch, 1);
+		pthread_barrier_wait(f->barrier);
+	}
+	return NULL;
+}
+
+START_TEST_BOTH(write_while_others_free)
+{
+	static char buffer[FREED * PAGE] __attribute__((aligned(4096)));
+	int fd = backing_open(device, O_RDWR), rounds = 50;
+	struct exmap *ex = exmap_new_file(2 * FILE_PAGES * PAGE, FREED, FREERS + 1, 0, fd);
+	uint64_t generation[FREED] = { };
+	struct freer f[FREERS + 1];
+	pthread_barrier_t barrier;
+	unsigned int seed = 1;
+
+	pthread_barrier_init(&barrier, NULL, FREERS + 1);
+	for (int i = 1; i <= FREERS; i++) {
+		f[i] = (struct freer){
+			.ex = ex, .barrier = &barrier, .id = i, .seed = i, .rounds = rounds,
+		};
+		ck_assert(!pthread_create(&f[i].thread, NULL, freer, &f[i]));
+	}
+	for (int round = 1; round <= rounds; round++) {
+		int written = 0, found = 0;
+
+		ck_assert_int_eq(alloc(ex, 0, 0, FREED), FREED);
+		for (int page = 0; page < FREED; page++)
+			fill(ex->surface + page * PAGE, page, round);
+		for (int i = 0; i < 4; i++)
+			entry(ex, 0, i, (3 - i) * FREED / 4, FREED / 4);
+		pthread_barrier_wait(&barrier);
+		dither(&seed);
+		ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_WRITE, 4, 0), 0);
+		for (int i = 0; i < 4; i++)
+			written += ex->interface[0]->iov[i].pages;
+		pthread_barrier_wait(&barrier);
+		ck_assert_int_eq(pread(fd, buffer, sizeof(buffer), 0), sizeof(buffer));
+		for (int page = 0; page < FREED; page++) {
+			bool is_new = holds(buffer + page * PAGE, page, round);
+
+			ck_assert(is_new || holds(buffer + page * PAGE, page, generation[page]));
+			if (is_new)
+				generation[page] = round;
+			found += is_new;
+		}
+		ck_assert_int_eq(found, written);
+		pthread_barrier_wait(&barrier);
+	}
+	for (int i = 1; i <= FREERS; i++) {
+		pthread_join(f[i].thread, NULL);
+		ck_assert_msg(!f[i].error[0], "%s", f[i].error);
+	}
+	assert_mapped(ex, 0);
+}
+
 #define TEST_BOTH(name)	TEST(name##_file), TEST_NEEDS_ENV(name##_device, "EXMAP_TEST_DEVICE")
+#define TEST_DIRECTORY(name) \
+	TEST(name##_file), TEST_NEEDS_ENV(name##_directory, "EXMAP_TEST_DIRECTORY")
 
 static const struct test tests[] = {
 	TEST_BOTH(read_single_pages),
@@ -605,7 +809,7 @@ static const struct test tests[] = {
 	TEST_BOTH(read_of_the_same_page_twice),
 	TEST_BOTH(read_without_memory),
 	TEST(read_at_the_end_of_the_file),
-	TEST(read_sparse_file),
+	TEST_DIRECTORY(read_sparse_file),
 	TEST_BOTH(write_what_is_mapped),
 	TEST_BOTH(write_to_a_read_only_file_is_ebadf),
 	TEST_NEEDS_ENV(write_past_the_end_of_the_device_is_enospc, "EXMAP_TEST_DEVICE"),
@@ -622,6 +826,8 @@ static const struct test tests[] = {
 	TEST(proxy_of_another_process_is_eperm),
 	TEST_BOTH(surface_pages_are_good_for_direct_io),
 	TEST_BOTH(integrity),
+	TEST_BOTH(integrity_by_proxy),
+	TEST_BOTH(write_while_others_free),
 	{ }
 };
 
@@ -629,5 +835,5 @@ int main(int argc, char **argv)
 {
 	return check_main(argc, argv,
 			  "Tests of the backing file. Those on a block device overwrite the one named by\n"
-			  "$EXMAP_TEST_DEVICE.", tests);
+			  "$EXMAP_TEST_DEVICE; test-io.c says what else they take.", tests);
 }
