@@ -7,7 +7,10 @@
  *                       a file in; used with O_DIRECT, unless EXMAP_TEST_BUFFERED is
  *                       there, too
  * EXMAP_TEST_DIRECTORY  a file system that is filled up; the same
+ * EXMAP_TEST_BAD        a null_blk in configfs; the tests set its bad blocks
+ * EXMAP_TEST_REMOVABLE  a SCSI disk that is removed
  */
+#include <libgen.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
@@ -125,6 +128,17 @@ static struct exmap *exmap_on(int file, size_t pages)
 	static void name(bool other)
 
 #define START_TEST_BOTH(name) START_TEST_TWICE(name, file, device)
+
+/* No page of the pool is lost: those that are not mapped can all be had. */
+static void assert_pool(struct exmap *ex, int pages)
+{
+	int rest = pages - stats(ex).alloc_count;
+
+	ck_assert_uint_eq(resident(ex, 0, 2 * FILE_PAGES), pages - rest);
+	ck_assert_int_eq(alloc(ex, 0, FILE_PAGES, rest), rest);
+	ck_assert_int_eq(alloc(ex, 0, rest < FILE_PAGES ? FILE_PAGES + rest : 0, 1), -ENOMEM);
+	ck_assert_int_eq(release(ex, 0, FILE_PAGES, rest), rest);
+}
 
 /*
  * READ
@@ -285,6 +299,167 @@ START_TEST_TWICE(read_sparse_file, file, directory)
 		ck_assert(file_holds(fd, page, 1));
 }
 
+struct shrinker {
+	int fd;
+	pthread_t thread;
+};
+
+static void *shrinker(void *arg)
+{
+	struct shrinker *s = arg;
+
+	for (off_t size = FILE_PAGES * PAGE; size > 0; size -= 5000)
+		if (ftruncate(s->fd, size))
+			return s;
+	return ftruncate(s->fd, 0) ? s : NULL;
+}
+
+/* Whether a page is what the file holds there, zero from some byte on. */
+static bool holds_beginning(const char *page, uint64_t nr)
+{
+	char want[PAGE];
+	size_t same = 0;
+
+	fill(want, nr, 0);
+	while (same < PAGE && page[same] == want[same])
+		same++;
+	while (same < PAGE && !page[same])
+		same++;
+	return same == PAGE;
+}
+
+/* Each page that is read is one that the file had, or has been cut off. */
+START_TEST_TWICE(read_while_the_file_shrinks, file, directory)
+{
+	struct shrinker s = {
+		.fd = directory ? file_open(getenv("EXMAP_TEST_DIRECTORY"), direct_flag()) :
+				  file_open("/tmp", 0),
+	};
+	enum { RUN = 32 };
+	struct exmap *ex = exmap_on(s.fd, FILE_PAGES);
+	int nr = FILE_PAGES / RUN, failed;
+	void *error;
+
+	for (int round = 0; round < 5; round++) {
+		file_fill(s.fd, FILE_PAGES);
+		ck_assert(!pthread_create(&s.thread, NULL, shrinker, &s));
+		do {
+			for (int i = 0; i < nr; i++)
+				entry(ex, 0, i, i * RUN, RUN);
+			failed = action(ex->fd, 0, EXMAP_OP_READ, nr, 0);
+			ck_assert_int_ge(failed, 0);
+			for (int i = 0; i < nr; i++) {
+				struct exmap_iov iov = ex->interface[0]->iov[i];
+
+				ck_assert_int_eq(iov.res, iov.pages ? 0 : -ENODATA);
+				ck_assert_uint_eq(resident(ex, i * RUN, RUN), iov.pages);
+				for (int page = i * RUN; page < i * RUN + iov.pages; page++)
+					ck_assert(holds_beginning(ex->surface + page * PAGE, page));
+				ck_assert_int_eq(release(ex, 1, i * RUN, RUN), iov.pages);
+			}
+		} while (failed < nr);
+		pthread_join(s.thread, &error);
+		ck_assert(!error);
+	}
+	assert_pool(ex, FILE_PAGES);
+}
+
+struct resizer {
+	int fd;
+	atomic_bool stop;
+	pthread_t thread;
+};
+
+static void *resizer(void *arg)
+{
+	struct resizer *r = arg;
+
+	while (!atomic_load(&r->stop))
+		if (ftruncate(r->fd, 20 * PAGE + 100) || ftruncate(r->fd, 40 * PAGE))
+			return r;
+	return NULL;
+}
+
+/* The end is in the page or behind it; either way the page can be read. */
+START_TEST(read_while_the_file_grows_and_shrinks)
+{
+	struct resizer r = { .fd = backing_open(false, O_RDWR) };
+	struct exmap *ex = exmap_on(r.fd, 100);
+	void *error;
+
+	assert_ok(ftruncate(r.fd, 20 * PAGE + 100));
+	ck_assert(!pthread_create(&r.thread, NULL, resizer, &r));
+	for (int round = 0; round < 1000; round++) {
+		entry(ex, 0, 0, 20, 1);
+		entry(ex, 0, 1, 18, 2);
+		ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_READ, 2, 0), 0);
+		assert_entry(ex, 0, 0, 0, 1);
+		assert_entry(ex, 0, 1, 0, 2);
+		for (int page = 18; page <= 20; page++)
+			ck_assert(holds_beginning(ex->surface + page * PAGE, page));
+		ck_assert_int_eq(release(ex, 0, 18, 3), 3);
+		ck_assert_int_eq(pread(ex->fd, ex->surface + 20 * PAGE, PAGE, 0), PAGE);
+		ck_assert_int_eq(release(ex, 0, 20, 1), 1);
+	}
+	atomic_store(&r.stop, true);
+	pthread_join(r.thread, &error);
+	ck_assert(!error);
+}
+END_TEST
+
+/* A file that the kernel reads for user memory only: this process's own memory. */
+START_TEST(read_a_file_without_read_iter)
+{
+	char *memory = mmap((void *)0x200000, 8 * PAGE, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	const uint64_t page = 0x200000 / PAGE;
+	struct exmap *ex;
+
+	assert_ok(memory);
+	for (int i = 0; i < 8; i++)
+		fill(memory + i * PAGE, page + i, 0);
+	ex = exmap_on(open("/proc/self/mem", O_RDONLY), 100);
+	entry(ex, 0, 0, page + 2, 3);
+	entry(ex, 0, 1, page, 1);
+	entry(ex, 0, 2, page + 7, 1);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_READ, 3, 0), 0);
+	assert_entry(ex, 0, 0, 0, 3);
+	assert_entry(ex, 0, 1, 0, 1);
+	assert_entry(ex, 0, 2, 0, 1);
+	ck_assert_int_eq(pread(ex->fd, ex->surface + (page + 1) * PAGE, 7 * PAGE, 0), 7 * PAGE);
+	for (int i = 0; i < 8; i++)
+		ck_assert(holds(ex->surface + (page + i) * PAGE, page + i, 0));
+	ck_assert_int_eq(release(ex, 0, page, 8), 8);
+	/* It is read once more: nothing is kept. */
+	fill(memory, page, 1);
+	ck_assert_int_eq(read_pages(ex, page, 1), 1);
+	ck_assert(holds(ex->surface + page * PAGE, page, 1));
+	ck_assert_int_eq(release(ex, 0, page, 1), 1);
+
+	assert_ok(munmap(memory + 3 * PAGE, PAGE));
+	entry(ex, 0, 0, page, 3);
+	entry(ex, 0, 1, page + 3, 1);
+	entry(ex, 0, 2, page + 4, 2);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_READ, 3, 0), 1);
+	assert_entry(ex, 0, 0, 0, 3);
+	assert_entry(ex, 0, 1, -EIO, 0);
+	assert_entry(ex, 0, 2, 0, 2);
+	ck_assert(holds(ex->surface + (page + 5) * PAGE, page + 5, 0));
+	ck_assert_int_eq(release(ex, 0, page, 8), 5);
+	/* A hole in the middle of a run. */
+	ck_assert_int_eq(read_pages(ex, page, 8), -EIO);
+	ck_assert_int_ge(ex->interface[0]->iov[0].pages, 3);
+	ck_assert_uint_eq(resident(ex, page, 8), ex->interface[0]->iov[0].pages);
+	ck_assert_uint_eq(resident(ex, page, 4), 3);
+	release(ex, 0, page, 8);
+	ck_assert_int_eq(pread(ex->fd, ex->surface + page * PAGE, 8 * PAGE, 0), 3 * PAGE);
+	assert_errno(pread(ex->fd, ex->surface + (page + 3) * PAGE, PAGE, 0), EIO);
+	ck_assert(holds(ex->surface + (page + 2) * PAGE, page + 2, 0));
+	release(ex, 0, page, 8);
+	assert_pool(ex, 100);
+}
+END_TEST
+
 /*
  * WRITE
  */
@@ -347,6 +522,55 @@ START_TEST(write_past_the_end_of_the_device_is_enospc)
 }
 END_TEST
 
+/* What there is room for goes well; the rest stays as it is on the surface. */
+START_TEST(write_without_space_directory)
+{
+	const char *directory = getenv("EXMAP_TEST_DIRECTORY");
+	int fd = file_open(directory, direct_flag()), filler = file_open(directory, 0);
+	struct exmap *ex = exmap_on(fd, 100);
+	off_t end = 0, piece = GIB;
+
+	file_fill(fd, 8);
+	assert_ok(fsync(fd));
+	assert_ok(ftruncate(fd, FILE_PAGES * PAGE));
+	while (piece >= (off_t)PAGE) {
+		if (!fallocate(filler, 0, end, piece))
+			end += piece;
+		else
+			piece /= 2;
+	}
+	ck_assert_int_eq(errno, ENOSPC);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 30), 30);
+	for (int page = 0; page < 30; page++)
+		fill(ex->surface + page * PAGE, page, 1);
+	entry(ex, 0, 0, 0, 16);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_WRITE, 1, 0), 1);
+	assert_entry(ex, 0, 0, -ENOSPC, 8);
+	entry(ex, 0, 0, 20, 2);
+	entry(ex, 0, 1, 5, 3);
+	entry(ex, 0, 2, 8, 1);
+	entry(ex, 0, 3, 2, 1);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_WRITE, 4, 0), 2);
+	assert_entry(ex, 0, 0, -ENOSPC, 0);
+	assert_entry(ex, 0, 1, 0, 3);
+	assert_entry(ex, 0, 2, -ENOSPC, 0);
+	assert_entry(ex, 0, 3, 0, 1);
+	ck_assert_int_eq(pwrite(ex->fd, ex->surface, 10 * PAGE, EXMAP_OP_WRITE << 8), 8 * PAGE);
+	assert_errno(pwrite(ex->fd, ex->surface + 8 * PAGE, PAGE, EXMAP_OP_WRITE << 8), ENOSPC);
+	assert_mapped(ex, 30);
+	for (int page = 0; page < 30; page++)
+		ck_assert(holds(ex->surface + page * PAGE, page, 1));
+
+	assert_ok(ftruncate(filler, 0));
+	ck_assert_int_eq(write_pages(ex, 0, 30), 30);
+	assert_ok(fsync(ex->fd));
+	for (int page = 0; page < 30; page++)
+		ck_assert(file_holds(fd, page, 1));
+	assert_pool(ex, 100);
+}
+END_TEST
+
 /* It would go elsewhere. */
 START_TEST(write_to_an_appending_file_is_einval)
 {
@@ -370,6 +594,298 @@ START_TEST_BOTH(backing_fd_may_be_closed)
 	ck_assert_int_eq(read_pages(ex, 7, 1), 1);
 	ck_assert(holds(ex->surface + 7 * PAGE, 7, 0));
 }
+
+/*
+ * Pages that cannot be read or written: a null_blk fails the whole of each request
+ * that touches a bad block, with all that the block layer put into it.
+ */
+static void set_bad(bool bad, uint64_t page, uint64_t nr)
+{
+	char path[256], line[64];
+	int fd, len;
+
+	snprintf(path, sizeof(path), "%s/badblocks", getenv("EXMAP_TEST_BAD"));
+	fd = open(path, O_WRONLY);
+	assert_ok(fd);
+	len = snprintf(line, sizeof(line), "%c%lu-%lu", bad ? '+' : '-', page * 8,
+		       (page + nr) * 8 - 1);
+	ck_assert_int_eq(write(fd, line, len), len);
+	close(fd);
+}
+
+static int bad_open(bool direct)
+{
+	char path[256];
+	int fd;
+
+	set_bad(false, 0, FILE_PAGES);
+	snprintf(path, sizeof(path), "/dev/%s", basename(getenv("EXMAP_TEST_BAD")));
+	fd = file_open(path, direct ? O_DIRECT : 0);
+	file_fill(fd, FILE_PAGES);
+	/* What is cached would not be read. */
+	assert_ok(fsync(fd));
+	ck_assert(!posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
+	return fd;
+}
+
+/* Each entry has its own result, wherever the others are. */
+START_TEST_TWICE(read_bad_pages, buffered, direct)
+{
+	int fd = bad_open(direct);
+	struct exmap *ex = exmap_on(fd, 40);
+	enum { APART, UPWARD, DOWNWARD, LAYOUTS };
+
+	for (int layout = 0; layout < LAYOUTS; layout++) {
+		int page[20], bad[] = { 5, 12 };
+
+		for (int i = 0; i < 20; i++)
+			page[i] = layout == APART ? 2 * i : layout == UPWARD ? i : 19 - i;
+		for (int i = 0; i < 2; i++)
+			set_bad(true, page[bad[i]], 1);
+		for (int i = 0; i < 20; i++)
+			entry(ex, 0, i, page[i], 1);
+		ck_assert_msg(action(ex->fd, 0, EXMAP_OP_READ, 20, 0) == 2, "layout %d", layout);
+		for (int i = 0; i < 20; i++) {
+			if (i == bad[0] || i == bad[1]) {
+				assert_entry(ex, 0, i, -EIO, 0);
+				ck_assert_uint_eq(resident(ex, page[i], 1), 0);
+			} else {
+				assert_entry(ex, 0, i, 0, 1);
+				ck_assert(holds(ex->surface + page[i] * PAGE, page[i], 0));
+			}
+		}
+		assert_mapped(ex, 18);
+		assert_pool(ex, 40);
+		/* It was the disk. */
+		set_bad(false, 0, FILE_PAGES);
+		for (int i = 0; i < 20; i++)
+			entry(ex, 0, i, page[i], 1);
+		ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_READ, 20, 0), 0);
+		for (int i = 0; i < 20; i++) {
+			assert_entry(ex, 0, i, 0, i == bad[0] || i == bad[1]);
+			ck_assert(holds(ex->surface + page[i] * PAGE, page[i], 0));
+		}
+		ck_assert_int_eq(release(ex, 0, 0, 40), 20);
+		ck_assert(!posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
+	}
+}
+
+/* What is before the bad page is there; behind it, it may be. */
+START_TEST_TWICE(read_run_with_a_bad_page, buffered, direct)
+{
+	int fd = bad_open(direct);
+	struct exmap *ex = exmap_on(fd, 40);
+
+	for (int bad = 10; bad < 20; bad += 3) {
+		struct exmap_iov iov;
+
+		set_bad(true, bad, 1);
+		entry(ex, 0, 0, 30, 2);
+		entry(ex, 0, 1, 10, 10);
+		entry(ex, 0, 2, 20, 1);
+		entry(ex, 0, 3, 7, 3);
+		ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_READ, 4, 0), 1);
+		assert_entry(ex, 0, 0, 0, 2);
+		assert_entry(ex, 0, 2, 0, 1);
+		assert_entry(ex, 0, 3, 0, 3);
+		iov = ex->interface[0]->iov[1];
+		ck_assert_int_eq(iov.res, -EIO);
+		ck_assert_int_ge(iov.pages, bad - 10);
+		ck_assert_uint_eq(resident(ex, 10, 10), iov.pages);
+		ck_assert_uint_eq(resident(ex, 10, bad - 10 + 1), bad - 10);
+		for (int page = 7; page < 32; page++)
+			if (resident(ex, page, 1))
+				ck_assert(holds(ex->surface + page * PAGE, page, 0));
+		assert_mapped(ex, 6 + iov.pages);
+		assert_pool(ex, 40);
+		set_bad(false, bad, 1);
+		ck_assert_int_eq(read_pages(ex, 10, 10), 10 - iov.pages);
+		ck_assert_int_eq(release(ex, 0, 0, 40), 16);
+		ck_assert(!posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
+	}
+}
+
+START_TEST_TWICE(preadv_of_bad_pages, buffered, direct)
+{
+	struct exmap *ex = exmap_on(bad_open(direct), 40);
+	struct iovec iov[3] = {
+		{ ex->surface, 2 * PAGE }, { ex->surface + 10 * PAGE, 9 * PAGE },
+		{ ex->surface + 30 * PAGE, PAGE },
+	};
+
+	set_bad(true, 14, 1);
+	ck_assert_int_eq(preadv(ex->fd, iov, 3, 0), 6 * PAGE);
+	ck_assert_uint_eq(resident(ex, 10, 5), 4);
+	assert_errno(pread(ex->fd, ex->surface + 14 * PAGE, 3 * PAGE, 0), EIO);
+	ck_assert_uint_eq(resident(ex, 14, 1), 0);
+	for (int page = 0; page < 14; page++)
+		if (page < 2 || page >= 10)
+			ck_assert(holds(ex->surface + page * PAGE, page, 0));
+	assert_pool(ex, 40);
+	set_bad(false, 14, 1);
+	ck_assert_int_eq(preadv(ex->fd, iov, 3, 0), 12 * PAGE);
+	assert_mapped(ex, 12);
+}
+
+/* The pages stay mapped, and what they are. */
+START_TEST(write_bad_pages_direct)
+{
+	int fd = bad_open(true);
+	struct exmap *ex = exmap_on(fd, 40);
+	struct iovec iov[2] = {
+		{ ex->surface, 2 * PAGE }, { ex->surface + 10 * PAGE, 9 * PAGE },
+	};
+	struct exmap_iov answer;
+	int written = 0;
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 40), 40);
+	for (int page = 0; page < 40; page++)
+		fill(ex->surface + page * PAGE, page, 1);
+	set_bad(true, 14, 1);
+	set_bad(true, 21, 1);
+	entry(ex, 0, 0, 7, 3);
+	entry(ex, 0, 1, 10, 9);
+	entry(ex, 0, 2, 19, 2);
+	entry(ex, 0, 3, 21, 1);
+	entry(ex, 0, 4, 22, 1);
+	entry(ex, 0, 5, 6, 1);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_WRITE, 6, 0), 2);
+	assert_entry(ex, 0, 0, 0, 3);
+	assert_entry(ex, 0, 2, 0, 2);
+	assert_entry(ex, 0, 3, -EIO, 0);
+	assert_entry(ex, 0, 4, 0, 1);
+	assert_entry(ex, 0, 5, 0, 1);
+	answer = ex->interface[0]->iov[1];
+	ck_assert_int_eq(answer.res, -EIO);
+	ck_assert_int_ge(answer.pages, 4);
+	set_bad(false, 0, FILE_PAGES);
+	for (int page = 10; page < 19; page++)
+		written += file_holds(fd, page, 1);
+	ck_assert_int_eq(answer.pages, written);
+	for (int page = 0; page < 40; page++) {
+		if (page < 6 || page == 14 || page == 21 || page > 22)
+			ck_assert(file_holds(fd, page, 0));
+		else if (page < 14 || page > 18)
+			ck_assert(file_holds(fd, page, 1));
+		ck_assert(holds(ex->surface + page * PAGE, page, 1));
+	}
+
+	set_bad(true, 14, 1);
+	ck_assert_int_eq(pwritev(ex->fd, iov, 2, EXMAP_OP_WRITE << 8), 6 * PAGE);
+	assert_errno(pwrite(ex->fd, ex->surface + 14 * PAGE, PAGE, EXMAP_OP_WRITE << 8), EIO);
+	set_bad(false, 14, 1);
+	ck_assert_int_eq(pwritev(ex->fd, iov, 2, EXMAP_OP_WRITE << 8), 11 * PAGE);
+	ck_assert(file_holds(fd, 14, 1));
+	assert_mapped(ex, 40);
+	ck_assert_int_eq(release(ex, 0, 0, 40), 40);
+	assert_pool(ex, 40);
+}
+END_TEST
+
+/* The cache takes all of it; fsync tells. */
+START_TEST(write_bad_pages_buffered)
+{
+	int fd = bad_open(false);
+	struct exmap *ex = exmap_on(fd, 40);
+
+	ck_assert_int_eq(alloc(ex, 0, 10, 10), 10);
+	for (int page = 10; page < 20; page++)
+		fill(ex->surface + page * PAGE, page, 1);
+	set_bad(true, 14, 1);
+	ck_assert_int_eq(write_pages(ex, 10, 10), 10);
+	assert_errno(fsync(ex->fd), EIO);
+	for (int page = 10; page < 20; page++)
+		ck_assert(holds(ex->surface + page * PAGE, page, 1));
+	set_bad(false, 14, 1);
+	ck_assert_int_eq(write_pages(ex, 10, 10), 10);
+	assert_ok(fsync(ex->fd));
+	ck_assert(!posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
+	for (int page = 10; page < 20; page++)
+		ck_assert(file_holds(fd, page, 1));
+}
+END_TEST
+
+struct disk_user {
+	struct exmap *ex;
+	int id;
+	atomic_int rounds;
+	char error[128];
+	pthread_t thread;
+};
+
+/* READ, WRITE, FREE until something fails; all that did not must be right. */
+static void *disk_user(void *arg)
+{
+	struct disk_user *u = arg;
+	struct exmap_iov *iov = u->ex->interface[u->id]->iov;
+	bool failed = false;
+
+	while (!failed && !u->error[0]) {
+		const int first = u->id * 100, nr = 20;
+
+		for (int op = EXMAP_OP_READ; !failed; op = EXMAP_OP_WRITE) {
+			for (int i = 0; i < nr; i++)
+				iov[i].value = 1UL << 52 | (first + 2 * i);
+			failed = action(u->ex->fd, u->id, op, nr, 0);
+			for (int i = 0; i < nr; i++)
+				if (iov[i].res > 0 || iov[i].pages != !iov[i].res ||
+				    (!iov[i].res && !holds(u->ex->surface + (first + 2 * i) * PAGE,
+							   first + 2 * i, 0)))
+					snprintf(u->error, sizeof(u->error),
+						 "opcode %d, entry %d: %d, %d pages", op, i,
+						 iov[i].res, iov[i].pages);
+			if (op == EXMAP_OP_WRITE)
+				break;
+		}
+		iov[0].value = (uint64_t)(2 * nr) << 52 | first;
+		if (action(u->ex->fd, u->id, EXMAP_OP_FREE, 1, 0))
+			snprintf(u->error, sizeof(u->error), "FREE failed");
+		atomic_fetch_add(&u->rounds, 1);
+	}
+	return NULL;
+}
+
+/* A disk is removed while it is in use. */
+START_TEST(disk_that_is_removed)
+{
+	char path[256], *disk = getenv("EXMAP_TEST_REMOVABLE");
+	int fd = file_open(disk, O_DIRECT), sysfs;
+	struct disk_user user[2] = { };
+	struct exmap *ex;
+
+	file_fill(fd, FILE_PAGES);
+	ex = exmap_on(fd, 100);
+	snprintf(path, sizeof(path), "/sys/block/%s/device/delete", basename(disk));
+	sysfs = open(path, O_WRONLY);
+	assert_ok(sysfs);
+	for (int i = 0; i < 2; i++) {
+		user[i].ex = ex;
+		user[i].id = i;
+		ck_assert(!pthread_create(&user[i].thread, NULL, disk_user, &user[i]));
+	}
+	for (int i = 0; i < 2; i++)
+		while (atomic_load(&user[i].rounds) < 20)
+			sched_yield();
+	ck_assert_int_eq(write(sysfs, "1", 1), 1);
+	for (int i = 0; i < 2; i++) {
+		pthread_join(user[i].thread, NULL);
+		ck_assert_msg(!user[i].error[0], "%s", user[i].error);
+	}
+
+	assert_mapped(ex, 0);
+	ck_assert_int_lt(read_pages(ex, 0, 10), 0);
+	ck_assert_int_le(pread(ex->fd, ex->surface, PAGE, 0), 0);
+	assert_mapped(ex, 0);
+	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+	for (int page = 0; page < 10; page++)
+		fill(ex->surface + page * PAGE, page, 1);
+	ck_assert_int_lt(write_pages(ex, 0, 10), 0);
+	ck_assert_int_eq(pwrite(ex->fd, ex->surface, PAGE, EXMAP_OP_WRITE << 8), -1);
+	for (int page = 0; page < 10; page++)
+		ck_assert(holds(ex->surface + page * PAGE, page, 1));
+	assert_pool(ex, 100);
+}
+END_TEST
 
 /*
  * The proxy
@@ -444,6 +960,40 @@ START_TEST_BOTH(proxy_refusals)
 	assert_ok(munmap(s, ex->size));
 	assert_errno(pread(ex->fd, s, PAGE, 0), EPROTO);
 }
+
+START_TEST(proxy_with_bad_addresses)
+{
+	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), 100);
+	struct iovec iov[2] = { { ex->surface, PAGE } };
+	void *bad[] = {
+		NULL, (void *)-PAGE, (void *)(1UL << 63), (void *)0x7ffffffff000,
+		ex->surface - PAGE, ex->surface + ex->size, ex->interface[0],
+	};
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		iov[1] = (struct iovec){ bad[i], PAGE };
+		assert_errno(pread(ex->fd, bad[i], PAGE, 0), EFAULT);
+		assert_errno(pwrite(ex->fd, bad[i], PAGE, EXMAP_OP_WRITE << 8), EFAULT);
+		/* Nothing is done of what would be good. */
+		assert_errno(preadv(ex->fd, iov, 2, 0), EFAULT);
+		assert_mapped(ex, 0);
+	}
+	assert_errno(preadv(ex->fd, (struct iovec *)ex->surface, 1, 0), EFAULT);
+	assert_errno(pread(ex->fd, ex->surface, ex->size + PAGE, 0), EFAULT);
+	assert_errno(pread(ex->fd, ex->surface, PAGE, -1), EINVAL);
+	iov[1] = (struct iovec){ ex->surface + PAGE, PAGE + 1 };
+	assert_errno(preadv(ex->fd, iov, 2, 0), EINVAL);
+	entry(ex, 0, 0, (1UL << 52) - 1, 1);
+	entry(ex, 0, 1, (1UL << 52) - 1, 4095);
+	entry(ex, 0, 2, 2 * FILE_PAGES - 1, 2);
+	entry(ex, 0, 3, 1, 1);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_READ, 4, 0), 3);
+	for (int i = 0; i < 3; i++)
+		assert_entry(ex, 0, i, -EFAULT, 0);
+	assert_entry(ex, 0, 3, 0, 1);
+	assert_mapped(ex, 1);
+}
+END_TEST
 
 START_TEST(proxy_ends_early)
 {
@@ -801,6 +1351,9 @@ START_TEST_BOTH(write_while_others_free)
 #define TEST_BOTH(name)	TEST(name##_file), TEST_NEEDS_ENV(name##_device, "EXMAP_TEST_DEVICE")
 #define TEST_DIRECTORY(name) \
 	TEST(name##_file), TEST_NEEDS_ENV(name##_directory, "EXMAP_TEST_DIRECTORY")
+#define TEST_BAD(name) \
+	TEST_NEEDS_ENV(name##_buffered, "EXMAP_TEST_BAD"), \
+	TEST_NEEDS_ENV(name##_direct, "EXMAP_TEST_BAD")
 
 static const struct test tests[] = {
 	TEST_BOTH(read_single_pages),
@@ -810,15 +1363,26 @@ static const struct test tests[] = {
 	TEST_BOTH(read_without_memory),
 	TEST(read_at_the_end_of_the_file),
 	TEST_DIRECTORY(read_sparse_file),
+	TEST_DIRECTORY(read_while_the_file_shrinks),
+	TEST(read_while_the_file_grows_and_shrinks),
+	TEST(read_a_file_without_read_iter),
 	TEST_BOTH(write_what_is_mapped),
 	TEST_BOTH(write_to_a_read_only_file_is_ebadf),
 	TEST_NEEDS_ENV(write_past_the_end_of_the_device_is_enospc, "EXMAP_TEST_DEVICE"),
+	TEST_NEEDS_ENV(write_without_space_directory, "EXMAP_TEST_DIRECTORY"),
 	TEST(write_to_an_appending_file_is_einval),
 	TEST_BOTH(backing_fd_may_be_closed),
+	TEST_BAD(read_bad_pages),
+	TEST_BAD(read_run_with_a_bad_page),
+	TEST_BAD(preadv_of_bad_pages),
+	TEST_NEEDS_ENV(write_bad_pages_direct, "EXMAP_TEST_BAD"),
+	TEST_NEEDS_ENV(write_bad_pages_buffered, "EXMAP_TEST_BAD"),
+	TEST_NEEDS_ENV(disk_that_is_removed, "EXMAP_TEST_REMOVABLE"),
 	TEST_BOTH(pread_is_as_vmcache_does_it),
 	TEST_BOTH(pread_that_only_allocates),
 	TEST_BOTH(preadv_and_pwritev),
 	TEST_BOTH(proxy_refusals),
+	TEST(proxy_with_bad_addresses),
 	TEST(proxy_ends_early),
 	TEST(proxy_before_setup_or_without_a_file),
 	TEST(read_without_a_surface_is_eproto),
