@@ -72,6 +72,7 @@ struct exmap_io_command {
  * @interface: where pages come from and go to
  * @opcode: EXMAP_OP_READ, _ALLOC or _WRITE
  * @probe: leave out entries whose first page is mapped
+ * @flags: IOCB_DSYNC and IOCB_SYNC: what is written must have got there
  * @nr: how many entries
  * @entry: what is to be read or written
  *
@@ -100,6 +101,7 @@ struct exmap_io {
 	struct exmap_interface *interface;
 	unsigned int opcode;
 	bool probe;
+	int flags;
 	unsigned int nr;
 	struct exmap_io_entry *entry;
 
@@ -135,8 +137,10 @@ struct exmap_io {
 #define __exmap_uninitialized __attribute__((__uninitialized__))
 
 /*
- * Memory that calls work with. Each CPU keeps what was last given back there: kernels
- * that zero what they allocate would take longer for that than for the rest.
+ * Memory that calls work with. Where the caller waits it is that CPU's, which keeps
+ * what was last given back: kernels that zero what they allocate would take longer for
+ * that than for the rest. Of asynchronous calls there can be very many, so theirs is
+ * charged to the caller.
  */
 struct exmap_io_memory {
 	size_t size;
@@ -153,14 +157,15 @@ static DEFINE_PER_CPU(struct exmap_io_memory *, exmap_io_pages);
 /* So much is kept at most: what 512 single pages take. */
 #define EXMAP_IO_KEEP (EXMAP_USER_INTERFACE_PAGES * EXMAP_IO_PAGE_SIZE)
 
-static void *exmap_io_take(struct exmap_io_memory * __percpu *kept, size_t size)
+static void *exmap_io_take(const struct exmap_io *io, struct exmap_io_memory * __percpu *kept,
+			   size_t size)
 {
-	struct exmap_io_memory *memory = this_cpu_xchg(*kept, NULL);
+	struct exmap_io_memory *memory = io->tell ? NULL : this_cpu_xchg(*kept, NULL);
 
 	if (!memory || memory->size < size) {
 		kvfree(memory);
 		memory = kvmalloc(struct_size(memory, data, size / sizeof(u64)),
-				  GFP_KERNEL_ACCOUNT);
+				  io->tell ? GFP_KERNEL_ACCOUNT : GFP_KERNEL);
 		if (!memory)
 			return NULL;
 		memory->size = size;
@@ -168,32 +173,41 @@ static void *exmap_io_take(struct exmap_io_memory * __percpu *kept, size_t size)
 	return memory->data;
 }
 
-static void exmap_io_give(struct exmap_io_memory * __percpu *kept, void *data)
+static void exmap_io_give(const struct exmap_io *io, struct exmap_io_memory * __percpu *kept,
+			  void *data)
 {
 	struct exmap_io_memory *memory = container_of(data, struct exmap_io_memory, data[0]);
 
-	if (memory->size <= EXMAP_IO_KEEP)
+	if (!io->tell && memory->size <= EXMAP_IO_KEEP)
 		memory = this_cpu_xchg(*kept, memory);
 	kvfree(memory);
 }
 
-/* Get a call ready, with room for so many entries. Returns 0 or -ENOMEM. */
+static void exmap_io_work(struct work_struct *work);
+
+/*
+ * Get a call ready, with room for so many entries. Where there is a @tell it is going
+ * to be asynchronous. Returns 0 or -ENOMEM.
+ */
 static int exmap_io_begin(struct exmap_io *io, struct exmap *exmap,
-			  struct exmap_interface *interface, unsigned int opcode, unsigned int nr)
+			  struct exmap_interface *interface, unsigned int opcode,
+			  unsigned int nr, void (*tell)(struct exmap_io *io))
 {
 	/* Field by field: the rest is set when it is needed. */
 	io->exmap = exmap;
 	io->interface = interface;
 	io->opcode = opcode;
 	io->probe = false;
+	io->flags = 0;
 	io->nr = 0;
-	io->tell = NULL;
+	io->tell = tell;
+	INIT_WORK(&io->work, exmap_io_work);
 	io->err = 0;
 	io->next = 0;
 	io->slot = NULL;
 	io->entry = &io->one.entry;
 	if (nr > 1)
-		io->entry = exmap_io_take(&exmap_io_entries, nr * sizeof(*io->entry));
+		io->entry = exmap_io_take(io, &exmap_io_entries, nr * sizeof(*io->entry));
 	return io->entry ? 0 : -ENOMEM;
 }
 
@@ -201,18 +215,9 @@ static int exmap_io_begin(struct exmap_io *io, struct exmap *exmap,
 static void exmap_io_end(struct exmap_io *io)
 {
 	if (io->entry != &io->one.entry)
-		exmap_io_give(&exmap_io_entries, io->entry);
+		exmap_io_give(io, &exmap_io_entries, io->entry);
 	if (io->slot && io->slot != &io->one.slot)
-		exmap_io_give(&exmap_io_pages, io->slot);
-}
-
-static void exmap_io_work(struct work_struct *work);
-
-/* Have the call told about its end, which then frees @io. */
-static void exmap_io_set_tell(struct exmap_io *io, void (*tell)(struct exmap_io *io))
-{
-	io->tell = tell;
-	INIT_WORK(&io->work, exmap_io_work);
+		exmap_io_give(io, &exmap_io_pages, io->slot);
 }
 
 static bool exmap_io_writes(const struct exmap_io *io)
@@ -251,7 +256,7 @@ static int exmap_io_make_room(struct exmap_io *io)
 		io->run = &io->one.run;
 		return 0;
 	}
-	io->slot = exmap_io_take(&exmap_io_pages, pages * EXMAP_IO_PAGE_SIZE);
+	io->slot = exmap_io_take(io, &exmap_io_pages, pages * EXMAP_IO_PAGE_SIZE);
 	if (!io->slot)
 		return -ENOMEM;
 	io->bvec = (void *)(io->slot + pages);
@@ -337,7 +342,7 @@ static long exmap_io_start(struct exmap_io *io, struct kiocb *iocb, unsigned int
 	/* That would not go where the page belongs. */
 	if (iocb->ki_flags & IOCB_APPEND)
 		return -EINVAL;
-	iocb->ki_flags |= IOCB_WRITE;
+	iocb->ki_flags |= IOCB_WRITE | io->flags;
 	return exmap_iocb_write(file, iocb, &iter);
 }
 
@@ -493,6 +498,9 @@ static int exmap_io_error(const struct exmap_io *io, long ret)
  */
 static void exmap_io_settle(struct exmap_io *io, struct exmap_io_run *run)
 {
+	/* What limits a write to a file, in the worker it does not. */
+	const bool give_up = io->detached && exmap_io_writes(io) &&
+		!S_ISBLK(file_inode(io->exmap->file)->i_mode);
 	struct exmap_slot *slot = &io->slot[run->first];
 	unsigned int i = 0, nr = run->nr, whole;
 	bool alone = false;
@@ -502,11 +510,11 @@ static void exmap_io_settle(struct exmap_io *io, struct exmap_io_run *run)
 	for (;;) {
 		whole = exmap_io_whole(io, &slot[i], nr, ret);
 		i += whole;
-		/* Behind the end of the file there is nothing else. */
-		if (!whole && (!ret || alone)) {
-			do
-				slot[i++].error = exmap_io_error(io, ret);
-			while (i < run->nr && (!ret || fatal_signal_pending(current)));
+		while (i < run->nr && (give_up || (!whole && (!ret || alone)))) {
+			slot[i++].error = exmap_io_error(io, ret);
+			/* Behind the end of the file there is nothing else. */
+			if (ret && !give_up && !fatal_signal_pending(current))
+				break;
 		}
 		if (i == run->nr)
 			break;
@@ -721,7 +729,7 @@ long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
 
 	if (!exmap_has_surface(exmap))
 		return -EPROTO;
-	if (exmap_io_begin(&io, exmap, interface, opcode, nr))
+	if (exmap_io_begin(&io, exmap, interface, opcode, nr, NULL))
 		return -ENOMEM;
 	io.probe = probe;
 	exmap_io_request(&io, iov, nr);
@@ -806,12 +814,14 @@ static long exmap_io_read_one(struct exmap *exmap, struct exmap_interface *inter
 static bool exmap_io_is_one(const struct exmap *exmap, struct kiocb *iocb,
 			    const struct iov_iter *iter, unsigned int opcode)
 {
-	unsigned long address = exmap_iter_address(iter);
+	unsigned long address;
 
-	return iov_iter_count(iter) == PAGE_SIZE && exmap_iter_len(iter) == PAGE_SIZE &&
-		opcode == EXMAP_OP_READ && is_sync_kiocb(iocb) &&
-		!(iocb->ki_flags & IOCB_NOWAIT) && exmap->file->f_op->read_iter &&
-		PAGE_ALIGNED(address) && address >= exmap->start && address < exmap->end;
+	if (iov_iter_count(iter) != PAGE_SIZE || exmap_iter_len(iter) != PAGE_SIZE ||
+	    opcode != EXMAP_OP_READ || !is_sync_kiocb(iocb) || iocb->ki_flags & IOCB_NOWAIT ||
+	    !exmap->file->f_op->read_iter)
+		return false;
+	address = exmap_iter_address(iter);
+	return PAGE_ALIGNED(address) && address >= exmap->start && address < exmap->end;
 }
 
 static void exmap_io_tell_iocb(struct exmap_io *io)
@@ -861,16 +871,15 @@ ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
 		if (!io)
 			return -ENOMEM;
 	}
-	ret = exmap_io_begin(io, exmap, interface, opcode, exmap_io_max_ranges(iter));
+	ret = exmap_io_begin(io, exmap, interface, opcode, exmap_io_max_ranges(iter),
+			     is_sync_kiocb(iocb) ? NULL : exmap_io_tell_iocb);
 	if (ret)
 		goto free_io;
+	io->iocb = iocb;
+	io->flags = iocb->ki_flags & (IOCB_DSYNC | IOCB_SYNC);
 	ret = exmap_io_ranges(io, iter);
 	if (ret)
 		goto end;
-	if (!is_sync_kiocb(iocb)) {
-		exmap_io_set_tell(io, exmap_io_tell_iocb);
-		io->iocb = iocb;
-	}
 	ret = -EAGAIN;
 	if (!(iocb->ki_flags & IOCB_NOWAIT) || exmap_io_never_waits(io))
 		ret = exmap_io_run(io);
@@ -996,12 +1005,11 @@ static long exmap_io_command_run(struct exmap *exmap, struct exmap_interface *in
 	io = kmalloc(sizeof(*io), GFP_KERNEL_ACCOUNT);
 	if (!io)
 		return -ENOMEM;
-	ret = exmap_io_begin(io, exmap, interface, opcode, command->nr);
+	ret = exmap_io_begin(io, exmap, interface, opcode, command->nr, exmap_io_tell_command);
 	if (ret)
 		goto free_io;
-	exmap_io_request(io, command->iov, command->nr);
-	exmap_io_set_tell(io, exmap_io_tell_command);
 	io->command = command;
+	exmap_io_request(io, command->iov, command->nr);
 	ret = -EAGAIN;
 	if (!nonblock || exmap_io_never_waits(io))
 		ret = exmap_io_run(io);
