@@ -8,6 +8,7 @@
 
 #include <linux/fs.h>
 #include <linux/mm.h>
+#include <linux/page_table_check.h>
 #include <linux/percpu_counter.h>
 #include <linux/uio.h>
 #include <linux/version.h>
@@ -47,6 +48,55 @@ static inline void exmap_rss_add(struct mm_struct *mm, long pages)
 	atomic_long_add(pages, &mm->rss_stat.count[MM_SHMEMPAGES]);
 #else
 	percpu_counter_add(&mm->rss_stat[MM_SHMEMPAGES], pages);
+#endif
+}
+
+/**
+ * exmap_pte_set - write a PTE of the surface
+ * @mm: whose page table; its PTE lock is held
+ * @address: what the entry is for
+ * @pte: the entry, which is none
+ * @value: what it becomes
+ *
+ * set_pte_at() without the detour by way of a hypervisor. A kernel with
+ * CONFIG_PAGE_TABLE_CHECK counts the entries of each page, and stops where one goes
+ * that it has not seen come: so it is told, as set_pte_at() would.
+ */
+static inline void exmap_pte_set(struct mm_struct *mm, unsigned long address, pte_t *pte,
+				 pte_t value)
+{
+#ifdef CONFIG_PAGE_TABLE_CHECK
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+	page_table_check_pte_set(mm, address, pte, value);
+#elif LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
+	page_table_check_ptes_set(mm, pte, value, 1);
+#else
+	page_table_check_ptes_set(mm, address, pte, value, 1);
+#endif
+#endif
+	WRITE_ONCE(*pte, value);
+}
+
+/**
+ * exmap_pte_clear - make a PTE of the surface none
+ * @mm: whose page table; its PTE lock is held
+ * @address: what the entry is for
+ * @pte: the entry
+ * @old: what it is
+ *
+ * The hardware sets bits only in an entry that is present at that moment, so a plain
+ * store will do. See exmap_pte_set().
+ */
+static inline void exmap_pte_clear(struct mm_struct *mm, unsigned long address, pte_t *pte,
+				   pte_t old)
+{
+	WRITE_ONCE(*pte, __pte(0));
+#ifdef CONFIG_PAGE_TABLE_CHECK
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0) && LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
+	page_table_check_pte_clear(mm, old);
+#else
+	page_table_check_pte_clear(mm, address, old);
+#endif
 #endif
 }
 

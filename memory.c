@@ -248,14 +248,14 @@ again:
 	goto again;
 }
 
-/* Map pages of the stock wherever none is, @nr pages of the table from @pte on. */
+/* Map pages of the stock wherever none is, @nr pages of the table from @pte, @address, on. */
 static unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *interface,
-				  pte_t *pte, unsigned int nr)
+				  unsigned long address, pte_t *pte, unsigned int nr)
 {
 	const pteval_t bits = exmap->pte;
 	unsigned int mapped = 0;
 
-	for (; nr; nr--, pte++) {
+	for (; nr; nr--, pte++, address += PAGE_SIZE) {
 		struct page *page;
 
 		if (!pte_none(*pte))
@@ -267,7 +267,7 @@ static unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *i
 		page = exmap_stock_pop(exmap, interface);
 		if (unlikely(!page))
 			break;
-		WRITE_ONCE(*pte, __pte(bits | page_to_phys(page)));
+		exmap_pte_set(exmap->mm, address, pte, __pte(bits | page_to_phys(page)));
 		mapped++;
 	}
 	return mapped;
@@ -290,7 +290,7 @@ static int exmap_alloc_entry(struct exmap_walk *walk, struct exmap_interface *in
 		next = pmd_addr_end(address, end);
 		if (!exmap_walk_lock(walk, address))
 			break;
-		mapped += exmap_map_run(walk->exmap, interface,
+		mapped += exmap_map_run(walk->exmap, interface, address,
 					&walk->table[pte_index(address)],
 					(next - address) >> PAGE_SHIFT);
 	}
@@ -457,7 +457,8 @@ void exmap_install(struct exmap *exmap, struct exmap_interface *interface,
 		if (!slot->error && exmap_walk_lock(&walk, slot->address)) {
 			pte = &walk.table[pte_index(slot->address)];
 			if (pte_none(*pte)) {
-				WRITE_ONCE(*pte, __pte(exmap->pte | page_to_phys(slot->page)));
+				exmap_pte_set(exmap->mm, slot->address, pte,
+					      __pte(exmap->pte | page_to_phys(slot->page)));
 				mapped++;
 				continue;
 			}
@@ -501,23 +502,21 @@ int exmap_pin(struct exmap *exmap, unsigned long start, unsigned long end,
 }
 
 /*
- * Unmap @nr pages of the table from @pte on into the interface's limbo, which
- * has room for them. Returns how many there were.
- *
- * The PTE lock is held, and the hardware sets bits only in an entry that is
- * present at that moment, so a plain store will do.
+ * Unmap @nr pages of the table from @pte, @address, on into the interface's limbo,
+ * which has room for them. Returns how many there were.
  */
-static unsigned int exmap_unmap_run(struct exmap_interface *interface, pte_t *pte, unsigned int nr)
+static unsigned int exmap_unmap_run(struct exmap *exmap, struct exmap_interface *interface,
+				    unsigned long address, pte_t *pte, unsigned int nr)
 {
 	struct page **limbo = &interface->limbo->page[interface->nr_limbo];
 	unsigned int unmapped = 0;
 
-	for (; nr; nr--, pte++) {
+	for (; nr; nr--, pte++, address += PAGE_SIZE) {
 		pte_t old = *pte;
 
 		if (!pte_present(old))
 			continue;
-		WRITE_ONCE(*pte, __pte(0));
+		exmap_pte_clear(exmap->mm, address, pte, old);
 		limbo[unmapped++] = pte_page(old);
 	}
 	interface->nr_limbo += unmapped;
@@ -593,7 +592,8 @@ static unsigned int exmap_free_entry(struct exmap_unmap *unmap, struct exmap_int
 		next = min(pmd_addr_end(address, end), address + room * PAGE_SIZE);
 		if (!exmap_walk_lock(walk, address))
 			continue;
-		was = exmap_unmap_run(interface, &walk->table[pte_index(address)],
+		was = exmap_unmap_run(walk->exmap, interface, address,
+				      &walk->table[pte_index(address)],
 				      (next - address) >> PAGE_SHIFT);
 		if (!was)
 			continue;
@@ -711,7 +711,7 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 		ret = VM_FAULT_SIGSEGV;
 	else if (!(ret & VM_FAULT_ERROR) && gate == EXMAP_GATE_OPEN &&
 		 exmap_walk_lock(&walk, vmf->address))
-		exmap_count(interface, exmap_map_run(exmap, interface,
+		exmap_count(interface, exmap_map_run(exmap, interface, vmf->address,
 						     &walk.table[pte_index(vmf->address)], 1));
 	exmap_walk_unlock(&walk);
 	exmap_stock_trim(exmap, interface);
@@ -930,7 +930,7 @@ static void exmap_reap(struct exmap *exmap, unsigned long start, unsigned long e
 		if (!pte_present(*pte))
 			continue;
 		exmap->reaped->page[nr++] = pte_page(*pte);
-		WRITE_ONCE(*pte, __pte(0));
+		exmap_pte_clear(exmap->mm, address, pte, *pte);
 		if (nr == EXMAP_BUNDLE_PAGES) {
 			exmap_walk_unlock(&walk);
 			exmap_reap_flush(exmap, &range, nr);
