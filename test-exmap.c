@@ -1249,7 +1249,8 @@ START_TEST(pool_no_false_enomem)
 	struct worker w[THREADS];
 
 	for (int i = 0; i < THREADS; i++) {
-		w[i] = (struct worker){ .ex = ex, .interface = i, .pages = PAGES, .rounds = 1000 };
+		w[i] = (struct worker){ .ex = ex, .interface = i, .pages = PAGES,
+				       .rounds = scaled(1000) };
 		ck_assert(!pthread_create(&w[i].thread, NULL, honest_worker, &w[i]));
 	}
 	for (int i = 0; i < THREADS; i++) {
@@ -1771,7 +1772,7 @@ static void join_workers(struct worker w[2], bool surface_gone)
 
 START_TEST(munmap_while_calls_run)
 {
-	for (int round = 0; round < 30; round++) {
+	for (int round = scaled(30); round; round--) {
 		struct worker w[2];
 		atomic_bool stop = false;
 		pid_t pid = fork();
@@ -1800,7 +1801,7 @@ START_TEST(madvise_and_clear_refs_while_calls_run)
 	struct worker w[2];
 
 	start_workers(ex, w, 2, &stop);
-	for (int round = 0; round < 300; round++) {
+	for (int round = scaled(300); round; round--) {
 		assert_ok(madvise(ex->surface + round * PAGE, 700 * PAGE, MADV_DONTNEED));
 		if (write(fd, "4", 1) != 1)
 			ck_assert_int_eq(errno, EINVAL);
@@ -1860,7 +1861,7 @@ START_TEST(threads_sharing_an_interface)
 	long pages = 0;
 
 	start_workers(ex, w, 1, &stop);
-	for (int round = 0; round < 1000; round++)
+	for (int round = scaled(1000); round; round--)
 		pages += stats(ex).alloc_count;
 	atomic_store(&stop, true);
 	for (int i = 0; i < 2; i++)
@@ -2090,7 +2091,7 @@ START_TEST(stale_tlb_entries_reach_nothing)
 	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
 	assert_ok(sigaction(SIGSEGV, &sa, NULL));
 	ck_assert(!pthread_create(&thread, NULL, stale_writer, &w));
-	for (int round = 0; round < 2000; round++) {
+	for (int round = scaled(2000); round; round--) {
 		ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
 		/* Until it is surely at it, with the page in its TLB. */
 		before = atomic_load(&w.rounds);
@@ -2157,7 +2158,7 @@ START_TEST(stale_tlb_entries_reach_no_thief)
 	CPU_ZERO(&cpu);
 	CPU_SET(0, &cpu);
 	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
-	for (int round = 0; round < 3000; round++) {
+	for (int round = scaled(3000); round; round--) {
 		while (alloc(ex, 0, 0, 1) != 1)
 			;
 		before = atomic_load(&w.rounds);
@@ -2176,11 +2177,11 @@ END_TEST
 /* Processes killed at random moments leave no page behind. */
 START_TEST(kill_at_random_moments)
 {
-	enum { ROUNDS = 1000, PAGES = 1000 };
+	enum { PAGES = 1000 };
 	long before = kib_of("/proc/meminfo", "MemAvailable:"), after;
 
 	srandom(1);
-	for (int round = 0; round < ROUNDS; round++) {
+	for (int round = scaled(1000); round; round--) {
 		int ready[2];
 		char byte;
 		pid_t pid;

@@ -1070,7 +1070,7 @@ START_TEST(read_while_the_surface_is_mapped)
 {
 	int file = backing_open(false, O_RDWR);
 
-	for (int round = 0; round < 500; round++) {
+	for (int round = scaled(500); round; round--) {
 		struct early_reader r = { .ex.fd = exmap_open(), .ex.size = MIB };
 		struct exmap *ex = &r.ex;
 		pthread_t thread;
@@ -1163,7 +1163,7 @@ struct worker {
 	pthread_t thread;
 };
 
-enum { WORKERS = 4, BATCH = 16, ROUNDS = 100 };
+enum { WORKERS = 4, BATCH = 16 };
 
 static bool worker_call(struct worker *w, int opcode, const uint64_t *page)
 {
@@ -1194,7 +1194,7 @@ static void *integrity_worker(void *arg)
 	uint64_t generation[FILE_PAGES / WORKERS] = { }, page[BATCH];
 	struct worker *w = arg;
 
-	for (int round = 0; round < ROUNDS && !w->error[0]; round++) {
+	for (int round = scaled(100); round && !w->error[0]; round--) {
 		/* Different pages, in no order, interleaved with the other workers'. */
 		unsigned int at = rand_r(&w->seed) % share, step = rand_r(&w->seed) % 8 * 2 + 1;
 
@@ -1301,7 +1301,7 @@ static void *freer(void *arg)
 START_TEST_BOTH(write_while_others_free)
 {
 	static char buffer[FREED * PAGE] __attribute__((aligned(4096)));
-	int fd = backing_open(device, O_RDWR), rounds = 50;
+	int fd = backing_open(device, O_RDWR), rounds = scaled(50);
 	struct exmap *ex = exmap_new_file(2 * FILE_PAGES * PAGE, FREED, FREERS + 1, 0, fd);
 	uint64_t generation[FREED] = { };
 	struct freer f[FREERS + 1];

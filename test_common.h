@@ -32,6 +32,18 @@
 	ck_assert_msg(ret_ != -1, "%s: %s", #call, strerror(errno));		\
 } while (0)
 
+/*
+ * How many rounds of something random to do: fewer where $EXMAP_TEST_SLOWDOWN says that
+ * each takes that many times longer (vm/init sets it for the debug kernels).
+ */
+static inline int scaled(int rounds)
+{
+	const char *slowdown = getenv("EXMAP_TEST_SLOWDOWN");
+	int times = slowdown ? atoi(slowdown) : 1;
+
+	return times > 1 ? (rounds + times - 1) / times : rounds;
+}
+
 struct exmap {
 	int fd;
 	char *surface;
