@@ -28,7 +28,7 @@ module:
 programs: $(PROGRAMS)
 
 # No PIE: it would lie in the middle of the address space, which must hold 100 TiB.
-$(TESTS): %: %.c test_common.h check_main.h linux/exmap.h vm/complaints
+$(TESTS): %: %.c test_common.h test_io_common.h check_main.h linux/exmap.h vm/complaints
 	$(CC) $(CFLAGS) -no-pie -DKERNEL_COMPLAINTS='"$(shell cat vm/complaints)"' -o $@ $< $(CHECK_LIBS)
 
 test-bench-steal-same: test-bench-steal.c bench_common.h linux/exmap.h

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the tests of the backing file share: what its pages hold, and the file.
+ */
+#ifndef TEST_IO_COMMON_H
+#define TEST_IO_COMMON_H
+
+#include <pthread.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+
+#include "test_common.h"
+
+#define FILE_PAGES 1024		/* what the tests use of file or device */
+#define PAGE_WORDS (PAGE / sizeof(uint64_t))
+
+static inline __attribute__((target("sse4.2"))) uint64_t crc32c(const uint64_t *word, size_t nr)
+{
+	uint64_t crc = ~0U;
+
+	while (nr--)
+		crc = __builtin_ia32_crc32di(crc, *word++);
+	return crc;
+}
+
+/*
+ * A page of the file holds its number, a generation, words that follow from both,
+ * and a checksum.
+ */
+static inline uint64_t mix(uint64_t page, uint64_t generation)
+{
+	uint64_t x = page * 0x9e3779b97f4a7c15 + generation * 0xbf58476d1ce4e5b9;
+
+	return (x ^ x >> 29) * 0x94d049bb133111eb;
+}
+
+static inline void fill(void *where, uint64_t page, uint64_t generation)
+{
+	uint64_t seed = mix(page, generation), *word = where;
+
+	word[0] = page;
+	word[1] = generation;
+	for (size_t i = 2; i < PAGE_WORDS - 1; i++)
+		word[i] = seed + i;
+	word[PAGE_WORDS - 1] = crc32c(word, PAGE_WORDS - 1);
+}
+
+static inline bool holds(const void *where, uint64_t page, uint64_t generation)
+{
+	const uint64_t *word = where;
+
+	return word[0] == page && word[1] == generation &&
+	       word[PAGE_WORDS - 1] == crc32c(word, PAGE_WORDS - 1);
+}
+
+static inline int direct_flag(void)
+{
+	return getenv("EXMAP_TEST_BUFFERED") ? 0 : O_DIRECT;
+}
+
+/* Open a device, or a new file in a directory. */
+static inline int file_open(const char *path, int flags)
+{
+	struct stat stat_buffer;
+	int fd;
+
+	assert_ok(stat(path, &stat_buffer));
+	if (S_ISDIR(stat_buffer.st_mode))
+		flags |= O_TMPFILE;
+	fd = open(path, O_RDWR | flags, 0600);
+	assert_ok(fd);
+	return fd;
+}
+
+/* By one call: the device may be slow. */
+static inline void file_fill(int fd, uint64_t pages)
+{
+	char *buffer = aligned_alloc(PAGE, pages * PAGE);
+
+	for (uint64_t page = 0; page < pages; page++)
+		fill(buffer + page * PAGE, page, 0);
+	ck_assert_int_eq(pwrite(fd, buffer, pages * PAGE, 0), pages * PAGE);
+	free(buffer);
+}
+
+/* Open the backing file; fill it with generation 0. */
+static inline int backing_open(bool device, int mode)
+{
+	int flags = device ? direct_flag() : 0;
+	int fd = file_open(device ? getenv("EXMAP_TEST_DEVICE") : "/tmp", flags);
+	char path[32];
+
+	file_fill(fd, FILE_PAGES);
+	if (mode == O_RDWR)
+		return fd;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	fd = open(path, mode | flags);
+	assert_ok(fd);
+	return fd;
+}
+
+static inline bool file_holds(int fd, uint64_t page, uint64_t generation)
+{
+	static char buffer[PAGE] __attribute__((aligned(4096)));
+
+	ck_assert_int_eq(pread(fd, buffer, PAGE, page * PAGE), PAGE);
+	return holds(buffer, page, generation);
+}
+
+static inline struct exmap *exmap_on(int file, size_t pages)
+{
+	return exmap_new_file(2 * FILE_PAGES * PAGE, pages, 2, 0, file);
+}
+
+/* START_TEST, twice: of a function that is told which of them it is. */
+#define START_TEST_TWICE(name, one, other)					\
+	static void name(bool other);						\
+	START_TEST(name##_##one) { name(false); } END_TEST			\
+	START_TEST(name##_##other) { name(true); } END_TEST			\
+	static void name(bool other)
+
+#define START_TEST_BOTH(name) START_TEST_TWICE(name, file, device)
+
+/* Their entries in the table. */
+#define TEST_BOTH(name)	TEST(name##_file), TEST_NEEDS_ENV(name##_device, "EXMAP_TEST_DEVICE")
+
+#endif /* TEST_IO_COMMON_H */
