@@ -626,9 +626,9 @@ long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
 		struct exmap_iov *iov, unsigned int nr)
 {
 	struct exmap_unmap unmap = { .walk.exmap = exmap };
-	unsigned int i, was, failed = 0;
 	unsigned long start, end;
-	long unmapped = 0;
+	long unmapped = 0, failed = 0;
+	unsigned int i, was;
 	int err;
 
 	err = exmap_enter(exmap, interface);
