@@ -72,6 +72,7 @@ struct exmap_io_command {
  * @interface: where pages come from and go to
  * @opcode: EXMAP_OP_READ, _ALLOC or _WRITE
  * @probe: leave out entries whose first page is mapped
+ * @nowait: the caller must not wait here for a device, and will come again with -EAGAIN
  * @flags: IOCB_DSYNC and IOCB_SYNC: what is written must have got there
  * @nr: how many entries
  * @entry: what is to be read or written
@@ -101,6 +102,7 @@ struct exmap_io {
 	struct exmap_interface *interface;
 	unsigned int opcode;
 	bool probe;
+	bool nowait;
 	int flags;
 	unsigned int nr;
 	struct exmap_io_entry *entry;
@@ -198,6 +200,7 @@ static int exmap_io_begin(struct exmap_io *io, struct exmap *exmap,
 	io->interface = interface;
 	io->opcode = opcode;
 	io->probe = false;
+	io->nowait = false;
 	io->flags = 0;
 	io->nr = 0;
 	io->tell = tell;
@@ -354,6 +357,9 @@ static void exmap_io_submit(struct exmap_io *io, struct exmap_io_run *run)
 	/* A single page that is waited for costs less where the file knows of it. */
 	if (io->nr_slots > 1 || io->detached)
 		run->iocb.ki_complete = exmap_io_complete;
+	/* Of several some would be under way when one is refused: so those may wait. */
+	if (io->nowait && io->nr_runs == 1)
+		run->iocb.ki_flags |= IOCB_NOWAIT;
 	atomic_inc(&io->pending);
 	ret = exmap_io_start(io, &run->iocb, run->first, run->nr);
 	if (ret == -EIOCBQUEUED)
@@ -591,58 +597,91 @@ static int exmap_io_gather(struct exmap_io *io)
 	return ret;
 }
 
-/* Take the pages for the next window. */
-static void exmap_io_prepare(struct exmap_io *io)
+/*
+ * Take the pages for the next window. Returns -EAGAIN where it takes more than one
+ * and the caller must not wait for the first, or else 0.
+ */
+static int exmap_io_prepare(struct exmap_io *io)
 {
 	io->first = io->next;
 	io->nr_slots = 0;
 	io->nr_runs = 0;
 	io->err = io->first && fatal_signal_pending(current) ? -EINTR : exmap_io_gather(io);
 	/* What is missing may be in this window: see when it is done. */
-	if (io->err == -ENOMEM && io->nr_slots && !io->tell)
+	if (io->err == -ENOMEM && io->nr_slots) {
+		if (io->nowait)
+			return -EAGAIN;
 		io->err = 0;
+	}
 	io->detached = io->tell && (io->err || io->next == io->nr);
+	return 0;
 }
 
-/* The window is done: map what was read, let go of what was written. */
-static void exmap_io_finish(struct exmap_io *io)
+/* Map what was read, let go of what was written. */
+static void exmap_io_land(struct exmap_io *io)
 {
 	unsigned int i;
 	int err;
 
-	for (i = 0; i < io->nr_runs; i++)
-		if (io->run[i].ret != (long)io->run[i].nr << PAGE_SHIFT)
-			exmap_io_settle(io, &io->run[i]);
 	if (exmap_io_writes(io)) {
 		for (i = 0; i < io->nr_slots; i++)
 			put_page(io->slot[i].page);
-	} else {
-		err = exmap_enter(io->exmap, io->interface);
-		for (i = 0; err && i < io->nr_slots; i++)
-			io->slot[i].error = err;
-		exmap_install(io->exmap, io->interface, io->slot, io->nr_slots);
-		mutex_unlock(&io->interface->lock);
+		return;
 	}
+	err = exmap_enter(io->exmap, io->interface);
+	for (i = 0; err && i < io->nr_slots; i++)
+		io->slot[i].error = err;
+	exmap_install(io->exmap, io->interface, io->slot, io->nr_slots);
+	mutex_unlock(&io->interface->lock);
+}
+
+/* The window is done. */
+static void exmap_io_finish(struct exmap_io *io)
+{
+	unsigned int i;
+
+	for (i = 0; i < io->nr_runs; i++)
+		if (io->run[i].ret != (long)io->run[i].nr << PAGE_SHIFT)
+			exmap_io_settle(io, &io->run[i]);
+	exmap_io_land(io);
 	for (i = io->first; i < io->next; i++)
 		exmap_io_result(io, &io->entry[i]);
 }
 
+/* Have the window as if it had never been. */
+static void exmap_io_undo(struct exmap_io *io)
+{
+	unsigned int i;
+
+	for (i = 0; i < io->nr_slots; i++)
+		io->slot[i].error = -EAGAIN;
+	exmap_io_land(io);
+}
+
 /*
  * Carry out all entries. One with an error in @res already is left out. Returns 0
- * when that is done, well or not; -ENOMEM where nothing was; or -EIOCBQUEUED where
- * io->tell will come to the end of it: then @io is not the caller's any more.
+ * when that is done, well or not; -ENOMEM where nothing was; -EAGAIN where io->nowait
+ * cannot be had; or -EIOCBQUEUED where io->tell will come to the end of it: then @io
+ * is not the caller's any more.
  */
 static int exmap_io_run(struct exmap_io *io)
 {
+	int err = 0;
+
 	if (exmap_io_make_room(io))
 		return -ENOMEM;
-	while (io->next < io->nr && !io->err) {
-		exmap_io_prepare(io);
-		if (io->opcode != EXMAP_OP_ALLOC && !exmap_io_start_window(io))
+	while (!err && io->next < io->nr && !io->err) {
+		err = exmap_io_prepare(io);
+		if (!err && io->opcode != EXMAP_OP_ALLOC && !exmap_io_start_window(io))
 			return -EIOCBQUEUED;
-		exmap_io_finish(io);
+		if (!err && io->nowait && io->nr_runs == 1 && io->run[0].ret == -EAGAIN)
+			err = -EAGAIN;
+		if (!err)
+			exmap_io_finish(io);
 	}
-	return 0;
+	if (err)
+		exmap_io_undo(io);
+	return err;
 }
 
 static void exmap_io_work(struct work_struct *work)
@@ -654,8 +693,8 @@ static void exmap_io_work(struct work_struct *work)
 }
 
 /*
- * Whether a caller that must not wait for I/O can have this. A file system may have
- * to read before it can tell where the data is, or wait for a page of its cache.
+ * Whether the caller can have it without waiting for I/O. A file system may have to read
+ * before it can tell where the data is, or to wait for a page of its cache.
  */
 static bool exmap_io_never_waits(const struct exmap_io *io)
 {
@@ -665,10 +704,21 @@ static bool exmap_io_never_waits(const struct exmap_io *io)
 
 	if (io->opcode == EXMAP_OP_ALLOC)
 		return true;
+	if (!io->tell || !(file->f_flags & O_DIRECT) || !S_ISBLK(file_inode(file)->i_mode) ||
+	    !bdev_nowait(I_BDEV(file->f_mapping->host)))
+		return false;
 	for (i = 0; i < io->nr; i++)
 		pages += exmap_io_size(&io->entry[i]);
-	return io->tell && pages <= EXMAP_IO_WINDOW && file->f_flags & O_DIRECT &&
-		S_ISBLK(file_inode(file)->i_mode);
+	return pages <= EXMAP_IO_WINDOW;
+}
+
+/* exmap_io_run() for a caller that must not wait for I/O. */
+static int exmap_io_run_nowait(struct exmap_io *io)
+{
+	if (!exmap_io_never_waits(io))
+		return -EAGAIN;
+	io->nowait = true;
+	return exmap_io_run(io);
 }
 
 /*
@@ -880,9 +930,7 @@ ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
 	ret = exmap_io_ranges(io, iter);
 	if (ret)
 		goto end;
-	ret = -EAGAIN;
-	if (!(iocb->ki_flags & IOCB_NOWAIT) || exmap_io_never_waits(io))
-		ret = exmap_io_run(io);
+	ret = iocb->ki_flags & IOCB_NOWAIT ? exmap_io_run_nowait(io) : exmap_io_run(io);
 	if (ret == -EIOCBQUEUED)
 		return ret;
 	ret = ret ?: exmap_io_bytes(io);
@@ -1010,9 +1058,7 @@ static long exmap_io_command_run(struct exmap *exmap, struct exmap_interface *in
 		goto free_io;
 	io->command = command;
 	exmap_io_request(io, command->iov, command->nr);
-	ret = -EAGAIN;
-	if (!nonblock || exmap_io_never_waits(io))
-		ret = exmap_io_run(io);
+	ret = nonblock ? exmap_io_run_nowait(io) : exmap_io_run(io);
 	if (ret == -EIOCBQUEUED)
 		return ret;
 	ret = ret ?: exmap_io_command_result(io);
@@ -1067,7 +1113,8 @@ int exmap_io_command(struct exmap *exmap, struct exmap_interface *interface,
 					   issue_flags & IO_URING_F_NONBLOCK);
 		if (ret == -EIOCBQUEUED)
 			return ret;
-		if (ret == -EAGAIN) {
+		/* Not a device's, which would have it come again for ever. */
+		if (ret == -EAGAIN && issue_flags & IO_URING_F_NONBLOCK) {
 			kvfree(command);
 			return ret;
 		}
