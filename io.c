@@ -15,9 +15,11 @@
 #include <linux/blkdev.h>
 #include <linux/bvec.h>
 #include <linux/completion.h>
+#include <linux/cred.h>
 #include <linux/highmem.h>
 #include <linux/mman.h>
 #include <linux/percpu.h>
+#include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -30,6 +32,9 @@
 
 /* So many pages at most are under way for one call; no entry has more. */
 #define EXMAP_IO_WINDOW 4096
+
+/* So often a page is tried that comes up short. */
+#define EXMAP_IO_TRIES 16
 
 /* Where the rest of an asynchronous call is done. */
 static struct workqueue_struct *exmap_io_queue;
@@ -72,12 +77,15 @@ struct exmap_io_command {
  * @interface: where pages come from and go to
  * @opcode: EXMAP_OP_READ, _ALLOC or _WRITE
  * @probe: leave out entries whose first page is mapped
+ * @ioprio: what the caller's I/O has
  * @nowait: the caller must not wait here for a device, and will come again with -EAGAIN
  * @flags: IOCB_DSYNC and IOCB_SYNC: what is written must have got there
  * @nr: how many entries
  * @entry: what is to be read or written
  *
  * @tell: for an asynchronous caller: gives it the result, and frees this; or NULL
+ * @cred: who that is
+ * @in_worker: this is not its context any more
  * @iocb: whom @tell tells, or
  * @command: the same
  *
@@ -103,11 +111,14 @@ struct exmap_io {
 	unsigned int opcode;
 	bool probe;
 	bool nowait;
+	unsigned short ioprio;
 	int flags;
 	unsigned int nr;
 	struct exmap_io_entry *entry;
 
 	void (*tell)(struct exmap_io *io);
+	const struct cred *cred;
+	bool in_worker;
 	union {
 		struct kiocb *iocb;
 		struct exmap_io_command *command;
@@ -141,8 +152,7 @@ struct exmap_io {
 /*
  * Memory that calls work with. Where the caller waits it is that CPU's, which keeps
  * what was last given back: kernels that zero what they allocate would take longer for
- * that than for the rest. Of asynchronous calls there can be very many, so theirs is
- * charged to the caller.
+ * that than for the rest. It stays charged to whoever was first.
  */
 struct exmap_io_memory {
 	size_t size;
@@ -167,7 +177,7 @@ static void *exmap_io_take(const struct exmap_io *io, struct exmap_io_memory * _
 	if (!memory || memory->size < size) {
 		kvfree(memory);
 		memory = kvmalloc(struct_size(memory, data, size / sizeof(u64)),
-				  io->tell ? GFP_KERNEL_ACCOUNT : GFP_KERNEL);
+				  GFP_KERNEL_ACCOUNT);
 		if (!memory)
 			return NULL;
 		memory->size = size;
@@ -201,17 +211,26 @@ static int exmap_io_begin(struct exmap_io *io, struct exmap *exmap,
 	io->opcode = opcode;
 	io->probe = false;
 	io->nowait = false;
+	io->ioprio = get_current_ioprio();
 	io->flags = 0;
 	io->nr = 0;
 	io->tell = tell;
-	INIT_WORK(&io->work, exmap_io_work);
+	io->in_worker = false;
+	if (tell) {
+		io->cred = get_current_cred();
+		INIT_WORK(&io->work, exmap_io_work);
+	}
 	io->err = 0;
 	io->next = 0;
 	io->slot = NULL;
 	io->entry = &io->one.entry;
 	if (nr > 1)
 		io->entry = exmap_io_take(io, &exmap_io_entries, nr * sizeof(*io->entry));
-	return io->entry ? 0 : -ENOMEM;
+	if (io->entry)
+		return 0;
+	if (tell)
+		put_cred(io->cred);
+	return -ENOMEM;
 }
 
 /* Undo exmap_io_begin() and exmap_io_make_room(), if that was called. */
@@ -221,6 +240,8 @@ static void exmap_io_end(struct exmap_io *io)
 		exmap_io_give(io, &exmap_io_entries, io->entry);
 	if (io->slot && io->slot != &io->one.slot)
 		exmap_io_give(io, &exmap_io_pages, io->slot);
+	if (io->tell)
+		put_cred(io->cred);
 }
 
 static bool exmap_io_writes(const struct exmap_io *io)
@@ -336,6 +357,7 @@ static long exmap_io_start(struct exmap_io *io, struct kiocb *iocb, unsigned int
 	struct iov_iter iter;
 
 	iocb->ki_pos = io->slot[first].address - io->exmap->start;
+	iocb->ki_ioprio = io->ioprio;
 	if (!exmap_io_writes(io) && !file->f_op->read_iter)
 		return exmap_io_bounce(file, &io->bvec[first], nr, iocb->ki_pos);
 	iov_iter_bvec(&iter, exmap_io_writes(io) ? ITER_SOURCE : ITER_DEST, &io->bvec[first], nr,
@@ -349,7 +371,22 @@ static long exmap_io_start(struct exmap_io *io, struct kiocb *iocb, unsigned int
 	return exmap_iocb_write(file, iocb, &iter);
 }
 
-static void exmap_io_submit(struct exmap_io *io, struct exmap_io_run *run)
+/*
+ * Whether a request may be refused rather than wait. Not one of several: some would be
+ * under way by then; nor one that the device takes in pieces, which always would be.
+ */
+static bool exmap_io_refusable(const struct exmap_io *io, const struct exmap_io_run *run)
+{
+	struct block_device *bdev;
+
+	if (!io->nowait || io->nr_runs > 1)
+		return false;
+	bdev = I_BDEV(io->exmap->file->f_mapping->host);
+	return run->nr <= queue_max_sectors(bdev_get_queue(bdev)) >> PAGE_SECTORS_SHIFT;
+}
+
+/* Submit a request to the file. Returns what that did. */
+static long exmap_io_submit(struct exmap_io *io, struct exmap_io_run *run)
 {
 	long ret;
 
@@ -357,16 +394,16 @@ static void exmap_io_submit(struct exmap_io *io, struct exmap_io_run *run)
 	/* A single page that is waited for costs less where the file knows of it. */
 	if (io->nr_slots > 1 || io->detached)
 		run->iocb.ki_complete = exmap_io_complete;
-	/* Of several some would be under way when one is refused: so those may wait. */
-	if (io->nowait && io->nr_runs == 1)
+	if (exmap_io_refusable(io, run))
 		run->iocb.ki_flags |= IOCB_NOWAIT;
 	atomic_inc(&io->pending);
 	ret = exmap_io_start(io, &run->iocb, run->first, run->nr);
-	if (ret == -EIOCBQUEUED)
-		return;
-	run->ret = ret;
-	/* Not the last: exmap_io_start_window() has one more. */
-	atomic_dec(&io->pending);
+	if (ret != -EIOCBQUEUED) {
+		run->ret = ret;
+		/* Not the last: exmap_io_start_window() has one more. */
+		atomic_dec(&io->pending);
+	}
+	return ret;
 }
 
 /*
@@ -387,7 +424,7 @@ static struct block_device *exmap_io_bdev(const struct exmap_io *io)
 
 /* Submit a request to the device. Returns false where not all of it is on there. */
 static bool exmap_io_submit_bio(struct exmap_io *io, struct exmap_io_run *run,
-				struct block_device *bdev, unsigned short ioprio)
+				struct block_device *bdev)
 {
 	loff_t pos = io->slot[run->first].address - io->exmap->start;
 	size_t size = (size_t)run->nr << PAGE_SHIFT;
@@ -398,47 +435,57 @@ static bool exmap_io_submit_bio(struct exmap_io *io, struct exmap_io_run *run,
 	run->bio.bi_vcnt = run->nr;
 	run->bio.bi_iter.bi_size = size;
 	run->bio.bi_iter.bi_sector = pos >> SECTOR_SHIFT;
-	run->bio.bi_ioprio = ioprio;
+	run->bio.bi_ioprio = io->ioprio;
 	run->bio.bi_end_io = exmap_io_end_bio;
 	atomic_inc(&io->pending);
 	submit_bio(&run->bio);
 	return true;
 }
 
-/* Divide the slots into runs of adjacent pages. */
+/*
+ * Divide the slots into runs of adjacent pages. Where nobody waits, not across entries:
+ * the worker cannot always find out which of them an error belongs to.
+ */
 static void exmap_io_divide(struct exmap_io *io)
 {
-	struct exmap_slot *slot = io->slot;
+	unsigned int e, i = 0, border;
 	struct exmap_io_run *run = NULL;
-	unsigned int i;
+	struct exmap_slot *slot = io->slot;
 
-	for (i = 0; i < io->nr_slots; i++, slot++) {
-		bvec_set_page(&io->bvec[i], slot->page, PAGE_SIZE, 0);
-		if (!i || slot->address != slot[-1].address + PAGE_SIZE) {
-			run = &io->run[io->nr_runs++];
-			run->io = io;
-			run->first = i;
-			run->nr = 0;
+	for (e = io->first; e < io->next; e++) {
+		border = i;
+		for (; i < io->entry[e].first + io->entry[e].nr; i++, slot++) {
+			bvec_set_page(&io->bvec[i], slot->page, PAGE_SIZE, 0);
+			if (!i || slot->address != slot[-1].address + PAGE_SIZE ||
+			    (io->detached && i == border)) {
+				run = &io->run[io->nr_runs++];
+				run->io = io;
+				run->first = i;
+				run->nr = 0;
+			}
+			run->nr++;
 		}
-		run->nr++;
 	}
 }
 
 /*
  * One request per run, all under way at once. The first goes to the file in any case:
  * whoever watches what is read of files (security modules, fanotify, access times)
- * sees one read, as of preadv().
+ * sees one read, as of preadv(), and can refuse it.
  */
 static void exmap_io_submit_runs(struct exmap_io *io)
 {
 	struct block_device *bdev = exmap_io_bdev(io);
-	unsigned short ioprio = get_current_ioprio();
 	struct blk_plug plug;
 	unsigned int i;
+	long ret;
 
 	blk_start_plug(&plug);
-	for (i = 0; i < io->nr_runs; i++)
-		if (!i || !bdev || !exmap_io_submit_bio(io, &io->run[i], bdev, ioprio))
+	ret = exmap_io_submit(io, &io->run[0]);
+	if (ret < 0 && ret != -EIOCBQUEUED)
+		bdev = NULL;
+	for (i = 1; i < io->nr_runs; i++)
+		if (!bdev || !exmap_io_submit_bio(io, &io->run[i], bdev))
 			exmap_io_submit(io, &io->run[i]);
 	blk_finish_plug(&plug);
 }
@@ -467,21 +514,19 @@ static bool exmap_io_start_window(struct exmap_io *io)
 }
 
 /*
- * How many whole pages of @nr a request has read or written. Of a page that straddles
- * the end of the file the rest is zero.
+ * How many whole pages a request has read or written. Of a page that straddles the
+ * end of the file the rest is zero.
  */
 static unsigned int exmap_io_whole(const struct exmap_io *io, const struct exmap_slot *slot,
-				   unsigned int nr, long ret)
+				   long ret)
 {
 	const struct inode *inode = io->exmap->file->f_mapping->host;
 	unsigned int tail = ret % PAGE_SIZE;
 
 	if (ret <= 0)
 		return 0;
-	if (!tail || exmap_io_writes(io))
-		return ret >> PAGE_SHIFT;
-	/* A single page ends where the file ended, which may have grown since. */
-	if (nr > 1 && slot->address - io->exmap->start + ret < i_size_read(inode))
+	if (!tail || exmap_io_writes(io) ||
+	    slot->address - io->exmap->start + ret < i_size_read(inode))
 		return ret >> PAGE_SHIFT;
 	memzero_page(slot[ret >> PAGE_SHIFT].page, tail, PAGE_SIZE - tail);
 	return (ret >> PAGE_SHIFT) + 1;
@@ -490,36 +535,42 @@ static unsigned int exmap_io_whole(const struct exmap_io *io, const struct exmap
 /* Why a page was not read or written, from what its request of one page returned. */
 static int exmap_io_error(const struct exmap_io *io, long ret)
 {
-	if (ret >= 0)
-		return exmap_io_writes(io) ? -ENOSPC : -ENODATA;
-	/* A medium error, which is no end of the file */
-	return ret == -ENODATA ? -EIO : ret;
+	if (ret >= 0 && exmap_io_writes(io))
+		return -ENOSPC;
+	/* A part of a page, time and again; or a medium error: no end of the file */
+	if (ret > 0 || ret == -ENODATA)
+		return -EIO;
+	return ret ?: -ENODATA;
 }
 
 /*
- * What became of a request that was not done as a whole: set the error of each of its slots. One that was cut
- * short is taken up where it ended. Of one that failed it is not known which pages
- * did: they may be different entries', or, where the block layer has merged it, even
- * another request's. So from there on pages go one by one.
+ * What became of a request that was not done as a whole: set the error of each of its
+ * slots. One that was cut short is taken up where it ended. Of one that failed it is
+ * not known which pages did: they may be different entries', or, where the block layer
+ * has merged it, even another request's. So from there on pages go one by one.
+ *
+ * The worker is everybody's, knows no limits and cannot be killed. It tries again only
+ * what a device is going to answer, and only until a page fails.
  */
 static void exmap_io_settle(struct exmap_io *io, struct exmap_io_run *run)
 {
-	/* What limits a write to a file, in the worker it does not. */
-	const bool give_up = io->detached && exmap_io_writes(io) &&
-		!S_ISBLK(file_inode(io->exmap->file)->i_mode);
+	const bool over = io->in_worker && !S_ISBLK(file_inode(io->exmap->file)->i_mode);
 	struct exmap_slot *slot = &io->slot[run->first];
-	unsigned int i = 0, nr = run->nr, whole;
-	bool alone = false;
+	unsigned int i = 0, nr = run->nr, whole, tries = 0;
+	bool alone = false, failed;
 	long ret = run->ret;
 	struct kiocb iocb;
 
 	for (;;) {
-		whole = exmap_io_whole(io, &slot[i], nr, ret);
+		whole = exmap_io_whole(io, &slot[i], ret);
 		i += whole;
-		while (i < run->nr && (give_up || (!whole && (!ret || alone)))) {
+		/* A part of a page: the file has grown meanwhile, or is growing. */
+		tries = ret > 0 && !whole ? tries + 1 : 0;
+		failed = !whole && (!ret || (alone && ret < 0) || tries > EXMAP_IO_TRIES);
+		while (i < run->nr && (over || failed)) {
 			slot[i++].error = exmap_io_error(io, ret);
 			/* Behind the end of the file there is nothing else. */
-			if (ret && !give_up && !fatal_signal_pending(current))
+			if (ret && !over && !io->in_worker && !fatal_signal_pending(current))
 				break;
 		}
 		if (i == run->nr)
@@ -687,8 +738,11 @@ static int exmap_io_run(struct exmap_io *io)
 static void exmap_io_work(struct work_struct *work)
 {
 	struct exmap_io *io = container_of(work, struct exmap_io, work);
+	const struct cred *cred = override_creds(io->cred);
 
+	io->in_worker = true;
 	exmap_io_finish(io);
+	revert_creds(cred);
 	io->tell(io);
 }
 
@@ -779,8 +833,9 @@ long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
 
 	if (!exmap_has_surface(exmap))
 		return -EPROTO;
-	if (exmap_io_begin(&io, exmap, interface, opcode, nr, NULL))
-		return -ENOMEM;
+	ret = exmap_io_begin(&io, exmap, interface, opcode, nr, NULL);
+	if (ret)
+		return ret;
 	io.probe = probe;
 	exmap_io_request(&io, iov, nr);
 	ret = exmap_io_run(&io) ?: exmap_io_answer(&io, iov);
@@ -927,6 +982,7 @@ ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
 		goto free_io;
 	io->iocb = iocb;
 	io->flags = iocb->ki_flags & (IOCB_DSYNC | IOCB_SYNC);
+	io->ioprio = iocb->ki_ioprio;
 	ret = exmap_io_ranges(io, iter);
 	if (ret)
 		goto end;
@@ -1145,6 +1201,8 @@ void exmap_io_exit(void)
 	int cpu;
 
 	destroy_workqueue(exmap_io_queue);
+	/* Whoever completed the last request may not have left our code. */
+	synchronize_rcu_tasks();
 	for_each_possible_cpu(cpu) {
 		kvfree(per_cpu(exmap_io_entries, cpu));
 		kvfree(per_cpu(exmap_io_pages, cpu));
