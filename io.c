@@ -532,11 +532,19 @@ static unsigned int exmap_io_whole(const struct exmap_io *io, const struct exmap
 	return (ret >> PAGE_SHIFT) + 1;
 }
 
-/* Why a page was not read or written, from what its request of one page returned. */
-static int exmap_io_error(const struct exmap_io *io, long ret)
+/*
+ * Why a page was not read or written, from what the last request returned that should
+ * have done it.
+ */
+static int exmap_io_error(const struct exmap_io *io, const struct exmap_slot *slot, long ret)
 {
+	const struct inode *inode = io->exmap->file->f_mapping->host;
+
 	if (ret >= 0 && exmap_io_writes(io))
 		return -ENOSPC;
+	/* It did not get that far: because the file ends before? */
+	if (ret > 0 && slot->address - io->exmap->start >= i_size_read(inode))
+		return -ENODATA;
 	/* A part of a page, time and again; or a medium error: no end of the file */
 	if (ret > 0 || ret == -ENODATA)
 		return -EIO;
@@ -568,7 +576,8 @@ static void exmap_io_settle(struct exmap_io *io, struct exmap_io_run *run)
 		tries = ret > 0 && !whole ? tries + 1 : 0;
 		failed = !whole && (!ret || (alone && ret < 0) || tries > EXMAP_IO_TRIES);
 		while (i < run->nr && (over || failed)) {
-			slot[i++].error = exmap_io_error(io, ret);
+			slot[i].error = exmap_io_error(io, &slot[i], ret);
+			i++;
 			/* Behind the end of the file there is nothing else. */
 			if (ret && !over && !io->in_worker && !fatal_signal_pending(current))
 				break;
@@ -883,8 +892,9 @@ static int exmap_io_ranges(struct exmap_io *io, struct iov_iter *iter)
 
 /*
  * Read a page for a caller that waits, which is what most callers do: the same as
- * below with nothing to keep account of. Returns PAGE_SIZE where the page is there;
- * 0 where it could not be read as a whole, and is as it was before.
+ * below with nothing to keep account of. Returns PAGE_SIZE where the page is there; 0
+ * where it could not be read as a whole, and is as it was before; or -ENOMEM, -EPROTO,
+ * -EINTR.
  */
 static long exmap_io_read_one(struct exmap *exmap, struct exmap_interface *interface,
 			      unsigned long address)

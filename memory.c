@@ -524,7 +524,7 @@ static unsigned int exmap_unmap_run(struct exmap *exmap, struct exmap_interface 
 }
 
 /*
- * Pages are about to be unmapped, at most until exmap_flush(). Other MMUs that
+ * Pages are about to be unmapped, until exmap_unmap_end(). Other MMUs that
  * follow our page tables (KVM, IOMMUs with shared addresses, GPUs) hold no
  * reference to a page, so they have to be told like the generic code tells them.
  * Our own notifier knows these ranges by their owner.

@@ -1256,6 +1256,34 @@ START_TEST(fixed_without_a_buffer)
 }
 END_TEST
 
+/* The worker finds the end of the file in the answer, and must not ask again. */
+START_TEST(fixed_across_the_end_of_a_direct_file)
+{
+	int fd = file_open(getenv("EXMAP_TEST_DIRECTORY"), O_DIRECT);
+	struct exmap *ex = exmap_on(fd, POOL);
+	struct exmap_iov *iov;
+	struct io_uring ring;
+
+	file_fill(fd, 20);
+	assert_ok(ftruncate(fd, 10 * PAGE + 100));
+	ring_init(&ring, 8);
+	iov = ring_entries(&ring);
+	iov[0] = request_of(8, 5);
+	iov[1] = request_of(15, 2);
+	iov[2] = request_of(2, 1);
+	prep_fixed(&ring, ex->fd, place(0, EXMAP_OP_READ), iov, 3 * sizeof(*iov));
+	ck_assert_int_eq(ring_result(&ring), 1);
+	assert_answer(iov[0], 0, 3);
+	assert_answer(iov[1], -ENODATA, 0);
+	assert_answer(iov[2], 0, 1);
+	ck_assert(holds(where(ex, 2), 2, 0));
+	ck_assert(holds(where(ex, 9), 9, 0));
+	ck_assert_int_eq(where(ex, 10)[100], 0);
+	assert_mapped(ex, 4);
+	assert_nothing_lost(ex);
+}
+END_TEST
+
 /* The entries are those that were there at submission. */
 START_TEST(fixed_reads_its_entries_once)
 {
@@ -2350,6 +2378,7 @@ static const struct test tests[] = {
 	TEST_BOTH(fixed_of_the_same_page_twice),
 	TEST(fixed_refusals),
 	TEST(fixed_without_a_buffer),
+	TEST_NEEDS_ENV(fixed_across_the_end_of_a_direct_file, "EXMAP_TEST_DIRECTORY"),
 	TEST_DEVICE(fixed_reads_its_entries_once),
 	TEST_DEVICE(fixed_with_its_buffer_unmapped),
 	TEST_BOTH(links_go_on_after_success),
