@@ -73,6 +73,16 @@ static void exmap_put(struct exmap *exmap)
 	kfree(exmap);
 }
 
+/* What a file works on; or -EPERM where it is another process's. */
+static struct exmap *exmap_of(const struct file *file)
+{
+	struct exmap_file *owner = file->private_data;
+
+	if (unlikely(owner->mm != current->mm))
+		return ERR_PTR(-EPERM);
+	return smp_load_acquire(&owner->exmap);
+}
+
 static int exmap_open(struct inode *inode, struct file *file)
 {
 	struct exmap_file *owner;
@@ -392,11 +402,10 @@ put:
 
 static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
-	struct exmap_file *owner = file->private_data;
-	struct exmap *exmap = smp_load_acquire(&owner->exmap);
+	struct exmap *exmap = exmap_of(file);
 
-	if (unlikely(owner->mm != current->mm))
-		return -EPERM;
+	if (IS_ERR(exmap))
+		return PTR_ERR(exmap);
 	switch (cmd) {
 	case EXMAP_IOCTL_ACTION:
 		return exmap_ioctl_action(exmap, (const void __user *)arg);
@@ -405,7 +414,7 @@ static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	case EXMAP_IOCTL_STATS:
 		return exmap_ioctl_stats(exmap, (void __user *)arg);
 	case EXMAP_IOCTL_CLONE:
-		return exmap_ioctl_clone(owner, exmap, arg);
+		return exmap_ioctl_clone(file->private_data, exmap, arg);
 	default:
 		return -ENOTTY;
 	}
@@ -438,13 +447,12 @@ static int exmap_mmap_interface(struct exmap *exmap, struct vm_area_struct *vma,
 
 static int exmap_mmap(struct file *file, struct vm_area_struct *vma)
 {
-	struct exmap_file *owner = file->private_data;
-	struct exmap *exmap = smp_load_acquire(&owner->exmap);
+	struct exmap *exmap = exmap_of(file);
 	const unsigned long first = EXMAP_OFF_INTERFACE_BASE >> PAGE_SHIFT;
 	const unsigned long last = EXMAP_OFF_INTERFACE_MAX >> PAGE_SHIFT;
 
-	if (owner->mm != current->mm)
-		return -EPERM;
+	if (IS_ERR(exmap))
+		return PTR_ERR(exmap);
 	/* A private mapping would be copied on write, behind our back. */
 	if (!(vma->vm_flags & VM_SHARED))
 		return -EINVAL;
@@ -477,13 +485,12 @@ static struct exmap_interface *exmap_get_target(struct exmap *exmap, u64 target,
 
 static ssize_t exmap_proxy(struct kiocb *iocb, struct iov_iter *iter, unsigned long opcodes)
 {
-	struct exmap_file *owner = iocb->ki_filp->private_data;
-	struct exmap *exmap = smp_load_acquire(&owner->exmap);
+	struct exmap *exmap = exmap_of(iocb->ki_filp);
 	struct exmap_interface *interface;
 	unsigned int opcode;
 
-	if (owner->mm != current->mm)
-		return -EPERM;
+	if (IS_ERR(exmap))
+		return PTR_ERR(exmap);
 	interface = exmap_get_target(exmap, iocb->ki_pos, opcodes, &opcode);
 	if (IS_ERR(interface))
 		return PTR_ERR(interface);
@@ -502,13 +509,12 @@ static ssize_t exmap_write_iter(struct kiocb *iocb, struct iov_iter *iter)
 
 static int exmap_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
-	struct exmap_file *owner = cmd->file->private_data;
-	struct exmap *exmap = smp_load_acquire(&owner->exmap);
+	struct exmap *exmap = exmap_of(cmd->file);
 	struct exmap_interface *interface;
 	unsigned int opcode;
 
-	if (owner->mm != current->mm)
-		return -EPERM;
+	if (IS_ERR(exmap))
+		return PTR_ERR(exmap);
 	if (cmd->flags & IORING_URING_CMD_MASK & ~IORING_URING_CMD_FIXED)
 		return -EINVAL;
 	interface = exmap_get_target(exmap, cmd->cmd_op, ~0UL, &opcode);
@@ -519,11 +525,10 @@ static int exmap_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 
 static int exmap_fsync(struct file *file, loff_t start, loff_t end, int datasync)
 {
-	struct exmap_file *owner = file->private_data;
-	struct exmap *exmap = smp_load_acquire(&owner->exmap);
+	struct exmap *exmap = exmap_of(file);
 
-	if (owner->mm != current->mm)
-		return -EPERM;
+	if (IS_ERR(exmap))
+		return PTR_ERR(exmap);
 	if (!exmap_ready(exmap))
 		return -EBADF;
 	if (!exmap->file)

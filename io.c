@@ -1066,12 +1066,21 @@ static struct exmap_io_command *exmap_io_list(struct io_uring_cmd *cmd, unsigned
 	return ERR_PTR(err);
 }
 
-/* The result of ALLOC or FREE of a range, of which each entry is done or not at all. */
-static long exmap_io_range_bytes(const struct exmap_io_command *command)
+/* ALLOC or FREE. Returns its result. */
+static long exmap_io_command_pages(struct exmap *exmap, struct exmap_interface *interface,
+				   struct exmap_io_command *command, unsigned int opcode)
 {
 	const unsigned long max = (EXMAP_PAGE_MAX_PAGES - 1) * PAGE_SIZE;
 	unsigned int i;
+	long ret;
 
+	if (opcode == EXMAP_OP_ALLOC)
+		ret = exmap_alloc(exmap, interface, command->iov, command->nr, false);
+	else
+		ret = exmap_free(exmap, interface, command->iov, command->nr);
+	if (ret < 0 || !command->len)
+		return ret;
+	/* Each entry of a range is done as a whole or not at all. */
 	for (i = 0; i < command->nr; i++)
 		if (command->iov[i].res)
 			return i ? i * max : command->iov[i].res;
@@ -1079,7 +1088,8 @@ static long exmap_io_range_bytes(const struct exmap_io_command *command)
 }
 
 /* Tell io_uring the result, and put the answers of a list in place of the requests. */
-static void exmap_io_command_end(struct exmap_io_command *command, long ret, unsigned int issue_flags)
+static void exmap_io_command_end(struct exmap_io_command *command, long ret,
+				 unsigned int issue_flags)
 {
 	struct io_uring_cmd *cmd = command->cmd;
 	size_t size = command->nr * sizeof(command->iov[0]);
@@ -1154,6 +1164,7 @@ int exmap_io_command(struct exmap *exmap, struct exmap_interface *interface,
 	/* Just once: they are in memory that the caller can write to. */
 	unsigned long start = (unsigned long)READ_ONCE(where->iov_base);
 	unsigned long len = READ_ONCE(where->iov_len);
+	const bool nonblock = issue_flags & IO_URING_F_NONBLOCK;
 	struct exmap_io_command *command;
 	long ret;
 
@@ -1167,28 +1178,17 @@ int exmap_io_command(struct exmap *exmap, struct exmap_interface *interface,
 		return PTR_ERR(command);
 	command->cmd = cmd;
 
-	switch (opcode) {
-	case EXMAP_OP_ALLOC:
-		ret = exmap_alloc(exmap, interface, command->iov, command->nr, false);
-		break;
-	case EXMAP_OP_FREE:
-		ret = exmap_free(exmap, interface, command->iov, command->nr);
-		break;
-	default:
-		ret = exmap_io_command_run(exmap, interface, command, opcode,
-					   issue_flags & IO_URING_F_NONBLOCK);
-		if (ret == -EIOCBQUEUED)
-			return ret;
-		/* Not a device's, which would have it come again for ever. */
-		if (ret == -EAGAIN && issue_flags & IO_URING_F_NONBLOCK) {
-			kvfree(command);
-			return ret;
-		}
-		exmap_io_command_end(command, ret, issue_flags);
-		return -EIOCBQUEUED;
+	if (opcode == EXMAP_OP_ALLOC || opcode == EXMAP_OP_FREE)
+		ret = exmap_io_command_pages(exmap, interface, command, opcode);
+	else
+		ret = exmap_io_command_run(exmap, interface, command, opcode, nonblock);
+	if (ret == -EIOCBQUEUED)
+		return ret;
+	/* Not a device's, which would have it come again for ever. */
+	if (ret == -EAGAIN && nonblock) {
+		kvfree(command);
+		return ret;
 	}
-	if (ret >= 0 && command->len)
-		ret = exmap_io_range_bytes(command);
 	exmap_io_command_end(command, ret, issue_flags);
 	return -EIOCBQUEUED;
 }
