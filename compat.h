@@ -11,6 +11,8 @@
 #include <linux/mm.h>
 #include <linux/page_table_check.h>
 #include <linux/percpu_counter.h>
+#include <linux/shrinker.h>
+#include <linux/slab.h>
 #include <linux/uio.h>
 #include <linux/version.h>
 #include <linux/workqueue.h>
@@ -119,6 +121,55 @@ static inline void exmap_invalidate_end(struct mmu_notifier_range *range)
 #endif
 	lockdep_on();
 }
+
+/**
+ * exmap_shrinker_register - have the kernel ask for objects when it is short of memory
+ * @name: what it is called in debugfs
+ * @count: as for struct shrinker
+ * @scan: as for struct shrinker
+ * @batch: ask for so many at a time
+ *
+ * Return: what exmap_shrinker_free() takes, or NULL where there is no memory.
+ */
+static inline struct shrinker *
+exmap_shrinker_register(const char *name,
+			unsigned long (*count)(struct shrinker *, struct shrink_control *),
+			unsigned long (*scan)(struct shrinker *, struct shrink_control *),
+			long batch)
+{
+	struct shrinker *shrinker;
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
+	shrinker = kzalloc(sizeof(*shrinker), GFP_KERNEL);
+#else
+	shrinker = shrinker_alloc(0, "%s", name);
+#endif
+	if (!shrinker)
+		return NULL;
+	shrinker->count_objects = count;
+	shrinker->scan_objects = scan;
+	shrinker->batch = batch;
+	shrinker->seeks = DEFAULT_SEEKS;
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
+	if (register_shrinker(shrinker, "%s", name)) {
+		kfree(shrinker);
+		return NULL;
+	}
+#else
+	shrinker_register(shrinker);
+#endif
+	return shrinker;
+}
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
+static inline void exmap_shrinker_free(struct shrinker *shrinker)
+{
+	unregister_shrinker(shrinker);
+	kfree(shrinker);
+}
+#else
+#define exmap_shrinker_free shrinker_free
+#endif
 
 /* Came with 6.2, and to later ones of 6.1. */
 #ifndef ITER_SOURCE

@@ -204,6 +204,7 @@ static int exmap_setup(struct exmap *exmap, const struct exmap_ioctl_setup *setu
 	spin_lock(&exmap->gate_lock);
 	smp_store_release(&exmap->interfaces, interfaces);
 	spin_unlock(&exmap->gate_lock);
+	exmap_pool_expose(exmap);
 	return 0;
 
 destroy_pool:
@@ -567,15 +568,25 @@ static int __init exmap_init(void)
 	err = exmap_ksyms_resolve() ?: exmap_io_init();
 	if (err)
 		return err;
+	err = exmap_pool_init();
+	if (err)
+		goto io_exit;
 	err = misc_register(&exmap_device);
 	if (err)
-		exmap_io_exit();
+		goto pool_exit;
+	return 0;
+
+pool_exit:
+	exmap_pool_exit();
+io_exit:
+	exmap_io_exit();
 	return err;
 }
 
 static void __exit exmap_exit(void)
 {
 	misc_deregister(&exmap_device);
+	exmap_pool_exit();
 	exmap_io_exit();
 }
 

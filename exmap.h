@@ -27,6 +27,8 @@
  *   mmap_lock > pool->transit > interface->lock > PTE lock > pool->lock
  *   mmap_lock > exmap->reap_lock > PTE lock
  *   exmap->lock > exmap->gate_lock
+ *   any lock, where memory is short > exmap_pools_lock > interface->lock > pool->lock,
+ *	the first two by trylock only
  * One interface's lock is taken inside another's by trylock, or by the one task
  * that holds pool->transit for writing.
  * The MMU notifier takes interface locks and PTE locks. So nothing that sleeps
@@ -38,6 +40,7 @@
 #include <linux/atomic.h>
 #include <linux/cache.h>
 #include <linux/fs.h>
+#include <linux/list.h>
 #include <linux/lockdep.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
@@ -63,26 +66,30 @@ struct exmap_bundle {
 /**
  * struct exmap_pool - the physical pages of an exmap
  * @lock: guards the fields up to @transit
- * @full: full bundles, a stack linked by exmap_bundle_next()
+ * @full: full bundles, a stack linked through their struct page
+ * @nr_full: how many
  * @empty: empty bundles, the same
- * @bundles: how many bundles came with pages; never fewer than it takes to hold
+ * @bundles: how many bundles came with pages, and are still here; never fewer than it takes to hold
  *	all of @taken, so that a page can be put back without allocating
  * @taken: pages taken from the system, at most @ceiling
  * @pushes: counts full bundles that came in
  * @transit: read-held where pages are between the system and an interface,
  *	write-held to find out for certain that no page is free
+ * @sibling: in the list of all pools, which pool.c's exmap_pools_lock guards
  * @ceiling: the most pages to take; set once
  * @cred: whose RLIMIT_MEMLOCK @ceiling is charged against, or NULL; set once
  */
 struct exmap_pool {
 	spinlock_t lock;
 	struct exmap_bundle *full;
+	unsigned long nr_full;
 	struct exmap_bundle *empty;
 	unsigned long bundles;
 	unsigned long taken;
 	u64 pushes;
 
 	struct rw_semaphore transit;
+	struct list_head sibling;
 
 	unsigned long ceiling;
 	const struct cred *cred;
@@ -95,7 +102,7 @@ struct exmap_pool {
  * @loaded: free pages, page[0 .. @count - 1]; the last in is the first out
  * @count: how many of them
  * @nr_full: how many bundles are on @full
- * @full: more free pages, full bundles linked by exmap_bundle_next()
+ * @full: more free pages, full bundles, a stack linked through their struct page
  * @empty: an empty bundle, or NULL
  * @limbo: pages that FREE has unmapped, page[0 .. @nr_limbo - 1]: others may
  *	still write to them, until the flush
@@ -104,6 +111,8 @@ struct exmap_pool {
  * @mapped: pages mapped minus pages unmapped here; the sum over all interfaces
  *	and exmap->unmapped is what the surface holds
  * @victim: whom the last steal was from
+ * @fillers: tasks in exmap_stock_fill(), which lets go of @lock now and then: what
+ *	they have got so far is not for the shrinker
  */
 struct exmap_interface {
 	struct mutex lock;
@@ -118,6 +127,7 @@ struct exmap_interface {
 	unsigned int victim;
 	u64 pushes;
 	s64 mapped;
+	unsigned int fillers;
 } ____cacheline_aligned_in_smp;
 
 enum exmap_gate {
@@ -246,7 +256,10 @@ int exmap_pin(struct exmap *exmap, unsigned long start, unsigned long end,
 u64 exmap_mapped(struct exmap *exmap);
 
 /* pool.c */
+int exmap_pool_init(void);
+void exmap_pool_exit(void);
 int exmap_pool_setup(struct exmap *exmap, unsigned long pages);
+void exmap_pool_expose(struct exmap *exmap);
 void exmap_pool_destroy(struct exmap *exmap);
 void exmap_pool_drain(struct exmap *exmap);
 void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr);

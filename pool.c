@@ -38,6 +38,11 @@ MODULE_PARM_DESC(memlock, "charge pools against RLIMIT_MEMLOCK (default: on)");
 /* Take this many pages from the system at once, where more than none are wanted. */
 #define POOL_GROW_PAGES 64
 
+/* Every pool that may have pages; the one to be shrunk next comes first. */
+static LIST_HEAD(exmap_pools);
+static DEFINE_MUTEX(exmap_pools_lock);
+static struct shrinker *exmap_shrinker;
+
 static struct exmap_bundle *exmap_bundle_alloc(void)
 {
 	return (struct exmap_bundle *)__get_free_page(POOL_GFP);
@@ -72,6 +77,18 @@ static void exmap_bundle_free_all(struct exmap_bundle **stack)
 
 	while ((bundle = exmap_bundle_pop(stack)))
 		exmap_bundle_free(bundle);
+}
+
+/* A full bundle from the depot, or NULL. */
+static struct exmap_bundle *exmap_depot_pop(struct exmap_pool *pool)
+{
+	struct exmap_bundle *bundle;
+
+	lockdep_assert_held(&pool->lock);
+	bundle = exmap_bundle_pop(&pool->full);
+	if (bundle)
+		WRITE_ONCE(pool->nr_full, pool->nr_full - 1);
+	return bundle;
 }
 
 /* As io_uring and mlock(2) do. */
@@ -124,7 +141,19 @@ int exmap_pool_setup(struct exmap *exmap, unsigned long pages)
 	spin_lock_init(&pool->lock);
 	init_rwsem(&pool->transit);
 	pool->ceiling = pages;
+	INIT_LIST_HEAD(&pool->sibling);
 	return exmap_pool_charge(exmap, pages);
+}
+
+/**
+ * exmap_pool_expose - let the kernel take back free pages when it is short of memory
+ * @exmap: has just been set up
+ */
+void exmap_pool_expose(struct exmap *exmap)
+{
+	mutex_lock(&exmap_pools_lock);
+	list_add_tail(&exmap->pool.sibling, &exmap_pools);
+	mutex_unlock(&exmap_pools_lock);
 }
 
 /**
@@ -147,6 +176,49 @@ void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr
 	spin_unlock(&pool->lock);
 }
 
+/* Give all free pages of an interface back to the system. Returns how many. */
+static unsigned long exmap_stock_drain(struct exmap *exmap, struct exmap_interface *interface)
+{
+	unsigned long drained = 0;
+
+	lockdep_assert_held(&interface->lock);
+	while (exmap_stock(interface)) {
+		if (!interface->count)
+			exmap_stock_next(exmap, interface);
+		drained += interface->count;
+		exmap_pool_release(exmap, interface->loaded->page, interface->count);
+		WRITE_ONCE(interface->count, 0);
+	}
+	return drained;
+}
+
+/*
+ * Give a full bundle of the depot back to the system. The books are right before
+ * @pool->lock is let go: who finds the depot empty may be about to check the mm's, or to
+ * say that there is no page left.
+ */
+static bool exmap_depot_drain_one(struct exmap *exmap)
+{
+	struct exmap_pool *pool = &exmap->pool;
+	struct exmap_bundle *bundle;
+	unsigned int i;
+
+	spin_lock(&pool->lock);
+	bundle = exmap_depot_pop(pool);
+	if (bundle) {
+		pool->taken -= EXMAP_BUNDLE_PAGES;
+		pool->bundles--;
+		exmap_rss_add(exmap->mm, -(long)EXMAP_BUNDLE_PAGES);
+	}
+	spin_unlock(&pool->lock);
+	if (!bundle)
+		return false;
+	for (i = 0; i < EXMAP_BUNDLE_PAGES; i++)
+		put_page(bundle->page[i]);
+	exmap_bundle_free(bundle);
+	return true;
+}
+
 /**
  * exmap_pool_drain - give all free pages back to the system
  * @exmap: has been set up; its surface is dead or has never been
@@ -156,34 +228,17 @@ void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr
  */
 void exmap_pool_drain(struct exmap *exmap)
 {
-	struct exmap_pool *pool = &exmap->pool;
 	struct exmap_interface *interface;
-	struct exmap_bundle *bundle;
 	unsigned int i;
 
 	for (i = 0; i < exmap_nr_interfaces(exmap); i++) {
 		interface = &exmap->interfaces[i];
 		mutex_lock(&interface->lock);
-		while (exmap_stock(interface)) {
-			if (!interface->count)
-				exmap_stock_next(exmap, interface);
-			exmap_pool_release(exmap, interface->loaded->page, interface->count);
-			WRITE_ONCE(interface->count, 0);
-		}
+		exmap_stock_drain(exmap, interface);
 		mutex_unlock(&interface->lock);
 	}
-	for (;;) {
-		spin_lock(&pool->lock);
-		bundle = exmap_bundle_pop(&pool->full);
-		spin_unlock(&pool->lock);
-		if (!bundle)
-			break;
-		exmap_pool_release(exmap, bundle->page, EXMAP_BUNDLE_PAGES);
-		spin_lock(&pool->lock);
-		exmap_bundle_push(&pool->empty, bundle);
-		spin_unlock(&pool->lock);
+	while (exmap_depot_drain_one(exmap))
 		cond_resched();
-	}
 }
 
 /**
@@ -192,6 +247,9 @@ void exmap_pool_drain(struct exmap *exmap)
  */
 void exmap_pool_destroy(struct exmap *exmap)
 {
+	mutex_lock(&exmap_pools_lock);
+	list_del(&exmap->pool.sibling);
+	mutex_unlock(&exmap_pools_lock);
 	if (exmap->interfaces)
 		exmap_pool_drain(exmap);
 	WARN_ONCE(exmap->pool.taken, "exmap: %lu pages lost\n", exmap->pool.taken);
@@ -376,6 +434,7 @@ void exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface)
 		bundle = exmap_stock_pop_full(interface);
 		spin_lock(&pool->lock);
 		exmap_bundle_push(&pool->full, bundle);
+		WRITE_ONCE(pool->nr_full, pool->nr_full + 1);
 		/* After the bundle: see exmap_pool_pushes(). */
 		smp_store_release(&pool->pushes, pool->pushes + 1);
 		spin_unlock(&pool->lock);
@@ -388,10 +447,10 @@ static bool exmap_stock_fetch(struct exmap *exmap, struct exmap_interface *inter
 	struct exmap_pool *pool = &exmap->pool;
 	struct exmap_bundle *bundle;
 
-	if (!READ_ONCE(pool->full))
+	if (!READ_ONCE(pool->nr_full))
 		return false;
 	spin_lock(&pool->lock);
-	bundle = exmap_bundle_pop(&pool->full);
+	bundle = exmap_depot_pop(pool);
 	spin_unlock(&pool->lock);
 	if (!bundle)
 		return false;
@@ -553,7 +612,7 @@ static bool exmap_stock_steal(struct exmap *exmap, struct exmap_interface *inter
 /* Changes whenever a free page has come to any place where one can be found. */
 static u64 exmap_pool_pushes(struct exmap *exmap)
 {
-	/* Before a look at pool->full without its lock: what it counts is there. */
+	/* Before a look at pool->nr_full without its lock: what it counts is there. */
 	u64 pushes = smp_load_acquire(&exmap->pool.pushes);
 	unsigned int i;
 
@@ -636,14 +695,17 @@ int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, uns
 	lockdep_assert_held(&interface->lock);
 	if (want > exmap->pool.ceiling)
 		return -ENOMEM;
+	interface->fillers++;
 	while (!err && exmap_stock(interface) < want) {
 		unsigned int more = want - exmap_stock(interface);
 
 		if (exmap_stock_fetch(exmap, interface))
 			continue;
 		/* The system zeroes what it gives: this can take long. */
-		if (fatal_signal_pending(current))
-			return -EINTR;
+		if (fatal_signal_pending(current)) {
+			err = -EINTR;
+			break;
+		}
 		if (!system_has_none) {
 			long grown = exmap_stock_grow(exmap, interface, more);
 
@@ -655,5 +717,95 @@ int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, uns
 			continue;
 		err = exmap_stock_hunt(exmap, interface, want, system_has_none);
 	}
+	interface->fillers--;
 	return err;
+}
+
+/* When the system is short of memory */
+
+/* How many free pages there are, about. */
+static unsigned long exmap_pool_free_pages(struct exmap *exmap)
+{
+	unsigned long pages = READ_ONCE(exmap->pool.nr_full) * EXMAP_BUNDLE_PAGES;
+	unsigned int i;
+
+	for (i = 0; i < exmap_nr_interfaces(exmap); i++)
+		pages += exmap_stock(&exmap->interfaces[i]);
+	return pages;
+}
+
+/* Whoever needs memory here may hold any lock but those that are waited for in here. */
+static unsigned long exmap_shrinker_count(struct shrinker *shrinker, struct shrink_control *sc)
+{
+	unsigned long pages = 0;
+	struct exmap *exmap;
+
+	if (!mutex_trylock(&exmap_pools_lock))
+		return 0;
+	list_for_each_entry(exmap, &exmap_pools, pool.sibling)
+		pages += exmap_pool_free_pages(exmap);
+	mutex_unlock(&exmap_pools_lock);
+	return pages;
+}
+
+/* Give back so many pages of a pool, if there are, or some more. Returns how many. */
+static unsigned long exmap_pool_shrink(struct exmap *exmap, unsigned long want)
+{
+	struct exmap_interface *interface;
+	unsigned long pages = 0;
+	unsigned int i;
+
+	while (pages < want && exmap_depot_drain_one(exmap))
+		pages += EXMAP_BUNDLE_PAGES;
+	for (i = 0; pages < want && i < exmap_nr_interfaces(exmap); i++) {
+		interface = &exmap->interfaces[i];
+		/* One that is at work needs its pages in a moment. */
+		if (!exmap_stock(interface) || !mutex_trylock(&interface->lock))
+			continue;
+		if (!interface->fillers)
+			pages += exmap_stock_drain(exmap, interface);
+		mutex_unlock(&interface->lock);
+	}
+	return pages;
+}
+
+static unsigned long exmap_shrinker_scan(struct shrinker *shrinker, struct shrink_control *sc)
+{
+	unsigned long pages = 0;
+	struct exmap *exmap, *next;
+	LIST_HEAD(done);
+
+	if (!mutex_trylock(&exmap_pools_lock))
+		return SHRINK_STOP;
+	list_for_each_entry_safe(exmap, next, &exmap_pools, pool.sibling) {
+		if (pages >= sc->nr_to_scan)
+			break;
+		pages += exmap_pool_shrink(exmap, sc->nr_to_scan - pages);
+		list_move_tail(&exmap->pool.sibling, &done);
+	}
+	/* The next time begin with the others. */
+	list_splice_tail(&done, &exmap_pools);
+	mutex_unlock(&exmap_pools_lock);
+	return pages ?: SHRINK_STOP;
+}
+
+/**
+ * exmap_pool_init - have the kernel ask for free pages when it is short of memory
+ *
+ * It asks when the system is short, not when a memory cgroup is: of modules it
+ * asks only those then whose objects are in a list_lru.
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int __init exmap_pool_init(void)
+{
+	exmap_shrinker = exmap_shrinker_register("exmap", exmap_shrinker_count,
+						 exmap_shrinker_scan, EXMAP_BUNDLE_PAGES);
+	return exmap_shrinker ? 0 : -ENOMEM;
+}
+
+/* Undo exmap_pool_init(). No exmap is left. */
+void exmap_pool_exit(void)
+{
+	exmap_shrinker_free(exmap_shrinker);
 }
