@@ -16,7 +16,7 @@ CFLAGS ?= -O2 -g
 override CFLAGS += -std=gnu11 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -I. -pthread
 CHECK_LIBS = $(shell pkg-config --cflags --libs check)
 
-TESTS = test-exmap test-io test-uring
+TESTS = test-exmap test-io test-uring test-faults
 BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same test-bench-read
 PROGRAMS = $(TESTS) $(BENCHES)
 
@@ -32,6 +32,7 @@ $(TESTS): %: %.c test_common.h test_io_common.h check_main.h linux/exmap.h vm/co
 	$(CC) $(CFLAGS) -no-pie -DKERNEL_COMPLAINTS='"$(shell cat vm/complaints)"' -o $@ $< $(CHECK_LIBS)
 
 test-uring: CHECK_LIBS += -luring -laio
+test-faults: CHECK_LIBS += -luring
 
 test-bench-steal-same: test-bench-steal.c bench_common.h linux/exmap.h
 	$(CC) $(CFLAGS) -DSAME_THREAD -o $@ $<

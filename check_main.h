@@ -80,11 +80,13 @@ static char *kernel_complaint(void)
 /* What a test needs and does not find, or NULL. */
 static const char *missing_for(const struct test *test)
 {
-	const char *file = test->needs_env ? getenv(test->needs_env) : test->needs;
+	const char *file = test->needs_env ? getenv(test->needs_env) : NULL;
 
 	if (test->needs_env && !file)
 		return test->needs_env;
-	return file && access(file, R_OK | W_OK) ? file : NULL;
+	if (file && access(file, R_OK | W_OK))
+		return file;
+	return test->needs && access(test->needs, R_OK | W_OK) ? test->needs : NULL;
 }
 
 /* Run one test and print its result; count what passed, failed and was skipped. */

@@ -3,7 +3,6 @@
  * Functional tests: one per behaviour and per refusal of the interface. Each
  * looks not only at what a call returns but at what it left behind.
  */
-#include <grp.h>
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <sched.h>
@@ -54,21 +53,6 @@ _Static_assert(EXMAP_OFF_EXMAP == 0 && EXMAP_OFF_PTEXPORT == 0x1000000000000000 
 _Static_assert(EXMAP_USER_INTERFACE_PAGES == 512 && EXMAP_PAGE_LEN_BITS == 12 &&
 	       EXMAP_PAGE_MAX_PAGES == 4096 && EXMAP_MAX_INTERFACES == 1024, "limits");
 
-static long kib_of(const char *file, const char *key)
-{
-	char line[256];
-	long kib = -1;
-	FILE *f = fopen(file, "r");
-
-	ck_assert_ptr_nonnull(f);
-	while (fgets(line, sizeof(line), f))
-		if (!strncmp(line, key, strlen(key)))
-			kib = atol(line + strlen(key) + 1);
-	fclose(f);
-	ck_assert_int_ge(kib, 0);
-	return kib;
-}
-
 /*
  * Memory to be had, in KiB. What CPUs keep at hand of it (tens of MiB, since Linux 6.7)
  * the kernel does not count.
@@ -85,14 +69,6 @@ static long available_kib(void)
 			pages += count;
 	fclose(f);
 	return kib_of("/proc/meminfo", "MemAvailable:") + pages * (long)(PAGE / 1024);
-}
-
-/* Become a user without any capability. */
-static void drop_privileges(void)
-{
-	assert_ok(setgroups(0, NULL));
-	assert_ok(setresgid(65534, 65534, 65534));
-	assert_ok(setresuid(65534, 65534, 65534));
 }
 
 /*
@@ -1290,6 +1266,26 @@ static bool shrink(void)
 	return ok;
 }
 
+/* A process that does so all the time. */
+static pid_t start_shrinking(void)
+{
+	pid_t pid = fork();
+
+	assert_ok(pid);
+	if (pid)
+		return pid;
+	/* No assertions: they write to a file that is the parent's, too. */
+	while (shrink())
+		;
+	_exit(1);
+}
+
+static void stop_shrinking(pid_t pid)
+{
+	assert_ok(kill(pid, SIGKILL));
+	wait_child(pid, SIGKILL);
+}
+
 /* All free pages go, wherever they are; those that are mapped stay. */
 START_TEST(shrinker_takes_free_pages)
 {
@@ -1322,6 +1318,7 @@ START_TEST(shrinker_while_calls_run)
 {
 	enum { THREADS = 4, PAGES = 3, BULK = 2000 };
 	struct exmap *ex = exmap_new(64 * MIB, THREADS * PAGES + BULK, THREADS + 2);
+	pid_t shrinking = start_shrinking();
 	struct worker w[THREADS];
 
 	for (int i = 0; i < THREADS; i++) {
@@ -1330,16 +1327,15 @@ START_TEST(shrinker_while_calls_run)
 		ck_assert(!pthread_create(&w[i].thread, NULL, honest_worker, &w[i]));
 	}
 	/* Full bundles by way of the depot. */
-	for (int round = scaled(300); round; round--) {
+	for (int round = scaled(200); round; round--) {
 		ck_assert_int_eq(alloc(ex, THREADS, 1024, BULK), BULK);
-		ck_assert(shrink());
 		ck_assert_int_eq(release(ex, THREADS + 1, 1024, BULK), BULK);
-		ck_assert(shrink());
 	}
 	for (int i = 0; i < THREADS; i++) {
 		pthread_join(w[i].thread, NULL);
 		ck_assert_msg(!w[i].error[0], "%s", w[i].error);
 	}
+	stop_shrinking(shrinking);
 	assert_mapped(ex, 0);
 	ck_assert_int_eq(alloc(ex, 0, 0, THREADS * PAGES + BULK), THREADS * PAGES + BULK);
 }
@@ -1349,15 +1345,8 @@ END_TEST
 START_TEST(shrinker_while_processes_die)
 {
 	long before = available_kib();
-	pid_t shrinker = fork();
+	pid_t shrinking = start_shrinking();
 
-	assert_ok(shrinker);
-	if (!shrinker) {
-		/* No assertions: they write to a file that is the parent's, too. */
-		while (shrink())
-			;
-		_exit(1);
-	}
 	for (int round = scaled(20); round; round--) {
 		pid_t pid = fork();
 
@@ -1371,8 +1360,7 @@ START_TEST(shrinker_while_processes_die)
 		}
 		wait_child(pid, 0);
 	}
-	assert_ok(kill(shrinker, SIGKILL));
-	wait_child(shrinker, SIGKILL);
+	stop_shrinking(shrinking);
 	before -= available_kib();
 	ck_assert_msg(before < 8 * 1024, "%ld KiB less memory than before", before);
 }
@@ -2407,7 +2395,7 @@ static const struct test tests[] = {
 	TEST(pool_1024_interfaces),
 	TEST(pool_no_false_enomem),
 	TEST(shrinker_takes_free_pages),
-	TEST(shrinker_while_calls_run),
+	TEST_LONG(shrinker_while_calls_run, 300),
 	TEST_LONG(shrinker_while_processes_die, 300),
 	TEST(pool_counts_as_resident),
 	TEST(pool_is_given_back_at_munmap),

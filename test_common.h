@@ -5,6 +5,7 @@
 #ifndef TEST_COMMON_H
 #define TEST_COMMON_H
 
+#include <grp.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -189,6 +190,29 @@ static inline size_t resident(struct exmap *ex, uint64_t page, size_t len)
 static inline bool all_bytes(const char *page, char byte)
 {
 	return page[0] == byte && !memcmp(page, page + 1, PAGE - 1);
+}
+
+static inline long kib_of(const char *file, const char *key)
+{
+	char line[256];
+	long kib = -1;
+	FILE *f = fopen(file, "r");
+
+	ck_assert_ptr_nonnull(f);
+	while (fgets(line, sizeof(line), f))
+		if (!strncmp(line, key, strlen(key)))
+			kib = atol(line + strlen(key) + 1);
+	fclose(f);
+	ck_assert_int_ge(kib, 0);
+	return kib;
+}
+
+/* Become a user without any capability. */
+static inline void drop_privileges(void)
+{
+	assert_ok(setgroups(0, NULL));
+	assert_ok(setresgid(65534, 65534, 65534));
+	assert_ok(setresuid(65534, 65534, 65534));
 }
 
 /* A child's exit status: 0 where all its assertions held. */
