@@ -6,6 +6,7 @@
 # make figures    its Figures 9 and 10, from the same
 # make budget     what a READ costs in instructions, in the same; into the README
 # make check      the test suite, in the same
+# make style      checkpatch, sparse, cppcheck and shellcheck
 # make vm         a shell there
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
@@ -63,8 +64,15 @@ budget:
 check:
 	vm/check
 
+style:
+	vm/style
+
+# For vm/style, in a root with the kernel's headers.
+sparse:
+	$(MAKE) -C $(KDIR) M=$(CURDIR) C=2 modules
+
 vm:
 	vm/install
 	vm/run -l -- bash
 
-.PHONY: all module programs install clean demo figures budget check vm
+.PHONY: all module programs install clean demo figures budget check style sparse vm

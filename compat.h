@@ -25,8 +25,9 @@
 #include "ksyms.h"
 
 /* To try another kernel: make KCFLAGS=-DEXMAP_ANY_KERNEL */
-#if (LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0) || \
-     LINUX_VERSION_CODE >= KERNEL_VERSION(7, 4, 0)) && !defined(EXMAP_ANY_KERNEL)
+#if !defined(EXMAP_ANY_KERNEL) && \
+	(LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0) || \
+	 LINUX_VERSION_CODE >= KERNEL_VERSION(7, 4, 0))
 #error "exmap is made for Linux 6.1 to 7.3; make KCFLAGS=-DEXMAP_ANY_KERNEL builds it regardless"
 #endif
 

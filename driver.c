@@ -80,6 +80,7 @@ static struct exmap *exmap_of(const struct file *file)
 
 	if (unlikely(owner->mm != current->mm))
 		return ERR_PTR(-EPERM);
+	/* With what there was in it when CLONE made it this file's. */
 	return smp_load_acquire(&owner->exmap);
 }
 
@@ -202,6 +203,7 @@ static int exmap_setup(struct exmap *exmap, const struct exmap_ioctl_setup *setu
 	exmap->max_interfaces = setup->max_interfaces;
 	exmap->flags = setup->flags;
 	spin_lock(&exmap->gate_lock);
+	/* Last: who sees them goes by what is set above. */
 	smp_store_release(&exmap->interfaces, interfaces);
 	spin_unlock(&exmap->gate_lock);
 	exmap_pool_expose(exmap);
@@ -243,6 +245,7 @@ static int exmap_ioctl_setup(struct exmap *exmap, const void __user *arg)
 /* Whether SETUP is done; if so all it set can be read. */
 static bool exmap_ready(struct exmap *exmap)
 {
+	/* Before anything that exmap_setup() has set. */
 	return smp_load_acquire(&exmap->interfaces);
 }
 
@@ -263,6 +266,7 @@ static int exmap_make_interface(struct exmap_interface *interface)
 		interface->loaded = new.loaded;
 		interface->limbo = new.limbo;
 		interface->empty = new.empty;
+		/* Last: who sees it goes by the bundles. */
 		smp_store_release(&interface->user, new.user);
 		used = true;
 	}
@@ -285,6 +289,7 @@ static struct exmap_interface *exmap_get_interface(struct exmap *exmap, unsigned
 	if (nr >= exmap->max_interfaces)
 		return ERR_PTR(-EINVAL);
 	interface = &exmap->interfaces[array_index_nospec(nr, exmap->max_interfaces)];
+	/* Before the bundles. */
 	if (unlikely(!smp_load_acquire(&interface->user)) && exmap_make_interface(interface))
 		return ERR_PTR(-ENOMEM);
 	return interface;
@@ -390,6 +395,7 @@ static long exmap_ioctl_clone(struct exmap_file *owner, struct exmap *mine, int 
 		goto unlock;
 	WRITE_ONCE(mine->orphan, true);
 	owner->first = mine;
+	/* Who sees it goes by what is in it. */
 	smp_store_release(&owner->exmap, other);
 	mutex_unlock(&mine->lock);
 	return 0;

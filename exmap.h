@@ -218,6 +218,7 @@ struct io_uring_cmd;
 /* Whether there is, or was, a surface: only then its addresses can be relied on. */
 static inline bool exmap_has_surface(const struct exmap *exmap)
 {
+	/* Before the addresses, which mmap has set first. */
 	return smp_load_acquire(&exmap->gate) != EXMAP_GATE_UNMAPPED;
 }
 

@@ -324,7 +324,7 @@ void exmap_answer(struct exmap_iov *iov, int res, unsigned int pages)
  * Return: 0, or -EFAULT where the entry leaves the surface.
  */
 int exmap_request(const struct exmap *exmap, const struct exmap_iov *iov,
-			 unsigned long *start, unsigned long *end)
+		  unsigned long *start, unsigned long *end)
 {
 	struct exmap_iov request = { .value = READ_ONCE(iov->value) };
 	unsigned long pages = (exmap->end - exmap->start) >> PAGE_SHIFT;
@@ -950,6 +950,7 @@ static void exmap_surface_kill(struct exmap *exmap)
 		return;
 	wake_up_all(&exmap->gate_wait);
 	exmap_reap(exmap, exmap->start, exmap->end);
+	/* With the pool that SETUP made ready before it. */
 	if (smp_load_acquire(&exmap->interfaces))
 		exmap_pool_drain(exmap);
 }
@@ -991,7 +992,8 @@ static int exmap_invalidate_range_start(struct mmu_notifier *notifier,
 	default:
 		/* MADV_DONTNEED; and whatever may zap a page */
 		if (exmap_gate_close(exmap, EXMAP_GATE_CLOSED))
-			exmap_reap(exmap, max(range->start, exmap->start), min(range->end, exmap->end));
+			exmap_reap(exmap, max(range->start, exmap->start),
+				   min(range->end, exmap->end));
 	}
 	return 0;
 }
