@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # make            module and programs, for the running kernel
-# make install    install module and header
+# make install    install module, header and man page
 # make demo       the paper's Figures 8 and 10, from a throw-away virtual machine
 # make figures    its Figures 9 and 10, from the same
 # make budget     what a READ costs in instructions, in the same; into the README
 # make check      the test suite, in the same
-# make style      checkpatch, sparse, cppcheck and shellcheck
+# make style      checkpatch, sparse, cppcheck, shellcheck and mandoc
 # make vm         a shell there
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
@@ -46,6 +46,7 @@ test-bench-%: test-bench-%.c bench_common.h linux/exmap.h
 install: module
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install
 	install -D -m 644 linux/exmap.h $(DESTDIR)$(PREFIX)/include/linux/exmap.h
+	install -D -m 644 man/exmap.4 $(DESTDIR)$(PREFIX)/share/man/man4/exmap.4
 	depmod
 
 clean:
