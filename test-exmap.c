@@ -9,7 +9,6 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -52,24 +51,6 @@ _Static_assert(EXMAP_OFF_EXMAP == 0 && EXMAP_OFF_PTEXPORT == 0x1000000000000000 
 	       EXMAP_OFF_INTERFACE_MAX == 0xf000000000000000, "offsets");
 _Static_assert(EXMAP_USER_INTERFACE_PAGES == 512 && EXMAP_PAGE_LEN_BITS == 12 &&
 	       EXMAP_PAGE_MAX_PAGES == 4096 && EXMAP_MAX_INTERFACES == 1024, "limits");
-
-/*
- * Memory to be had, in KiB. What CPUs keep at hand of it (tens of MiB, since Linux 6.7)
- * the kernel does not count.
- */
-static long available_kib(void)
-{
-	long pages = 0, count;
-	char line[256];
-	FILE *f = fopen("/proc/zoneinfo", "r");
-
-	ck_assert_ptr_nonnull(f);
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, " count: %ld", &count) == 1)
-			pages += count;
-	fclose(f);
-	return kib_of("/proc/meminfo", "MemAvailable:") + pages * (long)(PAGE / 1024);
-}
 
 /*
  * SETUP
@@ -181,13 +162,6 @@ START_TEST(setup_backing_fd_that_cannot_work)
 	assert_ok(exmap_setup(fd, 1, 1, 0));
 }
 END_TEST
-
-static void set_memlock(size_t bytes)
-{
-	struct rlimit limit = { bytes, bytes };
-
-	assert_ok(setrlimit(RLIMIT_MEMLOCK, &limit));
-}
 
 START_TEST(setup_above_memlock_is_enomem)
 {
@@ -1434,11 +1408,6 @@ START_TEST(stats_padding_is_zero)
 	ck_assert_mem_eq((char *)&s + 28, "\0\0\0\0", 4);
 }
 END_TEST
-
-static int exmap_clone(int fd, int of)
-{
-	return ioctl(fd, EXMAP_IOCTL_CLONE, of);
-}
 
 START_TEST(clone_shares_everything)
 {

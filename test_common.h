@@ -8,6 +8,8 @@
 #include <grp.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include "linux/exmap.h"
@@ -45,6 +47,57 @@ static inline int scaled(int rounds)
 	return times > 1 ? (rounds + times - 1) / times : rounds;
 }
 
+/* A number from a file of /proc: what comes after @key at the start of a line. */
+static inline long kib_of(const char *file, const char *key)
+{
+	char line[256];
+	long kib = -1;
+	FILE *f = fopen(file, "r");
+
+	ck_assert_ptr_nonnull(f);
+	while (fgets(line, sizeof(line), f))
+		if (!strncmp(line, key, strlen(key)))
+			kib = atol(line + strlen(key) + 1);
+	fclose(f);
+	ck_assert_int_ge(kib, 0);
+	return kib;
+}
+
+/*
+ * Memory to be had, in KiB. What CPUs keep at hand of it (tens of MiB, since Linux 6.7)
+ * the kernel does not count.
+ */
+static inline long available_kib(void)
+{
+	long pages = 0, count;
+	char line[256];
+	FILE *f = fopen("/proc/zoneinfo", "r");
+
+	ck_assert_ptr_nonnull(f);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, " count: %ld", &count) == 1)
+			pages += count;
+	fclose(f);
+	return kib_of("/proc/meminfo", "MemAvailable:") + pages * (long)(PAGE / 1024);
+}
+
+/* Become a user without any capability. */
+static inline void drop_privileges(void)
+{
+	assert_ok(setgroups(0, NULL));
+	assert_ok(setresgid(65534, 65534, 65534));
+	assert_ok(setresuid(65534, 65534, 65534));
+	/* Like one who has logged in as that user: he may look at himself in /proc. */
+	assert_ok(prctl(PR_SET_DUMPABLE, 1));
+}
+
+static inline void set_memlock(size_t bytes)
+{
+	struct rlimit limit = { bytes, bytes };
+
+	assert_ok(setrlimit(RLIMIT_MEMLOCK, &limit));
+}
+
 struct exmap {
 	int fd;
 	char *surface;
@@ -75,6 +128,11 @@ static inline int exmap_setup_file(int fd, int interfaces, size_t pages, uint64_
 static inline int exmap_setup(int fd, int interfaces, size_t pages, uint64_t flags)
 {
 	return exmap_setup_file(fd, interfaces, pages, flags, -1);
+}
+
+static inline int exmap_clone(int fd, int of)
+{
+	return ioctl(fd, EXMAP_IOCTL_CLONE, of);
 }
 
 static inline void *map_surface(int fd, size_t size)
@@ -190,29 +248,6 @@ static inline size_t resident(struct exmap *ex, uint64_t page, size_t len)
 static inline bool all_bytes(const char *page, char byte)
 {
 	return page[0] == byte && !memcmp(page, page + 1, PAGE - 1);
-}
-
-static inline long kib_of(const char *file, const char *key)
-{
-	char line[256];
-	long kib = -1;
-	FILE *f = fopen(file, "r");
-
-	ck_assert_ptr_nonnull(f);
-	while (fgets(line, sizeof(line), f))
-		if (!strncmp(line, key, strlen(key)))
-			kib = atol(line + strlen(key) + 1);
-	fclose(f);
-	ck_assert_int_ge(kib, 0);
-	return kib;
-}
-
-/* Become a user without any capability. */
-static inline void drop_privileges(void)
-{
-	assert_ok(setgroups(0, NULL));
-	assert_ok(setresgid(65534, 65534, 65534));
-	assert_ok(setresuid(65534, 65534, 65534));
 }
 
 /* A child's exit status: 0 where all its assertions held. */
