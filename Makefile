@@ -17,7 +17,7 @@ CFLAGS ?= -O2 -g
 override CFLAGS += -std=gnu11 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -I. -pthread
 CHECK_LIBS = $(shell pkg-config --cflags --libs check)
 
-TESTS = test-exmap test-io test-uring test-faults
+TESTS = test-exmap test-hostile test-io test-uring test-faults
 BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same test-bench-read
 PROGRAMS = $(TESTS) $(BENCHES)
 

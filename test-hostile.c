@@ -1,0 +1,1917 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The device is for every user, so every user is hostile: a test for each way in, by one
+ * without any privilege. After each the surface holds what it has to and nothing else,
+ * no page is lost, and the kernel has nothing to complain about.
+ */
+#include <dirent.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <stdatomic.h>
+#include <sys/ptrace.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#include "test_common.h"
+
+/* Younger than the headers of some systems we build on. */
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+#define MADV_GUARD_INSTALL 102
+#ifndef MADV_SOFT_OFFLINE
+#define MADV_SOFT_OFFLINE 101
+#endif
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1
+#endif
+#define UFFD_WP_ASYNC (1 << 15)
+#define SYS_mseal 462
+struct scan {	/* the kernel's struct pm_scan_arg */
+	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+#define PAGEMAP_SCAN _IOWR('f', 16, struct scan)
+#define PAGEMAP_SCAN_WRITTEN (1 << 1)
+#define PAGEMAP_SCAN_PROTECT 3	/* what matches, where userfaultfd is asked about it */
+
+enum {
+	KEPT = 64,		/* the first pages: mapped and stamped before each way */
+	ABSENT = 300,		/* a page that nobody maps */
+	BATCH = 128,		/* what the thread at work maps, here and there from 512 on */
+	NEIGHBOURS = 1500,	/* and eight in a row */
+	PAGES = 2048 + 16,	/* the surface's: not in whole page tables */
+	POOL = 400,
+	FENCE = 1024,		/* so many pages around the surface are nobody's */
+};
+
+static char *where(struct exmap *ex, uint64_t page)
+{
+	return ex->surface + page * PAGE;
+}
+
+static uint64_t stamp(uint64_t page)
+{
+	return (page + 1) * 0x9e3779b97f4a7c15;
+}
+
+/*
+ * Words of pages that may be gone
+ */
+static __thread sigjmp_buf fault_jump;
+
+static void on_fault(int sig)
+{
+	siglongjmp(fault_jump, 1);
+}
+
+/* False where the page is not there. */
+static bool peek(const void *address, uint64_t *value)
+{
+	if (sigsetjmp(fault_jump, 0))
+		return false;
+	*value = *(const volatile uint64_t *)address;
+	return true;
+}
+
+static bool poke(void *address, uint64_t value)
+{
+	if (sigsetjmp(fault_jump, 0))
+		return false;
+	*(volatile uint64_t *)address = value;
+	return true;
+}
+
+/*
+ * An exmap for a user without privileges
+ */
+static void become_hostile(void)
+{
+	struct sigaction sa = { .sa_handler = on_fault, .sa_flags = SA_NODEFER };
+	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
+
+	set_memlock(RLIM_INFINITY);
+	assert_ok(setrlimit(RLIMIT_CORE, &unlimited));
+	drop_privileges();
+	assert_ok(sigaction(SIGSEGV, &sa, NULL));
+	assert_ok(sigaction(SIGBUS, &sa, NULL));
+}
+
+/* As long as the surface, and nothing but zeroes. */
+static int sparse_file(void)
+{
+	int fd = open("/tmp", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+
+	assert_ok(fd);
+	assert_ok(ftruncate(fd, PAGES * PAGE));
+	return fd;
+}
+
+/* The process's only one. Its surface has unused addresses on both sides. */
+static struct exmap *fenced_exmap(size_t pages, size_t pool, uint64_t flags, int file)
+{
+	static struct exmap ex;
+	char *fence = mmap(NULL, (pages + 2 * FENCE) * PAGE, PROT_NONE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	assert_ok(fence);
+	ex.fd = exmap_open();
+	ex.size = pages * PAGE;
+	ex.surface = mmap(fence + FENCE * PAGE, ex.size, PROT_READ | PROT_WRITE,
+			  MAP_SHARED | MAP_FIXED, ex.fd, EXMAP_OFF_EXMAP);
+	assert_ok(ex.surface);
+	assert_ok(exmap_setup_file(ex.fd, 3, pool, flags, file));
+	for (int i = 0; i < 3; i++) {
+		ex.interface[i] = map_interface(ex.fd, i);
+		assert_ok(ex.interface[i]);
+	}
+	return &ex;
+}
+
+/* With the first pages mapped and stamped. */
+static struct exmap *stamped_exmap(uint64_t flags, int file)
+{
+	struct exmap *ex = fenced_exmap(PAGES, POOL, flags, file);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, KEPT), KEPT);
+	for (int page = 0; page < KEPT; page++) {
+		*(uint64_t *)where(ex, page) = stamp(page);
+		*(uint64_t *)(where(ex, page + 1) - 8) = ~stamp(page);
+	}
+	return ex;
+}
+
+static size_t resident_in(const char *start, size_t pages)
+{
+	unsigned char vec[8192];
+	size_t sum = 0;
+
+	ck_assert_uint_le(pages, sizeof(vec));
+	assert_ok(mincore((void *)start, pages * PAGE, vec));
+	for (size_t i = 0; i < pages; i++)
+		sum += vec[i] & 1;
+	return sum;
+}
+
+/* Nothing was mapped beside the surface. */
+static void assert_fence(struct exmap *ex)
+{
+	ck_assert_uint_eq(resident_in(ex->surface - FENCE * PAGE, FENCE), 0);
+	ck_assert_uint_eq(resident_in(ex->surface + ex->size, FENCE), 0);
+}
+
+/* ALLOC or FREE of the first pages of the surface, more than fit into an entry. */
+static long run_long(struct exmap *ex, int interface, int opcode, long pages)
+{
+	long sum = 0;
+
+	for (long page = 0; page < pages; page += 4095)
+		sum += run(ex, interface, opcode, page, pages - page < 4095 ? pages - page : 4095);
+	return sum;
+}
+
+/* No page is lost and none is there twice: nobody has one, and all can be had. */
+static void assert_whole_pool(struct exmap *ex, long pool)
+{
+	long pages = ex->size / PAGE, mapped = resident_in(ex->surface, pages);
+
+	assert_mapped(ex, mapped);
+	ck_assert_int_eq(run_long(ex, 0, EXMAP_OP_FREE, pages), mapped);
+	assert_mapped(ex, 0);
+	ck_assert_int_eq(run_long(ex, 0, EXMAP_OP_ALLOC, pool), pool);
+	if (pool < pages)
+		ck_assert_int_eq(alloc(ex, 1, pool, 1), -ENOMEM);
+	ck_assert_int_eq(run_long(ex, 2, EXMAP_OP_FREE, pool), pool);
+	assert_mapped(ex, 0);
+	assert_fence(ex);
+}
+
+/* What a way does to the surface. */
+enum fate {
+	KEEPS,	/* nothing that one could see */
+	LOSES,	/* pages may be gone */
+	ENDS,	/* all of it is gone, for good */
+};
+
+static void assert_kept(struct exmap *ex, enum fate fate)
+{
+	uint64_t first, last;
+
+	for (int page = 0; page < KEPT; page++) {
+		if (peek(where(ex, page), &first) && peek(where(ex, page + 1) - 8, &last))
+			ck_assert_msg(first == stamp(page) && last == ~stamp(page),
+				      "page %d holds something else", page);
+		else
+			ck_assert_msg(fate == LOSES, "page %d is gone", page);
+	}
+}
+
+static void assert_fate(struct exmap *ex, enum fate fate)
+{
+	if (fate == ENDS) {
+		assert_mapped(ex, 0);
+		ck_assert_int_eq(alloc(ex, 0, 0, 1), -EPROTO);
+		ck_assert_int_eq(release(ex, 0, 0, 1), -EPROTO);
+		return;
+	}
+	assert_kept(ex, fate);
+	assert_whole_pool(ex, POOL);
+}
+
+/*
+ * A thread that allocates, reads and frees at full speed
+ */
+struct busy {
+	struct exmap *ex;
+	int fd;
+	bool may_close;	/* someone is going to close @fd */
+	atomic_bool stop;
+	atomic_bool gone;
+	atomic_int rounds;
+	bool came[BATCH];
+	char error[128];
+	pthread_t thread;
+};
+
+static void busy_error(struct busy *b, const char *what, long a, long c)
+{
+	if (!b->error[0])
+		snprintf(b->error, sizeof(b->error), "%s: %ld, %ld (errno %d)", what, a, c, errno);
+}
+
+static uint64_t busy_page(int i)
+{
+	return i < 8 ? PAGES - 1 - i : 512 + 3 * i;
+}
+
+/* Whether that is what calls answer at the end. */
+static bool busy_gone(struct busy *b, int error)
+{
+	if (error != EPROTO && !(b->may_close && error == EBADF))
+		return false;
+	atomic_store(&b->gone, true);
+	return true;
+}
+
+/* One call for all pages. */
+static void busy_call(struct busy *b, int opcode)
+{
+	struct exmap_iov *iov = b->ex->interface[1]->iov;
+	int ret, failed = 0;
+
+	for (int i = 0; i < BATCH; i++)
+		entry(b->ex, 1, i, busy_page(i), 1);
+	ret = action(b->fd, 1, opcode, BATCH, 0);
+	if (ret < 0) {
+		if (!busy_gone(b, errno))
+			busy_error(b, "ACTION", opcode, ret);
+		return;
+	}
+	for (int i = 0; i < BATCH; i++) {
+		b->came[i] = iov[i].pages;
+		failed += iov[i].res < 0;
+		if (iov[i].pages < 0 || iov[i].pages > 1 || iov[i].value >> 48 ||
+		    (iov[i].res && !busy_gone(b, -iov[i].res)))
+			busy_error(b, "entry", opcode, iov[i].value);
+	}
+	if (ret != failed)
+		busy_error(b, "failures", ret, failed);
+}
+
+/* What is where the surface was is somebody else's memory. */
+static bool busy_at_an_end(struct busy *b)
+{
+	entry(b->ex, 1, 0, 0, 0);
+	return action(b->fd, 1, EXMAP_OP_FREE, 1, 0) < 0 && busy_gone(b, errno);
+}
+
+/* Each page is ours alone, unless it is gone. */
+static void busy_look(struct busy *b, int opcode)
+{
+	uint64_t value;
+
+	for (int i = 0; opcode == EXMAP_OP_ALLOC && i < BATCH; i++)
+		b->came[i] = poke(where(b->ex, busy_page(i)), stamp(i));
+	for (int i = 0; i < BATCH; i++)
+		if (b->came[i] && peek(where(b->ex, busy_page(i)), &value) &&
+		    value != (opcode == EXMAP_OP_ALLOC ? stamp(i) : 0) && !busy_at_an_end(b))
+			busy_error(b, "what a page holds", opcode, value);
+}
+
+/* Eight pages through the file. */
+static void busy_pread(struct busy *b)
+{
+	ssize_t ret = pread(b->fd, where(b->ex, NEIGHBOURS), 8 * PAGE, 2);
+
+	if (ret < 0 && !busy_gone(b, errno))
+		busy_error(b, "pread", ret, 0);
+	entry(b->ex, 2, 0, NEIGHBOURS, 8);
+	if (action(b->fd, 2, EXMAP_OP_FREE, 1, 0) < 0 && !busy_gone(b, errno))
+		busy_error(b, "FREE", 0, 0);
+}
+
+static void *busy_thread(void *arg)
+{
+	static const int opcodes[] = { EXMAP_OP_ALLOC, EXMAP_OP_READ };
+	struct busy *b = arg;
+
+	while (!atomic_load(&b->stop) && !atomic_load(&b->gone) && !b->error[0]) {
+		for (int i = 0; i < 2 && !atomic_load(&b->gone); i++) {
+			busy_call(b, opcodes[i]);
+			if (!atomic_load(&b->gone))
+				busy_look(b, opcodes[i]);
+			busy_call(b, EXMAP_OP_FREE);
+		}
+		if (!atomic_load(&b->gone))
+			busy_pread(b);
+		atomic_fetch_add(&b->rounds, 1);
+	}
+	return NULL;
+}
+
+/* Returns when it is at work. */
+static void busy_start(struct busy *b, struct exmap *ex, int fd, bool may_close)
+{
+	*b = (struct busy){ .ex = ex, .fd = fd, .may_close = may_close };
+	ck_assert(!pthread_create(&b->thread, NULL, busy_thread, b));
+	while (!atomic_load(&b->rounds))
+		sched_yield();
+}
+
+static void busy_join(struct busy *b, bool gone)
+{
+	atomic_store(&b->stop, !gone);
+	pthread_join(b->thread, NULL);
+	ck_assert_msg(!b->error[0], "the thread at work: %s", b->error);
+	ck_assert_int_eq(atomic_load(&b->gone), gone);
+}
+
+/*
+ * The kernel's ways to the surface, each alone and against that thread
+ */
+static void alone(enum fate (*way)(struct exmap *ex))
+{
+	become_hostile();
+	struct exmap *ex = stamped_exmap(0, -1);
+
+	assert_fate(ex, way(ex));
+}
+
+static void while_busy(enum fate (*way)(struct exmap *ex))
+{
+	become_hostile();
+	int file = sparse_file();
+
+	for (int round = scaled(4); round; round--) {
+		pid_t pid = fork();
+
+		assert_ok(pid);
+		if (!pid) {
+			struct exmap *ex = stamped_exmap(0, file);
+			enum fate fate = KEEPS;
+			struct busy b;
+
+			busy_start(&b, ex, ex->fd, false);
+			for (int i = 0; i < 5 && fate != ENDS; i++)
+				fate = way(ex);
+			busy_join(&b, fate == ENDS);
+			assert_fate(ex, fate);
+			_exit(0);
+		}
+		wait_child(pid, 0);
+	}
+}
+
+#define WAY(name)							\
+	static enum fate way_##name(struct exmap *ex);			\
+	START_TEST(name##_alone) { alone(way_##name); } END_TEST	\
+	START_TEST(name##_while_busy) { while_busy(way_##name); } END_TEST \
+	static enum fate way_##name(struct exmap *ex)
+
+WAY(munmap_of_a_part)
+{
+	assert_errno(munmap(ex->surface, PAGE), EINVAL);
+	assert_errno(munmap(where(ex, 20), 20 * PAGE), EINVAL);
+	assert_errno(munmap(where(ex, PAGES - 1), PAGE), EINVAL);
+	assert_errno(munmap(where(ex, -1), 2 * PAGE), EINVAL);
+	return KEEPS;
+}
+
+WAY(munmap_of_all)
+{
+	assert_ok(munmap(ex->surface - PAGE, ex->size + 2 * PAGE));
+	return ENDS;
+}
+
+static void *map_over(void *address, size_t size, int fd)
+{
+	return mmap(address, size, PROT_READ | PROT_WRITE,
+		    MAP_FIXED | (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED), fd, 0);
+}
+
+WAY(mmap_over_a_part)
+{
+	ck_assert_ptr_eq(map_over(ex->surface, PAGE, -1), MAP_FAILED);
+	ck_assert_ptr_eq(map_over(where(ex, 20), 20 * PAGE, -1), MAP_FAILED);
+	ck_assert_ptr_eq(map_over(where(ex, PAGES - 1), 2 * PAGE, -1), MAP_FAILED);
+	return KEEPS;
+}
+
+WAY(mmap_over_all)
+{
+	ck_assert_ptr_eq(map_over(ex->surface, ex->size, -1), ex->surface);
+	for (int page = 0; page < KEPT; page++)
+		ck_assert(all_bytes(where(ex, page), 0));
+	return ENDS;
+}
+
+WAY(mmap_of_another_surface_over_it)
+{
+	struct exmap other = { .fd = exmap_open(), .surface = ex->surface, .size = ex->size };
+
+	ck_assert_ptr_eq(map_over(ex->surface, ex->size, other.fd), ex->surface);
+	assert_ok(exmap_setup(other.fd, 3, POOL, 0));
+	for (int i = 0; i < 3; i++)
+		other.interface[i] = map_interface(other.fd, i);
+	ck_assert_int_eq(alloc(&other, 0, 0, KEPT), KEPT);
+	for (int page = 0; page < KEPT; page++)
+		ck_assert(all_bytes(where(ex, page), 0));
+	assert_whole_pool(&other, POOL);
+	return ENDS;
+}
+
+WAY(mmap_of_the_same_surface_over_it)
+{
+	assert_errno(map_over(ex->surface, ex->size, ex->fd), EBUSY);
+	return ENDS;
+}
+
+WAY(mremap_to_another_size)
+{
+	assert_errno(mremap(ex->surface, ex->size, ex->size + PAGE, 0), EFAULT);
+	assert_errno(mremap(ex->surface, ex->size, 2 * ex->size, MREMAP_MAYMOVE), EFAULT);
+	assert_errno(mremap(ex->surface, ex->size, ex->size - PAGE, 0), EINVAL);
+	assert_errno(mremap(ex->surface, ex->size, PAGE, MREMAP_MAYMOVE), EINVAL);
+	/* Of shared memory this would make a second mapping. */
+	assert_errno(mremap(ex->surface, 0, ex->size, MREMAP_MAYMOVE), EFAULT);
+	return KEEPS;
+}
+
+static void *elsewhere(size_t size)
+{
+	void *address = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	assert_ok(address);
+	return address;
+}
+
+WAY(mremap_of_a_part)
+{
+	void *there = elsewhere(PAGE);
+
+	assert_errno(mremap(ex->surface, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, there),
+		     EINVAL);
+	assert_errno(mremap(where(ex, 20), PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, there),
+		     EINVAL);
+	return KEEPS;
+}
+
+WAY(mremap_that_moves)
+{
+	assert_errno(mremap(ex->surface, ex->size, ex->size, MREMAP_MAYMOVE | MREMAP_FIXED,
+			    elsewhere(ex->size)), EINVAL);
+	return ENDS;
+}
+
+WAY(mremap_dontunmap)
+{
+	assert_errno(mremap(ex->surface, ex->size, ex->size, MREMAP_MAYMOVE | MREMAP_DONTUNMAP,
+			    NULL), EINVAL);
+	return KEEPS;
+}
+
+WAY(mprotect_of_any_kind)
+{
+	for (int prot = 0; prot < 8; prot++) {
+		ck_assert_int_eq(mprotect(ex->surface, ex->size, prot), -1);
+		ck_assert_int_eq(mprotect(where(ex, 20), 20 * PAGE, prot), -1);
+	}
+	return KEEPS;
+}
+
+WAY(pkey_mprotect_of_any_kind)
+{
+	int key = syscall(SYS_pkey_alloc, 0, 0);
+
+	for (int prot = 0; prot < 8; prot++) {
+		ck_assert_int_eq(syscall(SYS_pkey_mprotect, ex->surface, ex->size, prot, key), -1);
+		ck_assert_int_eq(syscall(SYS_pkey_mprotect, ex->surface, ex->size, prot, -1), -1);
+	}
+	syscall(SYS_pkey_free, key);
+	return KEEPS;
+}
+
+/* On all of it, on some pages, on the odd tail, and across both ends. */
+static void advise(struct exmap *ex, int advice)
+{
+	madvise(ex->surface, ex->size, advice);
+	madvise(where(ex, 20), 600 * PAGE, advice);
+	madvise(where(ex, PAGES - 1), PAGE, advice);
+	madvise(where(ex, -1), 2 * PAGE, advice);
+	madvise(where(ex, PAGES - 1), 2 * PAGE, advice);
+}
+
+#define FOR_ADVICE(f)							\
+	f(dontneed, DONTNEED, LOSES) f(dontneed_locked, DONTNEED_LOCKED, LOSES)	\
+	f(free, FREE, KEEPS) f(pageout, PAGEOUT, KEEPS) f(cold, COLD, KEEPS)	\
+	f(remove, REMOVE, KEEPS) f(dofork, DOFORK, KEEPS) f(dodump, DODUMP, KEEPS) \
+	f(populate_read, POPULATE_READ, KEEPS)				\
+	f(populate_write, POPULATE_WRITE, KEEPS)			\
+	f(hugepage, HUGEPAGE, KEEPS) f(collapse, COLLAPSE, KEEPS)	\
+	f(mergeable, MERGEABLE, KEEPS) f(willneed, WILLNEED, KEEPS)	\
+	f(wipeonfork, WIPEONFORK, KEEPS) f(keeponfork, KEEPONFORK, KEEPS) \
+	f(hwpoison, HWPOISON, KEEPS) f(soft_offline, SOFT_OFFLINE, KEEPS) \
+	f(guard_install, GUARD_INSTALL, KEEPS)
+
+#define WAY_TO_ADVISE(name, advice, fate)				\
+	WAY(madvise_##name)						\
+	{								\
+		advise(ex, MADV_##advice);				\
+		return fate;						\
+	}
+
+FOR_ADVICE(WAY_TO_ADVISE)
+
+/* Whatever there is, or will be. */
+WAY(madvise_of_any_number)
+{
+	for (int advice = 0; advice < 128; advice++)
+		advise(ex, advice);
+	return LOSES;
+}
+
+WAY(process_madvise_of_itself)
+{
+	struct iovec range = { .iov_base = ex->surface, .iov_len = ex->size };
+	int self = syscall(SYS_pidfd_open, getpid(), 0);
+
+	assert_ok(self);
+	for (int advice = 0; advice < 32; advice++)
+		syscall(SYS_process_madvise, self, &range, 1, advice, 0);
+	close(self);
+	return LOSES;
+}
+
+WAY(mlock_and_munlock)
+{
+	mlock(ex->surface, ex->size);
+	mlock(where(ex, 20), 20 * PAGE);
+	munlock(where(ex, 30), PAGE);
+	mlock2(ex->surface, ex->size, MLOCK_ONFAULT);
+	munlock(ex->surface, ex->size);
+	return KEEPS;
+}
+
+WAY(mlockall_and_munlockall)
+{
+	assert_ok(mlockall(MCL_CURRENT | MCL_FUTURE));
+	assert_ok(mlockall(MCL_CURRENT | MCL_ONFAULT));
+	assert_ok(munlockall());
+	return KEEPS;
+}
+
+/* Write-protected pages, and what userfaultfd leaves in the place of absent ones. */
+static void under_userfaultfd(struct exmap *ex, int fd, uint64_t size)
+{
+	struct uffdio_writeprotect protect = {
+		.range = { .start = (uintptr_t)ex->surface, .len = size },
+		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
+	};
+	uint64_t value;
+
+	ck_assert(!ioctl(fd, UFFDIO_WRITEPROTECT, &protect));
+	ck_assert(poke(where(ex, 5), stamp(5)));
+	ck_assert_int_eq(alloc(ex, 0, ABSENT, 1), 1);
+	ck_assert(poke(where(ex, ABSENT), 1) && peek(where(ex, ABSENT), &value));
+	ck_assert_int_eq(release(ex, 0, ABSENT, 1), 1);
+	ck_assert_uint_ge(stats(ex).alloc_count, KEPT);
+	protect.mode = 0;
+	ck_assert(!ioctl(fd, UFFDIO_WRITEPROTECT, &protect));
+}
+
+static int userfaultfd_new(uint64_t features)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+	int fd = syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+
+	if (fd >= 0 && ioctl(fd, UFFDIO_API, &api)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static bool userfaultfd_register(struct exmap *ex, int fd, uint64_t size, uint64_t mode)
+{
+	struct uffdio_register wish = {
+		.range = { .start = (uintptr_t)ex->surface, .len = size }, .mode = mode,
+	};
+
+	return !ioctl(fd, UFFDIO_REGISTER, &wish);
+}
+
+/* Any memory may be registered for asynchronous write protection, since Linux 6.7. */
+WAY(userfaultfd)
+{
+	for (int async = 0; async < 2; async++) {
+		int fd = userfaultfd_new(async ? UFFD_WP_ASYNC : 0);
+
+		if (fd < 0)
+			continue;
+		for (uint64_t mode = 1; mode < 8; mode++) {
+			ck_assert(!userfaultfd_register(ex, fd, 16 * PAGE, mode));
+			if (!userfaultfd_register(ex, fd, ex->size, mode))
+				continue;
+			ck_assert(async && mode == UFFDIO_REGISTER_MODE_WP);
+			under_userfaultfd(ex, fd, ex->size);
+		}
+		close(fd);
+	}
+	return KEEPS;
+}
+
+/* Memory as others see it: fewer bytes where a page is not there, and then none. */
+static void by_process_vm(struct exmap *ex, pid_t pid)
+{
+	static char buffer[100 * PAGE];
+	uint64_t word;
+	struct iovec local = { .iov_base = &word, .iov_len = 8 };
+	struct iovec remote = { .iov_base = where(ex, 3), .iov_len = 8 };
+
+	ck_assert_int_eq(process_vm_readv(pid, &local, 1, &remote, 1, 0), 8);
+	ck_assert_uint_eq(word, stamp(3));
+	ck_assert_int_eq(process_vm_writev(pid, &local, 1, &remote, 1, 0), 8);
+	remote.iov_base = where(ex, ABSENT);
+	assert_errno(process_vm_readv(pid, &local, 1, &remote, 1, 0), EFAULT);
+	assert_errno(process_vm_writev(pid, &local, 1, &remote, 1, 0), EFAULT);
+	for (int page = 512; page < PAGES; page += 100) {
+		remote = (struct iovec){ .iov_base = where(ex, page), .iov_len = 100 * PAGE };
+		local = (struct iovec){ .iov_base = buffer, .iov_len = 100 * PAGE };
+		process_vm_readv(pid, &local, 1, &remote, 1, 0);
+	}
+}
+
+static void by_ptrace(struct exmap *ex, pid_t pid)
+{
+	assert_ok(ptrace(PTRACE_ATTACH, pid, 0, 0));
+	ck_assert_int_eq(waitpid(pid, NULL, __WALL), pid);
+	ck_assert_uint_eq(ptrace(PTRACE_PEEKDATA, pid, where(ex, 4), 0), stamp(4));
+	assert_ok(ptrace(PTRACE_POKEDATA, pid, where(ex, 4), stamp(4)));
+	assert_errno(ptrace(PTRACE_PEEKDATA, pid, where(ex, ABSENT), 0), EIO);
+	assert_errno(ptrace(PTRACE_POKEDATA, pid, where(ex, ABSENT), 1), EIO);
+	assert_ok(ptrace(PTRACE_DETACH, pid, 0, 0));
+}
+
+/* Have a child do something to this process. */
+static void by_another(void (*how)(struct exmap *ex, pid_t pid), struct exmap *ex)
+{
+	pid_t self = getpid(), pid;
+
+	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);
+	pid = fork();
+	assert_ok(pid);
+	if (!pid) {
+		how(ex, self);
+		_exit(0);
+	}
+	wait_child(pid, 0);
+}
+
+WAY(process_vm_by_itself)
+{
+	by_process_vm(ex, getpid());
+	return KEEPS;
+}
+
+WAY(process_vm_by_another)
+{
+	by_another(by_process_vm, ex);
+	return KEEPS;
+}
+
+WAY(ptrace_by_another)
+{
+	by_another(by_ptrace, ex);
+	return KEEPS;
+}
+
+WAY(proc_mem)
+{
+	int fd = open("/proc/self/mem", O_RDWR);
+	uint64_t word;
+
+	assert_ok(fd);
+	ck_assert_int_eq(pread(fd, &word, 8, (off_t)where(ex, 3)), 8);
+	ck_assert_uint_eq(word, stamp(3));
+	ck_assert_int_eq(pwrite(fd, &word, 8, (off_t)where(ex, 3)), 8);
+	assert_errno(pread(fd, &word, 8, (off_t)where(ex, ABSENT)), EIO);
+	assert_errno(pwrite(fd, &word, 8, (off_t)where(ex, ABSENT)), EIO);
+	close(fd);
+	return KEEPS;
+}
+
+static void clear_refs(pid_t pid)
+{
+	char path[32];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/clear_refs", pid);
+	fd = open(path, O_WRONLY);
+	assert_ok(fd);
+	for (char how = '1'; how <= '5'; how++)
+		if (write(fd, &how, 1) != 1)
+			ck_assert_int_eq(errno, EINVAL);
+	close(fd);
+}
+
+WAY(clear_refs_by_itself)
+{
+	clear_refs(getpid());
+	for (int page = 0; page < KEPT; page++)
+		ck_assert(poke(where(ex, page), stamp(page)));
+	return KEEPS;
+}
+
+static void by_clear_refs(struct exmap *ex, pid_t pid)
+{
+	clear_refs(pid);
+}
+
+WAY(clear_refs_by_another)
+{
+	by_another(by_clear_refs, ex);
+	return KEEPS;
+}
+
+WAY(pagemap)
+{
+	struct scan scan = {
+		.size = sizeof(scan), .start = (uintptr_t)ex->surface,
+		.end = (uintptr_t)ex->surface + ex->size, .flags = PAGEMAP_SCAN_PROTECT,
+		.category_mask = PAGEMAP_SCAN_WRITTEN,
+	};
+	int fd = open("/proc/self/pagemap", O_RDONLY), async = userfaultfd_new(UFFD_WP_ASYNC);
+	uint64_t entry[PAGES];
+
+	assert_ok(fd);
+	ck_assert_int_eq(pread(fd, entry, sizeof(entry), (uintptr_t)ex->surface / PAGE * 8),
+			 sizeof(entry));
+	for (int page = 0; page < KEPT; page++)
+		ck_assert(entry[page] >> 63);
+	ck_assert(!(entry[ABSENT] >> 63));
+	if (async >= 0 && userfaultfd_register(ex, async, ex->size, UFFDIO_REGISTER_MODE_WP))
+		ioctl(fd, PAGEMAP_SCAN, &scan);
+	close(async);
+	close(fd);
+	return KEEPS;
+}
+
+static void read_all(const char *path)
+{
+	char buffer[PAGE];
+	int fd = open(path, O_RDONLY);
+
+	if (fd < 0)	/* numa_maps is not in every kernel */
+		ck_assert_int_eq(errno, ENOENT);
+	while (fd >= 0 && read(fd, buffer, sizeof(buffer)) > 0)
+		;
+	close(fd);
+}
+
+WAY(smaps_and_numa_maps)
+{
+	read_all("/proc/self/maps");
+	read_all("/proc/self/smaps");
+	read_all("/proc/self/smaps_rollup");
+	read_all("/proc/self/numa_maps");
+	return KEEPS;
+}
+
+WAY(mincore_of_all)
+{
+	ck_assert_uint_ge(resident_in(ex->surface, PAGES), KEPT);
+	ck_assert_uint_eq(resident_in(where(ex, ABSENT), 1), 0);
+	assert_fence(ex);
+	return KEEPS;
+}
+
+/* To where they are and to where there is nothing. ENOSYS without NUMA. */
+WAY(numa_calls)
+{
+	unsigned long node = 1, other = 2;
+	void *page[KEPT];
+	int nodes[KEPT] = { }, status[KEPT];
+
+	for (int i = 0; i < KEPT; i++)
+		page[i] = where(ex, i * 8);
+	for (int policy = 0; policy < 7; policy++) {
+		for (int flags = 0; flags < 8; flags++) {
+			syscall(SYS_mbind, ex->surface, ex->size, policy, &node, 64, flags);
+			syscall(SYS_mbind, where(ex, 20), 20 * PAGE, policy, &node, 64, flags);
+		}
+		syscall(SYS_set_mempolicy, policy, &node, 64);
+	}
+	syscall(SYS_set_mempolicy, 0, NULL, 0);
+	syscall(SYS_move_pages, 0, KEPT, page, NULL, status, 0);
+	syscall(SYS_move_pages, 0, KEPT, page, nodes, status, 2);
+	syscall(SYS_migrate_pages, getpid(), 64, &node, &other);
+	syscall(SYS_migrate_pages, getpid(), 64, &other, &node);
+	return KEEPS;
+}
+
+WAY(msync_of_all)
+{
+	assert_ok(msync(ex->surface, ex->size, MS_ASYNC));
+	assert_ok(msync(ex->surface, ex->size, MS_INVALIDATE));
+	msync(ex->surface, ex->size, MS_SYNC);	/* EOPNOTSUPP without a file */
+	return KEEPS;
+}
+
+WAY(remap_file_pages_of_a_part)
+{
+	ck_assert_int_eq(remap_file_pages(where(ex, 20), PAGE, 0, 0, 0), -1);
+	ck_assert_int_eq(remap_file_pages(where(ex, 20), PAGE, 0, 5, 0), -1);
+	return KEEPS;
+}
+
+/* It would be mapped anew, which is refused, but not before the old mapping has gone. */
+WAY(remap_file_pages_of_all)
+{
+	assert_errno(remap_file_pages(ex->surface, ex->size, 0, 0, 0), EBUSY);
+	return ENDS;
+}
+
+/* Since Linux 6.10; then it cannot even be unmapped. */
+WAY(mseal)
+{
+	if (!syscall(SYS_mseal, ex->surface, ex->size, 0))
+		ck_assert_int_eq(munmap(ex->surface, ex->size), -1);
+	return KEEPS;
+}
+
+/* A child has nothing of it, even where madvise says so. */
+static void assert_not_mine(struct exmap *ex)
+{
+	uint64_t value;
+
+	for (int page = 0; page < PAGES; page += 129)
+		ck_assert(!peek(where(ex, page), &value));
+	assert_errno(action(ex->fd, 0, EXMAP_OP_FREE, 1, 0), EPERM);
+}
+
+WAY(fork_after_dofork)
+{
+	pid_t pid;
+
+	madvise(ex->surface, ex->size, MADV_DOFORK);
+	madvise(ex->interface[1], PAGE, MADV_DOFORK);
+	pid = fork();
+	assert_ok(pid);
+	if (!pid) {
+		assert_not_mine(ex);
+		madvise(ex->surface, ex->size, MADV_KEEPONFORK);
+		madvise(ex->surface, ex->size, MADV_DONTNEED);
+		pid = fork();
+		if (!pid)
+			assert_not_mine(ex);
+		else
+			wait_child(pid, 0);
+		_exit(0);
+	}
+	wait_child(pid, 0);
+	return KEEPS;
+}
+
+/* The page with the entries, which another thread may be using by another mapping. */
+WAY(the_interface_taken_away)
+{
+	char *mine = map_interface(ex->fd, 1), *there = elsewhere(PAGE);
+	uint64_t value;
+
+	assert_ok(mine);
+	assert_ok(mprotect(mine, PAGE, PROT_READ));
+	ck_assert(!poke(mine + 4088, 1));
+	assert_ok(mprotect(mine, PAGE, PROT_READ | PROT_WRITE));
+	assert_ok(mremap(mine, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, there));
+	ck_assert(poke(there + 4088, 1));
+	clear_refs(getpid());
+	for (int advice = 0; advice < 32; advice++)
+		madvise(there, PAGE, advice);
+	/* Not even a page that is gone comes back with something else in it. */
+	if (peek(there + 4088, &value))
+		ck_assert_uint_eq(value, 1);
+	assert_ok(munmap(there, PAGE));
+	return KEEPS;
+}
+
+/*
+ * Core dumps
+ */
+
+/* Whether a page of the surface is in a file. */
+static bool file_has_pages(int fd)
+{
+	uint64_t block[PAGE / 8];
+
+	while (read(fd, block, PAGE) == PAGE)
+		for (int page = 0; page < KEPT; page++)
+			if (block[0] == stamp(page) && block[511] == ~stamp(page))
+				return true;
+	return false;
+}
+
+/* The only file of a directory, removed; -1 where there is none. */
+static int take_file(const char *directory)
+{
+	struct dirent *entry;
+	DIR *dir = opendir(directory);
+	int fd = -1;
+
+	ck_assert_ptr_nonnull(dir);
+	while ((entry = readdir(dir))) {
+		if (entry->d_name[0] == '.')
+			continue;
+		fd = openat(dirfd(dir), entry->d_name, O_RDONLY);
+		assert_ok(fd);
+		assert_ok(unlinkat(dirfd(dir), entry->d_name, 0));
+	}
+	closedir(dir);
+	return fd;
+}
+
+/* With every kind of memory asked for. */
+static void dump_core(bool busy)
+{
+	int filter = open("/proc/self/coredump_filter", O_WRONLY);
+	int file = sparse_file(), status, core;
+	char directory[] = "/tmp/exmap-XXXXXX";
+	pid_t pid;
+
+	become_hostile();
+	ck_assert_int_eq(write(filter, "0xff", 4), 4);
+	ck_assert_ptr_nonnull(mkdtemp(directory));
+	assert_ok(chdir(directory));
+	pid = fork();
+	assert_ok(pid);
+	if (!pid) {
+		struct exmap *ex = stamped_exmap(0, file);
+		struct busy b;
+
+		if (busy)
+			busy_start(&b, ex, ex->fd, false);
+		madvise(ex->surface, ex->size, MADV_DODUMP);
+		signal(SIGABRT, SIG_DFL);
+		abort();
+	}
+	assert_ok(waitpid(pid, &status, 0));
+	ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+	core = take_file(directory);
+	assert_ok(rmdir(directory));
+	/* It may have gone elsewhere: see core(5). */
+	if (core >= 0)
+		ck_assert(!file_has_pages(core));
+}
+
+START_TEST(core_dump_alone)
+{
+	dump_core(false);
+}
+END_TEST
+
+START_TEST(core_dump_while_busy)
+{
+	dump_core(true);
+}
+END_TEST
+
+/*
+ * Wild arguments
+ */
+static uint64_t random64(void)
+{
+	return (uint64_t)random() << 42 ^ (uint64_t)random() << 21 ^ random();
+}
+
+/* Mostly something at the edge of being right. */
+static uint64_t wild_number(void)
+{
+	static const uint64_t numbers[] = {
+		0, 1, 2, 3, 63, 64, 255, 256, 511, 512, 513, 1023, 1024, 1025, 4094, 4095, 4096,
+		65535, INT32_MAX, 1U << 31, UINT32_MAX, 1UL << 35, 1UL << 52, INT64_MAX,
+		1UL << 63, UINT64_MAX,
+	};
+
+	if (random() % 8 == 0)
+		return random64();
+	return numbers[random() % (sizeof(numbers) / sizeof(numbers[0]))];
+}
+
+/* A struct, some of it wild; or one that cannot be read, or not all of it. */
+static void *wild_pointer(struct exmap *ex, char *end)
+{
+	static const uint64_t bad[] = {
+		0, 1, PAGE - 1, 0x7ffffffff000, 0x7fffffffefff, 0x800000000000, 1UL << 63,
+		0xffff888000000000, 0xffffffff81000000, UINT64_MAX - 7, UINT64_MAX,
+	};
+	uint64_t *fields = (uint64_t *)(end - 64 + random() % 24);
+
+	switch (random() % 8) {
+	case 0:
+		return (void *)bad[random() % (sizeof(bad) / sizeof(bad[0]))];
+	case 1:
+		return end - random() % 32;
+	case 2:
+		return where(ex, random() % PAGES) + random() % PAGE;
+	}
+	for (int i = 0; i < 4; i++)
+		fields[i] = wild_number();
+	/* ACTION: interface and number, opcode and hole, flags. */
+	if (random() % 2) {
+		fields[0] = random() % 5 | random() % 514 << 16 | (random() % 5) << 32;
+		fields[1] = random() % 3;
+	}
+	return fields;
+}
+
+/* The entries, too. */
+static void wild_entries(struct exmap *ex)
+{
+	for (int i = 0; i < 3; i++)
+		for (int n = 0; n < 512; n += 1 + random() % 16)
+			entry(ex, i, n, random() % 2 ? wild_number() >> 12 : (uint64_t)random() % PAGES,
+			      random() % 2 ? random() % 32 : random() % 4096);
+}
+
+static void wild_calls(int file)
+{
+	static const unsigned int known[] = {
+		EXMAP_IOCTL_SETUP, EXMAP_IOCTL_ACTION, EXMAP_IOCTL_CLONE, EXMAP_IOCTL_STATS,
+	};
+	struct exmap *ex = stamped_exmap(0, -1);
+	char *end = (char *)elsewhere(2 * PAGE) + PAGE;
+	int fds[] = { ex->fd, exmap_open(), exmap_open(), exmap_open(), file, -1, -2, 1 << 30 };
+
+	assert_ok(mprotect(end - PAGE, PAGE, PROT_READ | PROT_WRITE));
+	for (int i = 0; i < 300; i++) {
+		unsigned int cmd = known[random() % 4];
+		int fd = fds[random() % 4];
+		char *pointer = wild_pointer(ex, end);
+
+		if (random() % 8 == 0)
+			cmd = _IOC(random() % 4, 'k', random() % 8, random() % 4096);
+		if (cmd == EXMAP_IOCTL_CLONE)
+			pointer = (char *)(long)fds[random() % 8];
+		/* No file but ours. */
+		else if (cmd == EXMAP_IOCTL_SETUP && pointer >= end - PAGE && pointer <= end - 4)
+			*(int *)pointer = fds[random() % 8];
+		if (random() % 4 == 0)
+			wild_entries(ex);
+		int ret = ioctl(fd, cmd, pointer);
+
+		ck_assert_int_ge(ret, -1);
+		ck_assert_int_le(ret, cmd == EXMAP_IOCTL_ACTION ? 512 : 0);
+		ck_assert_msg(ret >= 0 || errno == EINVAL || errno == EFAULT || errno == EBADF ||
+			      errno == ENOTTY || errno == EBUSY || errno == ENOMEM ||
+			      errno == EPROTO || errno == EOPNOTSUPP,
+			      "ioctl %#x: %s", cmd, strerror(errno));
+	}
+	assert_whole_pool(ex, POOL);
+}
+
+START_TEST(ioctls_with_wild_arguments)
+{
+	become_hostile();
+	int file = sparse_file();
+
+	for (int round = scaled(60); round; round--) {
+		pid_t pid = fork();
+
+		assert_ok(pid);
+		if (!pid) {
+			srandom(round);
+			wild_calls(file);
+			_exit(0);
+		}
+		wait_child(pid, 0);
+	}
+}
+END_TEST
+
+/* Every number in every direction and size: just those four are there. */
+START_TEST(ioctls_of_every_number)
+{
+	become_hostile();
+	struct exmap *ex = stamped_exmap(0, -1);
+
+	for (int nr = 0; nr < 256; nr++)
+		for (int direction = 0; direction < 4; direction++)
+			for (int size = 0; size < 64; size++) {
+				unsigned int cmd = _IOC(direction, 'k', nr, size);
+
+				if (cmd != EXMAP_IOCTL_SETUP && cmd != EXMAP_IOCTL_ACTION &&
+				    cmd != EXMAP_IOCTL_CLONE && cmd != EXMAP_IOCTL_STATS)
+					assert_errno(ioctl(ex->fd, cmd, ex->interface[0]), ENOTTY);
+			}
+	assert_fate(ex, KEEPS);
+}
+END_TEST
+
+/* Threads that use, set up, clone, map, close and reopen the same few files. */
+struct mixer {
+	int *fds;
+	unsigned int seed;
+	pthread_t thread;
+};
+
+static void mix(int *fd, int other, int what)
+{
+	struct exmap_action_params params = { .iov_len = 1, .opcode = EXMAP_OP_ALLOC };
+	void *mapping = MAP_FAILED;
+
+	switch (what) {
+	case 0:
+		exmap_setup(*fd, 2, 10, 0);
+		break;
+	case 1:
+		exmap_clone(*fd, other);
+		break;
+	case 2:
+		mapping = map_surface(*fd, MIB);
+		break;
+	case 3:
+		mapping = map_interface(*fd, 0);
+		if (mapping != MAP_FAILED)
+			*(volatile uint64_t *)mapping = 10UL << 52;
+		break;
+	case 4:
+		close(*fd);
+		*fd = open("/dev/exmap", O_RDWR | O_CLOEXEC);
+		break;
+	}
+	ioctl(*fd, EXMAP_IOCTL_ACTION, &params);
+	if (mapping != MAP_FAILED)
+		munmap(mapping, what == 2 ? MIB : PAGE);
+}
+
+static void *mixer_thread(void *arg)
+{
+	struct mixer *m = arg;
+
+	for (int i = scaled(700); i; i--)
+		mix(&m->fds[rand_r(&m->seed) % 4], m->fds[rand_r(&m->seed) % 4],
+		    rand_r(&m->seed) % 6);
+	return NULL;
+}
+
+START_TEST(files_mixed_up_by_threads)
+{
+	struct mixer m[4];
+	int fds[4], first;
+
+	become_hostile();
+	for (int i = 0; i < 4; i++)
+		fds[i] = exmap_open();
+	first = fds[0];
+	for (int i = 0; i < 4; i++) {
+		m[i] = (struct mixer){ .fds = fds, .seed = i };
+		ck_assert(!pthread_create(&m[i].thread, NULL, mixer_thread, &m[i]));
+	}
+	for (int i = 0; i < 4; i++)
+		pthread_join(m[i].thread, NULL);
+	/* Also those that got lost where two reopened the same. */
+	assert_ok(close_range(first, ~0U, 0));
+	ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), 0);
+}
+END_TEST
+
+/*
+ * Entries that change while they are looked at
+ */
+struct changer {
+	struct exmap *ex;
+	atomic_bool stop;
+	pthread_t thread;
+};
+
+/* Right and wrong by turns, and so often that a second look would see the other. */
+static void *changer_thread(void *arg)
+{
+	static const struct { uint64_t page; unsigned int len; } entries[] = {
+		{ PAGES - 1, 1 }, { PAGES - 1, 4095 }, { 0, 1 }, { PAGES, 30 },
+		{ 0, 0 }, { (1UL << 52) - 1, 1 }, { 600, 2 }, { PAGES + 500, 1 },
+	};
+	struct changer *c = arg;
+
+	for (unsigned int i = 0; !atomic_load(&c->stop); i = (i + 1) % 8)
+		for (int n = 0; n < 64; n++)
+			entry(c->ex, 0, n, entries[i].page, entries[i].len);
+	return NULL;
+}
+
+START_TEST(entries_changed_by_another_thread)
+{
+	become_hostile();
+	struct exmap *ex = fenced_exmap(PAGES, POOL, 0, sparse_file());
+	struct changer c[2];
+
+	for (int i = 0; i < 2; i++) {
+		c[i] = (struct changer){ .ex = ex };
+		ck_assert(!pthread_create(&c[i].thread, NULL, changer_thread, &c[i]));
+	}
+	for (int round = scaled(1000); round; round--) {
+		for (int opcode = EXMAP_OP_READ; opcode <= EXMAP_OP_WRITE; opcode++) {
+			int ret = action(ex->fd, 0, opcode, 64, round % 2);
+
+			ck_assert_msg(ret >= 0 && ret <= 64, "opcode %d: %d", opcode, ret);
+			ck_assert_uint_le(stats(ex).alloc_count, POOL);
+		}
+		if (round % 64 == 0)
+			assert_fence(ex);
+	}
+	for (int i = 0; i < 2; i++) {
+		atomic_store(&c[i].stop, true);
+		pthread_join(c[i].thread, NULL);
+	}
+	assert_whole_pool(ex, POOL);
+}
+END_TEST
+
+/*
+ * Interfaces and pages out of range
+ */
+static void assert_interfaces(int fd, unsigned int nr)
+{
+	static const unsigned int edges[] = {
+		0, 1, 2, 3, 254, 255, 256, 257, 1022, 1023, 1024, 1025, 4096, 65535,
+	};
+	static char memory[PAGE] __attribute__((aligned(4096)));
+
+	for (size_t i = 0; i < sizeof(edges) / sizeof(edges[0]); i++) {
+		unsigned int edge = edges[i];
+		void *mapping = map_interface(fd, edge);
+
+		if (edge < nr) {
+			assert_ok(mapping);
+			assert_ok(munmap(mapping, PAGE));
+			assert_errno(action(fd, edge, EXMAP_OP_ALLOC, 1, 0), EPROTO);
+		} else {
+			ck_assert(mapping == MAP_FAILED && errno == ENXIO);
+			assert_errno(action(fd, edge, EXMAP_OP_ALLOC, 1, 0), nr ? EINVAL : EBADF);
+		}
+		/* The next higher bits are the opcode's. */
+		edge = edge > 255 ? edge << 16 : edge;
+		assert_errno(pread(fd, memory, PAGE, EXMAP_OP_ALLOC << 8 | edge),
+			     !nr ? EBADF : edge < nr ? EPROTO : EINVAL);
+	}
+	for (uint64_t far = 1UL << 16; far < 1UL << 48; far <<= 1)
+		assert_errno(map_interface(fd, far), ENXIO);
+}
+
+START_TEST(interfaces_at_and_above_the_limit)
+{
+	static const int limits[] = { 1, 2, 255, 256, 257, 1023, 1024 };
+
+	become_hostile();
+	for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+		int fd = exmap_open();
+
+		assert_interfaces(fd, 0);
+		assert_ok(exmap_setup(fd, limits[i], 10, 0));
+		assert_interfaces(fd, limits[i]);
+		close(fd);
+	}
+}
+END_TEST
+
+/* With 4095 pages more than fit into a call's last entry, and a tail. */
+START_TEST(pages_at_and_above_the_limit)
+{
+	enum { SIZE = 4096 + 16 };
+	static const uint64_t pages[] = {
+		0, 1, 16, 17, 18, SIZE - 4095, SIZE - 512, SIZE - 17, SIZE - 16, SIZE - 1, SIZE,
+		SIZE + 1, 4608, 1UL << 36, (1UL << 36) - 1, 1UL << 51, (1UL << 52) - 4095,
+		(1UL << 52) - 2, (1UL << 52) - 1,
+	};
+	static const unsigned int lens[] = { 0, 1, 2, 16, 17, 511, 512, 513, 4094, 4095 };
+	static const int opcodes[] = { EXMAP_OP_ALLOC, EXMAP_OP_WRITE, EXMAP_OP_FREE,
+				       EXMAP_OP_READ, EXMAP_OP_FREE };
+
+	become_hostile();
+	struct exmap *ex = fenced_exmap(SIZE, SIZE, 0, sparse_file());
+
+	for (size_t p = 0; p < sizeof(pages) / sizeof(pages[0]); p++)
+		for (size_t l = 0; l < sizeof(lens) / sizeof(lens[0]); l++)
+			for (int o = 0; o < 5; o++) {
+				bool fits = pages[p] + lens[l] <= SIZE;
+				int ret = run(ex, 0, opcodes[o], pages[p], lens[l]);
+
+				/* WRITE has made the file long enough. */
+				if (fits)
+					ck_assert_int_eq(ret, lens[l]);
+				else
+					ck_assert_int_eq(ret, -EFAULT);
+			}
+	assert_whole_pool(ex, SIZE);
+}
+END_TEST
+
+/*
+ * Processes that share memory, or the file
+ */
+
+/* Set in the environment of the program that exec_with_an_open_file() starts. */
+#define INHERITED "EXMAP_TEST_INHERITED"
+
+/* In that program: 0 where nothing can be done with the file. */
+static int use_inherited(int fd)
+{
+	struct exmap_ioctl_stats s;
+	char page[PAGE];
+
+	errno = 0;
+	if (action(fd, 0, EXMAP_OP_FREE, 1, 0) != -1 || errno != EPERM ||
+	    ioctl(fd, EXMAP_IOCTL_STATS, &s) != -1 || errno != EPERM ||
+	    exmap_setup(fd, 1, 1, 0) != -1 || errno != EPERM ||
+	    map_surface(fd, MIB) != MAP_FAILED || errno != EPERM ||
+	    map_interface(fd, 0) != MAP_FAILED || errno != EPERM ||
+	    pread(fd, page, PAGE, EXMAP_OP_ALLOC << 8) != -1 || errno != EPERM)
+		return 1;
+	return 42;
+}
+
+START_TEST(exec_with_an_open_file)
+{
+	become_hostile();
+	int status;
+
+	for (int threads = 0; threads < 2; threads++) {
+		pid_t pid = fork();
+
+		assert_ok(pid);
+		if (!pid) {
+			struct exmap *ex = stamped_exmap(0, sparse_file());
+			struct busy b;
+			char fd[16];
+
+			if (threads)
+				busy_start(&b, ex, ex->fd, false);
+			fcntl(ex->fd, F_SETFD, 0);
+			snprintf(fd, sizeof(fd), "%d", ex->fd);
+			setenv(INHERITED, fd, 1);
+			execl("/proc/self/exe", "test-hostile", NULL);
+			_exit(1);
+		}
+		assert_ok(waitpid(pid, &status, 0));
+		ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 42);
+	}
+}
+END_TEST
+
+/* A process with the same memory may do all, and its end is not that of the exmap. */
+static int sharer(void *arg)
+{
+	struct exmap *ex = arg;
+
+	return alloc(ex, 0, ABSENT, 5) != 5 || !poke(where(ex, ABSENT), 1) ||
+		release(ex, 0, ABSENT, 5) != 5 || !poke(where(ex, 0), stamp(0));
+}
+
+START_TEST(clone_vm_and_vfork)
+{
+	static char stack[65536] __attribute__((aligned(16)));
+
+	become_hostile();
+	struct exmap *ex = stamped_exmap(0, -1);
+
+	for (int round = 0; round < 10; round++) {
+		pid_t pid = clone(sharer, stack + sizeof(stack),
+				  CLONE_VM | SIGCHLD | (round % 2 ? CLONE_VFORK : 0), ex);
+
+		assert_ok(pid);
+		wait_child(pid, 0);
+	}
+	assert_fate(ex, KEEPS);
+}
+END_TEST
+
+/* It goes on when the process that opened the file is gone; nobody waits for it. */
+static int survivor(void *arg)
+{
+	struct exmap *ex = arg;
+	pid_t parent = *(pid_t *)where(ex, 11);
+	char result = 'f';
+
+	while (getppid() == parent)
+		sched_yield();
+	if (!sharer(ex))
+		result = 'p';
+	return write(*(int *)where(ex, 10), &result, 1) != 1;
+}
+
+START_TEST(clone_vm_survives_its_parent)
+{
+	static char stack[65536] __attribute__((aligned(16)));
+	int pipes[2];
+	char result;
+
+	become_hostile();
+	assert_ok(pipe(pipes));
+	pid_t pid = fork();
+
+	assert_ok(pid);
+	if (!pid) {
+		struct exmap *ex = stamped_exmap(0, -1);
+
+		*(int *)where(ex, 10) = pipes[1];
+		*(pid_t *)where(ex, 11) = getpid();
+		assert_ok(clone(survivor, stack + sizeof(stack), CLONE_VM, ex));
+		_exit(0);
+	}
+	wait_child(pid, 0);
+	close(pipes[1]);
+	ck_assert_int_eq(read(pipes[0], &result, 1), 1);
+	ck_assert_int_eq(result, 'p');
+}
+END_TEST
+
+/*
+ * The end at any moment
+ */
+START_TEST(close_while_calls_run)
+{
+	become_hostile();
+	int file = sparse_file();
+
+	for (int round = scaled(10); round; round--) {
+		pid_t pid = fork();
+
+		assert_ok(pid);
+		if (!pid) {
+			struct exmap *ex = stamped_exmap(0, file);
+			int clone = exmap_open();
+			struct busy b;
+
+			assert_ok(exmap_clone(clone, ex->fd));
+			busy_start(&b, ex, round % 2 ? clone : ex->fd, true);
+			close(ex->fd);
+			close(clone);
+			busy_join(&b, true);
+			/* The mapping holds it. */
+			assert_kept(ex, KEEPS);
+			assert_ok(munmap(ex->surface, ex->size));
+			for (int i = 0; i < 3; i++)
+				assert_ok(munmap(ex->interface[i], PAGE));
+			ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), 0);
+			_exit(0);
+		}
+		wait_child(pid, 0);
+	}
+}
+END_TEST
+
+/* A child does one thing again and again until it is killed. */
+static void killed_in(void (*call)(struct exmap *ex))
+{
+	long before = available_kib(), lost;
+
+	become_hostile();
+	int file = sparse_file();
+
+	srandom(1);
+	for (int round = scaled(40); round; round--) {
+		int ready[2];
+		char byte;
+		pid_t pid;
+
+		assert_ok(pipe(ready));
+		pid = fork();
+		assert_ok(pid);
+		if (!pid) {
+			struct exmap *ex = stamped_exmap(0, file);
+
+			if (write(ready[1], "x", 1) != 1)
+				_exit(1);
+			for (;;)
+				call(ex);
+		}
+		ck_assert_int_eq(read(ready[0], &byte, 1), 1);
+		for (volatile long spin = random() % 100000; spin > 0; spin--)
+			;
+		assert_ok(kill(pid, SIGKILL));
+		wait_child(pid, SIGKILL);
+		close(ready[0]);
+		close(ready[1]);
+	}
+	lost = before - available_kib();
+	/* One pool each time would be 64 MiB. */
+	ck_assert_msg(lost < 16 * 1024, "%ld KiB less memory than before", lost);
+}
+
+#define KILLED_IN(name)							\
+	static void again_##name(struct exmap *ex);			\
+	START_TEST(killed_in_##name) { killed_in(again_##name); } END_TEST \
+	static void again_##name(struct exmap *ex)
+
+/* Always pages from the system. */
+KILLED_IN(alloc_of_new_pages)
+{
+	alloc(ex, 0, 100, 300);
+	madvise(ex->surface, ex->size, MADV_DONTNEED);
+}
+
+KILLED_IN(free_of_single_pages)
+{
+	alloc(ex, 0, 0, POOL);
+	for (int page = 0; page < POOL; page++)
+		release(ex, 1, page, 1);
+}
+
+KILLED_IN(read)
+{
+	run(ex, 0, EXMAP_OP_READ, 512, 300);
+	release(ex, 0, 512, 300);
+}
+
+KILLED_IN(write)
+{
+	run(ex, 0, EXMAP_OP_WRITE, 0, KEPT);
+}
+
+KILLED_IN(pread)
+{
+	if (pread(ex->fd, where(ex, 512), 300 * PAGE, 1) < 0)
+		release(ex, 0, 512, 300);
+	release(ex, 0, 512, 300);
+}
+
+KILLED_IN(setup)
+{
+	int fd = exmap_open();
+
+	exmap_setup(fd, 64, 100, EXMAP_PAGEFAULT_ALLOC);
+	close(fd);
+}
+
+KILLED_IN(clone)
+{
+	int fd = exmap_open();
+
+	exmap_clone(fd, ex->fd);
+	close(fd);
+}
+
+KILLED_IN(mmap)
+{
+	int fd = exmap_open();
+	char *surface = map_surface(fd, GIB);
+
+	exmap_setup(fd, 3, 10, EXMAP_PAGEFAULT_ALLOC);
+	poke(surface + GIB / 2, 1);
+	munmap(map_interface(fd, 2), PAGE);
+	munmap(surface, GIB);
+	close(fd);
+}
+
+/*
+ * Accounts: a memory cgroup of the test's own
+ */
+static char cgroup[64];
+
+static void cgroup_file(char *path, size_t size, const char *file)
+{
+	snprintf(path, size, "%s/%s", cgroup, file);
+}
+
+static bool cgroup_write(const char *file, const char *text)
+{
+	char path[128];
+	int fd;
+	bool ok;
+
+	cgroup_file(path, sizeof(path), file);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	ok = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+	close(fd);
+	return ok;
+}
+
+static long cgroup_kib(void)
+{
+	char path[128];
+	long bytes = -1;
+	FILE *f;
+
+	cgroup_file(path, sizeof(path), "memory.current");
+	f = fopen(path, "r");
+	ck_assert_ptr_nonnull(f);
+	ck_assert_int_eq(fscanf(f, "%ld", &bytes), 1);
+	fclose(f);
+	return bytes / 1024;
+}
+
+static long cgroup_events(const char *key)
+{
+	char path[128];
+
+	cgroup_file(path, sizeof(path), "memory.events");
+	return kib_of(path, key);
+}
+
+static void cgroup_new(const char *max)
+{
+	strcpy(cgroup, "/sys/fs/cgroup");
+	ck_assert(cgroup_write("cgroup.subtree_control", "+memory"));
+	snprintf(cgroup, sizeof(cgroup), "/sys/fs/cgroup/exmap-hostile-%d", getpid());
+	assert_ok(mkdir(cgroup, 0755));
+	ck_assert(cgroup_write("memory.max", max));
+	cgroup_write("memory.swap.max", "0");	/* not in every kernel */
+}
+
+/* A child in it. */
+static pid_t cgroup_fork(void)
+{
+	pid_t pid = fork();
+
+	assert_ok(pid);
+	if (!pid)
+		ck_assert(cgroup_write("cgroup.procs", "0"));
+	return pid;
+}
+
+/*
+ * What was charged is given back: at most after a while, and but for what each CPU
+ * keeps at hand (64 pages).
+ */
+static void cgroup_settle(long slack_kib)
+{
+	for (int i = 0; cgroup_kib() > slack_kib && i < 300; i++)
+		usleep(100000);
+	ck_assert_int_le(cgroup_kib(), slack_kib);
+}
+
+/* At its limit a memory cgroup has no pages for ALLOC, and that is all. */
+struct limited {
+	int got, again, back, kept;
+};
+
+static void reach_limit(struct limited *seen)
+{
+	enum { MANY = 32 * MIB / PAGE };
+	struct exmap *ex;
+	int ret;
+
+	become_hostile();
+	ex = fenced_exmap(MANY, MANY, 0, -1);
+	/* The page tables, which are the kernel's to get, and all that is ours. */
+	for (int page = 0; page < MANY; page += 512) {
+		alloc(ex, 0, page, 1);
+		release(ex, 0, page, 1);
+	}
+	assert_ok(mlockall(MCL_CURRENT));
+	memset(seen, 0, sizeof(*seen));
+	/* No assertion as long as there is no memory for it. */
+	while ((ret = alloc(ex, 0, seen->got, 1)) == 1)
+		seen->got++;
+	seen->again = ret;
+	seen->back = release(ex, 0, 0, 100);
+	seen->kept = alloc(ex, 0, 0, 100);
+	munmap(ex->surface, ex->size);
+}
+
+START_TEST(memcg_at_its_limit_is_enomem)
+{
+	struct limited *seen = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+				    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	pid_t pid;
+
+	cgroup_new("16M");
+	pid = cgroup_fork();
+	if (!pid) {
+		reach_limit(seen);
+		_exit(0);
+	}
+	wait_child(pid, 0);
+	ck_assert_int_eq(cgroup_events("oom_kill"), 0);
+	ck_assert_int_gt(cgroup_events("max"), 0);
+	ck_assert_int_ge(seen->got, 1000);
+	ck_assert_int_lt(seen->got, 4096);
+	ck_assert_int_eq(seen->again, -ENOMEM);
+	ck_assert_int_eq(seen->back, 100);
+	ck_assert_int_eq(seen->kept, 100);
+	cgroup_settle(2048);
+	assert_ok(rmdir(cgroup));
+}
+END_TEST
+
+/* Pages in use and free ones, and then more memory than it may have. */
+static void use_too_much(void)
+{
+	struct exmap *ex;
+	char *more;
+
+	become_hostile();
+	ex = fenced_exmap(PAGES, 2000, 0, -1);
+	ck_assert_int_eq(alloc(ex, 0, 0, 2000), 2000);
+	ck_assert_int_eq(release(ex, 0, 0, 1000), 1000);
+	more = elsewhere(64 * MIB);
+	assert_ok(mprotect(more, 64 * MIB, PROT_READ | PROT_WRITE));
+	for (size_t at = 0; at < 64 * MIB; at += PAGE)
+		more[at] = 1;
+}
+
+START_TEST(killed_for_memory)
+{
+	int printk = open("/proc/sys/kernel/printk", O_RDWR);
+	char level[4] = { };
+	pid_t pid;
+
+	/* The stack that the kernel shows then is for the log only. */
+	ck_assert_int_gt(read(printk, level, 1), 0);
+	ck_assert_int_eq(pwrite(printk, "4", 1, 0), 1);
+	cgroup_new("24M");
+	for (int round = 0; round < 3; round++) {
+		pid = cgroup_fork();
+		if (!pid) {
+			use_too_much();
+			_exit(0);
+		}
+		wait_child(pid, SIGKILL);
+		ck_assert_int_eq(cgroup_events("oom_kill"), round + 1);
+		cgroup_settle(2048);
+	}
+	ck_assert_int_eq(pwrite(printk, level, 1, 0), 1);
+	assert_ok(rmdir(cgroup));
+}
+END_TEST
+
+/*
+ * Everything is given back in whatever order it is taken down, and wherever the
+ * process ends.
+ */
+enum { SURFACE, INTERFACES, FILE_ITSELF, CLONE, STEPS };
+
+static void take_down(struct exmap *ex, int clone, int step)
+{
+	switch (step) {
+	case SURFACE:
+		assert_ok(munmap(ex->surface, ex->size));
+		break;
+	case INTERFACES:
+		for (int i = 0; i < 3; i++)
+			assert_ok(munmap(ex->interface[i], PAGE));
+		break;
+	case FILE_ITSELF:
+		assert_ok(close(ex->fd));
+		break;
+	case CLONE:
+		assert_ok(close(clone));
+		break;
+	}
+}
+
+static void live_and_die(const int *order, int steps)
+{
+	long before = kib_of("/proc/self/status", "RssShmem:");
+	struct exmap *ex;
+	int clone;
+
+	set_memlock(2000 * PAGE);
+	drop_privileges();
+	ex = fenced_exmap(PAGES, 2000, 0, -1);
+	clone = exmap_open();
+	assert_ok(exmap_clone(clone, ex->fd));
+	ck_assert_int_eq(alloc(ex, 0, 0, 2000), 2000);
+	ck_assert_int_eq(release(ex, 1, 0, 1200), 1200);
+	ck_assert_int_ge(kib_of("/proc/self/status", "RssShmem:") - before, 8000 - 1024);
+	ck_assert_int_ge(cgroup_kib(), 8000);
+	for (int i = 0; i < steps; i++)
+		take_down(ex, clone, order[i]);
+	if (steps < STEPS)
+		return;
+	ck_assert_int_le(labs(kib_of("/proc/self/status", "RssShmem:") - before), 1024);
+	ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), 0);
+	cgroup_settle(4096);
+}
+
+/* All orders that begin with these steps. */
+static void all_orders(int *order, int steps)
+{
+	pid_t pid = cgroup_fork();
+
+	if (!pid) {
+		live_and_die(order, steps);
+		_exit(0);
+	}
+	wait_child(pid, 0);
+	cgroup_settle(2048);
+	for (int next = 0; next < STEPS; next++) {
+		bool done = false;
+
+		for (int i = 0; i < steps; i++)
+			done |= order[i] == next;
+		order[steps] = next;
+		if (!done)
+			all_orders(order, steps + 1);
+	}
+}
+
+START_TEST(all_is_given_back_in_any_order)
+{
+	int order[STEPS + 1];
+
+	cgroup_new("max");
+	all_orders(order, 0);
+	assert_ok(rmdir(cgroup));
+}
+END_TEST
+
+/* Only where there is a memory controller. */
+#define MEMCG "/sys/fs/cgroup/memory.stat"
+
+static const struct test tests[] = {
+#define WAY_TESTS(name)		TEST(name##_alone), TEST(name##_while_busy)
+#define ADVICE_TESTS(name, advice, fate)	WAY_TESTS(madvise_##name),
+	WAY_TESTS(munmap_of_a_part),
+	WAY_TESTS(munmap_of_all),
+	WAY_TESTS(mmap_over_a_part),
+	WAY_TESTS(mmap_over_all),
+	WAY_TESTS(mmap_of_another_surface_over_it),
+	WAY_TESTS(mmap_of_the_same_surface_over_it),
+	WAY_TESTS(mremap_to_another_size),
+	WAY_TESTS(mremap_of_a_part),
+	WAY_TESTS(mremap_that_moves),
+	WAY_TESTS(mremap_dontunmap),
+	WAY_TESTS(mprotect_of_any_kind),
+	WAY_TESTS(pkey_mprotect_of_any_kind),
+	FOR_ADVICE(ADVICE_TESTS)
+	WAY_TESTS(madvise_of_any_number),
+	WAY_TESTS(process_madvise_of_itself),
+	WAY_TESTS(mlock_and_munlock),
+	WAY_TESTS(mlockall_and_munlockall),
+	WAY_TESTS(userfaultfd),
+	WAY_TESTS(process_vm_by_itself),
+	WAY_TESTS(process_vm_by_another),
+	WAY_TESTS(ptrace_by_another),
+	WAY_TESTS(proc_mem),
+	WAY_TESTS(clear_refs_by_itself),
+	WAY_TESTS(clear_refs_by_another),
+	WAY_TESTS(pagemap),
+	WAY_TESTS(smaps_and_numa_maps),
+	WAY_TESTS(mincore_of_all),
+	WAY_TESTS(numa_calls),
+	WAY_TESTS(msync_of_all),
+	WAY_TESTS(remap_file_pages_of_a_part),
+	WAY_TESTS(remap_file_pages_of_all),
+	WAY_TESTS(mseal),
+	WAY_TESTS(fork_after_dofork),
+	WAY_TESTS(the_interface_taken_away),
+	TEST(core_dump_alone),
+	TEST(core_dump_while_busy),
+	TEST(ioctls_with_wild_arguments),
+	TEST(ioctls_of_every_number),
+	TEST(files_mixed_up_by_threads),
+	TEST(entries_changed_by_another_thread),
+	TEST(interfaces_at_and_above_the_limit),
+	TEST(pages_at_and_above_the_limit),
+	TEST(exec_with_an_open_file),
+	TEST(clone_vm_and_vfork),
+	TEST(clone_vm_survives_its_parent),
+	TEST(close_while_calls_run),
+	TEST(killed_in_alloc_of_new_pages),
+	TEST(killed_in_free_of_single_pages),
+	TEST(killed_in_read),
+	TEST(killed_in_write),
+	TEST(killed_in_pread),
+	TEST(killed_in_setup),
+	TEST(killed_in_clone),
+	TEST(killed_in_mmap),
+	TEST_NEEDS(memcg_at_its_limit_is_enomem, MEMCG),
+	{ .name = "killed_for_memory", .test = &killed_for_memory, .needs = MEMCG, .oom = true },
+	TEST_NEEDS(all_is_given_back_in_any_order, MEMCG),
+	{ }
+};
+
+int main(int argc, char **argv)
+{
+	const char *inherited = getenv(INHERITED);
+
+	if (inherited)
+		return use_inherited(atoi(inherited));
+	return check_main(argc, argv, "Tests of the exmap module against hostile users.", tests);
+}
