@@ -366,7 +366,7 @@ static void while_busy(enum fate (*way)(struct exmap *ex))
 	become_hostile();
 	int file = sparse_file();
 
-	for (int round = scaled(10); round; round--) {
+	for (int round = scaled(8); round; round--) {
 		pid_t pid = fork();
 
 		assert_ok(pid);
@@ -378,7 +378,7 @@ static void while_busy(enum fate (*way)(struct exmap *ex))
 			busy_start(&b, ex, ex->fd, false);
 			do
 				fate = way(ex);
-			while (fate != ENDS && atomic_load(&b.rounds) < 4);
+			while (fate != ENDS && atomic_load(&b.rounds) < 3);
 			busy_join(&b, fate == ENDS);
 			assert_fate(ex, fate);
 			_exit(0);
