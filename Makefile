@@ -19,7 +19,7 @@ CHECK_LIBS = $(shell pkg-config --cflags --libs check)
 
 TESTS = test-exmap test-hostile test-io test-uring test-faults
 BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same test-bench-read
-PROGRAMS = $(TESTS) $(BENCHES)
+PROGRAMS = $(TESTS) test-fuzz $(BENCHES)
 
 all: module programs
 
@@ -34,6 +34,9 @@ $(TESTS): %: %.c test_common.h test_io_common.h check_main.h linux/exmap.h vm/co
 
 test-uring: CHECK_LIBS += -luring -laio
 test-faults: CHECK_LIBS += -luring
+
+test-fuzz: test-fuzz.c linux/exmap.h
+	$(CC) $(CFLAGS) -o $@ $<
 
 test-bench-steal-same: test-bench-steal.c bench_common.h linux/exmap.h
 	$(CC) $(CFLAGS) -DSAME_THREAD -o $@ $<
