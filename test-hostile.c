@@ -330,6 +330,8 @@ static void *busy_thread(void *arg)
 			busy_pread(b);
 		atomic_fetch_add(&b->rounds, 1);
 	}
+	/* Nobody need wait for more. */
+	atomic_store(&b->rounds, INT32_MAX);
 	return NULL;
 }
 
@@ -366,7 +368,7 @@ static void while_busy(enum fate (*way)(struct exmap *ex))
 	become_hostile();
 	int file = sparse_file();
 
-	for (int round = scaled(8); round; round--) {
+	for (int round = scaled(10); round; round--) {
 		pid_t pid = fork();
 
 		assert_ok(pid);
@@ -378,7 +380,7 @@ static void while_busy(enum fate (*way)(struct exmap *ex))
 			busy_start(&b, ex, ex->fd, false);
 			do
 				fate = way(ex);
-			while (fate != ENDS && atomic_load(&b.rounds) < 3);
+			while (fate != ENDS && atomic_load(&b.rounds) < 5);
 			busy_join(&b, fate == ENDS);
 			assert_fate(ex, fate);
 			_exit(0);
@@ -405,6 +407,15 @@ WAY(munmap_of_a_part)
 WAY(munmap_of_all)
 {
 	assert_ok(munmap(ex->surface - PAGE, ex->size + 2 * PAGE));
+	return ENDS;
+}
+
+/* While new pages are on their way, since these have just been given back. */
+WAY(munmap_after_dontneed)
+{
+	for (int i = 0; i < 5; i++)
+		assert_ok(madvise(ex->surface, ex->size, MADV_DONTNEED));
+	assert_ok(munmap(ex->surface, ex->size));
 	return ENDS;
 }
 
@@ -1804,6 +1815,7 @@ static const struct test tests[] = {
 #define ADVICE_TESTS(name, advice, fate)	WAY_TESTS(madvise_##name),
 	WAY_TESTS(munmap_of_a_part),
 	WAY_TESTS(munmap_of_all),
+	WAY_TESTS(munmap_after_dontneed),
 	WAY_TESTS(mmap_over_a_part),
 	WAY_TESTS(mmap_over_all),
 	WAY_TESTS(mmap_of_another_surface_over_it),
