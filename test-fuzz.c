@@ -46,9 +46,10 @@
 #define FDS 3			/* of an exmap: the first one, and clones */
 #define MAX_THREADS 16U
 #define MAX_PROCESSES 63U
-#define SHARED 4		/* interfaces that are no thread's own */
+#define SHARED 2		/* interfaces that are no thread's own */
 #define MAX_INTERFACES (MAX_THREADS + SHARED)
 #define STRIPE 64U		/* pages that are a thread's own: a bit each */
+#define HOT 32U			/* shared pages to which most calls go */
 #define ROUND 300		/* steps of a thread between two pauses */
 #define PATIENCE 180		/* seconds without a call: it hangs */
 
@@ -794,7 +795,7 @@ static void do_proxy(struct exmap *ex)
 	}
 	if (needs_file(opcode) && ex->file < 0 && !(offset >> 16))
 		want = -EOPNOTSUPP;
-	note(ex, 0, "opcode %ld by preadv or pwritev: fd %ld, offset %#lx, %ld ranges: %ld bytes from %ld on",
+	note(ex, 0, "opcode %ld by preadv or pwritev: fd %ld, at %#lx, %ld ranges: %ld bytes at %ld",
 	     opcode, fd, offset, nr, iov[0].iov_len, (char *)iov[0].iov_base - ex->surface);
 	if (opcode == EXMAP_OP_WRITE)
 		got = nr == 1 ? pwrite(fd, iov[0].iov_base, iov[0].iov_len, offset) :
@@ -1328,7 +1329,7 @@ static void pick_shared(const struct exmap *ex, unsigned int *page, unsigned int
 {
 	unsigned int first = first_shared(), pages = ex->pages - first;
 
-	*page = first + (one_in(2) ? below(128) : below(pages));
+	*page = first + (one_in(2) ? below(HOT) : below(pages));
 	*len = one_in(64) ? below(4096) : 1 + below(16);
 	if (*len > ex->pages - *page)
 		*len = ex->pages - *page;
@@ -1458,6 +1459,34 @@ static void own_action(struct exmap *ex)
 		fail("returned %ld, expected %ld", got, failed);
 }
 
+/* The same at an interface that others free pages at, which ranges need no entries for. */
+static void own_proxy(struct exmap *ex)
+{
+	unsigned int opcode = ex->file >= 0 && one_in(4) ? EXMAP_OP_READ : EXMAP_OP_ALLOC, generation;
+	unsigned int first = below(STRIPE), len = 1 + below(STRIPE - first) % 8;
+	unsigned int page = me.number * STRIPE + first;
+	uint64_t mask = ((1UL << len) - 1) << first, done;
+	long got;
+
+	if (!enter_stripe(ex, &generation))
+		return;
+	note(ex, 0, "opcode %ld by pread, own stripe: %ld+%ld", opcode, page, len);
+	got = counted(pread(fd_of(ex, below(FDS)), address(ex, page), len * PAGE,
+			    opcode << 8 | shared_interface()));
+	if (!still(ex, generation) || got == -ENOMEM)
+		return;
+	if (got != (long)(len * PAGE))
+		fail("returned %ld, expected %lu", got, len * PAGE);
+	done = mask & ~me.owned[ex - exmaps];
+	me.owned[ex - exmaps] |= mask;
+	for (uint64_t left = done; left; left &= left - 1)
+		tag_owned(ex, generation, me.number * STRIPE + __builtin_ctzl(left));
+	/* Whoever can still write to them by a stale TLB entry, does. */
+	for (int i = 0; i < 16; i++)
+		for (uint64_t left = done; left; left &= left - 1)
+			check_owned(ex, generation, me.number * STRIPE + __builtin_ctzl(left), false);
+}
+
 static void own_touch(struct exmap *ex)
 {
 	unsigned int page, generation;
@@ -1487,6 +1516,18 @@ static void any_touch(struct exmap *ex)
 		else if (!load(ex, page, &got, &between))
 			check_own(ex, page, got, between);
 	}
+}
+
+/* Write to a page until it is freed, or somewhat longer where that has not reached this CPU. */
+static void any_hammer(struct exmap *ex)
+{
+	unsigned int page = first_shared() + below(HOT);
+	uint64_t tag = new_tag(ex, page);
+
+	note(ex, 0, "write to page %ld, over and over", page);
+	for (int i = 0; i < 1000; i++)
+		if (store(ex, page, tag))
+			break;
 }
 
 /* Entries for others, or for nobody. */
@@ -1683,9 +1724,10 @@ struct thread {
 static void *run_thread(void *argument)
 {
 	static const struct step steps[] = {
-		{ 1500, own_touch }, { 1200, any_touch }, { 1500, any_action }, { 500, any_entries },
-		{ 500, any_proxy }, { 200, any_stats }, { 60, any_madvise }, { 40, any_mapping },
-		{ 20, any_clone }, { 2, any_fork }, { 8, any_replace }, { 10000, own_action },
+		{ 1500, own_touch }, { 800, any_touch }, { 1500, any_action }, { 1500, own_proxy },
+		{ 200, any_hammer }, { 500, any_entries }, { 500, any_proxy }, { 200, any_stats },
+		{ 60, any_madvise }, { 40, any_mapping }, { 20, any_clone }, { 2, any_fork },
+		{ 8, any_replace }, { 10000, own_action },
 	};
 	const struct thread *thread = argument;
 
