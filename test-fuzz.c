@@ -507,11 +507,12 @@ static void check_all(struct exmap *ex)
 /* A range that is on the surface, mostly where others were before. */
 static void pick(struct exmap *ex, unsigned int most, unsigned int *page, unsigned int *len)
 {
-	unsigned int kind = below(64);
+	unsigned int kind = below(1024);
 
+	/* Long runs take long: there are few of them. */
 	*page = one_in(2) ? (ex->hot + below(128)) % ex->pages : below(ex->pages);
-	*len = kind < 44 ? 1 + below(4) : kind < 60 ? 1 + below(32) : kind < 62 ? 1 + below(600) :
-		kind < 63 ? below(2) : 1 + below(4095);
+	*len = kind < 900 ? 1 + below(4) : kind < 1000 ? 1 + below(32) :
+		kind < 1020 ? below(2) : kind < 1023 ? 1 + below(600) : 1 + below(4095);
 	if (*len > most)
 		*len = 1 + *len % most;
 	if (*len > ex->pages - *page)
@@ -655,9 +656,9 @@ static void check_answers(struct exmap *ex, unsigned int opcode, bool probe, uns
 
 static unsigned int batch(void)
 {
-	unsigned int kind = below(64);
+	unsigned int kind = below(1024);
 
-	return kind < 56 ? 1 + below(4) : kind < 63 ? 1 + below(24) : 1 + below(ENTRIES);
+	return kind < 900 ? 1 + below(4) : kind < 1020 ? 1 + below(24) : 1 + below(ENTRIES);
 }
 
 /* Afterwards, now and then look at a page that the call was about. */
