@@ -159,6 +159,7 @@ enum exmap_gate {
  * @gate: changed under @gate_lock, read under an interface's lock. Whoever
  *	closes it then takes each interface's lock once: nobody is inside any more
  * @closers: invalidations that are under way; guarded by @gate_lock
+ * @openings: how many have ended so far; changed under @gate_lock, before @gate
  * @gate_lock: see there
  * @gate_wait: where to wait for a closed gate
  * @reap_lock: serializes notifiers that unmap pages
@@ -186,6 +187,7 @@ struct exmap {
 	enum exmap_gate gate;
 
 	unsigned int closers ____cacheline_aligned_in_smp;
+	unsigned int openings;
 	spinlock_t gate_lock;
 	wait_queue_head_t gate_wait;
 	struct mutex reap_lock;

@@ -147,6 +147,18 @@ static struct vm_area_struct *exmap_vma(struct exmap *exmap)
 	return NULL;
 }
 
+/*
+ * Whether the kernel has been at work on the page tables since exmap->openings was
+ * read, with the gate open or mmap_lock held. Where it frees a table (MADV_DONTNEED does,
+ * since 6.14) that apply_to_page_range() is looking at, that says -ENOMEM, too.
+ */
+static bool exmap_was_closed(const struct exmap *exmap, unsigned int openings)
+{
+	/* It is counted before it is open again. */
+	return smp_load_acquire(&exmap->gate) == EXMAP_GATE_CLOSED ||
+		READ_ONCE(exmap->openings) != openings;
+}
+
 /* Have the page table for one address. mmap_lock is held, and the VMA there. */
 static int exmap_populate_one(struct exmap *exmap, unsigned long address)
 {
@@ -213,21 +225,24 @@ static int exmap_prepare(struct exmap_walk *walk, struct exmap_interface *interf
 			 unsigned long start, unsigned long end)
 {
 	struct exmap *exmap = walk->exmap;
+	unsigned int missing, openings;
 	unsigned long address;
-	unsigned int missing;
-	int err;
+	int err, populated;
 
 again:
 	for (address = start; address < end; address = pmd_addr_end(address, end)) {
 		if (likely(exmap_has_table(exmap, address)))
 			continue;
 		exmap_walk_unlock(walk);
+		openings = READ_ONCE(exmap->openings);
 		mutex_unlock(&interface->lock);
-		err = exmap_populate(exmap, address, end);
-		/* Its refusal matters less than what may have become of the gate. */
-		err = exmap_enter(exmap, interface) ?: err;
+		populated = exmap_populate(exmap, address, end);
+		/* A refusal matters less than what may have become of the gate. */
+		err = exmap_enter(exmap, interface);
 		if (err)
 			return err;
+		if (populated && !(populated == -ENOMEM && exmap_was_closed(exmap, openings)))
+			return populated;
 		goto again;
 	}
 	if (likely(exmap_stock(interface) >= (end - start) >> PAGE_SHIFT))
@@ -698,11 +713,13 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 {
 	struct exmap_interface *interface = &exmap->interfaces[exmap->max_interfaces];
 	struct exmap_walk walk = { .exmap = exmap };
+	unsigned int openings = READ_ONCE(exmap->openings);
 	vm_fault_t ret = VM_FAULT_NOPAGE;
 	enum exmap_gate gate;
 
 	if (exmap_populate_one(exmap, vmf->address))
-		return VM_FAULT_SIGBUS;
+		return exmap_was_closed(exmap, openings) ? exmap_fault_wait(exmap, vmf) :
+			VM_FAULT_SIGBUS;
 	mutex_lock(&interface->lock);
 	if (exmap_stock_fill(exmap, interface, 1))
 		ret = VM_FAULT_SIGBUS;
@@ -875,8 +892,12 @@ static bool exmap_gate_close(struct exmap *exmap, enum exmap_gate gate)
 static void exmap_gate_open(struct exmap *exmap)
 {
 	spin_lock(&exmap->gate_lock);
-	if (!--exmap->closers && exmap->gate == EXMAP_GATE_CLOSED)
-		WRITE_ONCE(exmap->gate, EXMAP_GATE_OPEN);
+	WRITE_ONCE(exmap->openings, exmap->openings + 1);
+	exmap->closers--;
+	if (!exmap->closers && exmap->gate == EXMAP_GATE_CLOSED) {
+		/* After the count: see exmap_was_closed(). */
+		smp_store_release(&exmap->gate, EXMAP_GATE_OPEN);
+	}
 	spin_unlock(&exmap->gate_lock);
 	wake_up_all(&exmap->gate_wait);
 }

@@ -1811,7 +1811,7 @@ END_TEST
 #define MEMCG "/sys/fs/cgroup/memory.stat"
 
 static const struct test tests[] = {
-#define WAY_TESTS(name)		TEST(name##_alone), TEST(name##_while_busy)
+#define WAY_TESTS(name)		TEST(name##_alone), TEST_LONG(name##_while_busy, 180)
 #define ADVICE_TESTS(name, advice, fate)	WAY_TESTS(madvise_##name),
 	WAY_TESTS(munmap_of_a_part),
 	WAY_TESTS(munmap_of_all),
