@@ -44,7 +44,8 @@ struct results {
 
 /*
  * The first line of the kernel log since the last call that is a complaint, and not
- * one that was expected, or NULL. The caller frees it. Only root may read the log.
+ * one that was expected, nor in the stack below it, or NULL. The caller frees it. Only
+ * root may read the log.
  */
 static char *kernel_complaint(const char *expected)
 {
@@ -69,7 +70,7 @@ static char *kernel_complaint(const char *expected)
 			break;
 		line[len] = 0;
 		if (!found && !regexec(&complaint, line, 0, NULL, 0) &&
-		    !(expected && strstr(line, expected))) {
+		    !(expected && (strstr(line, expected) || strstr(line, "+0x")))) {
 			char *text = strchr(line, ';');
 
 			found = strdup(text ? text + 1 : line);
