@@ -49,6 +49,7 @@ test-bench-%: test-bench-%.c bench_common.h linux/exmap.h
 install: module
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install
 	install -D -m 644 linux/exmap.h $(DESTDIR)$(PREFIX)/include/linux/exmap.h
+	install -D -m 644 exmap_user.h $(DESTDIR)$(PREFIX)/include/exmap_user.h
 	install -D -m 644 man/exmap.4 $(DESTDIR)$(PREFIX)/share/man/man4/exmap.4
 	depmod
 
