@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # make            module and programs, for the running kernel
-# make install    install module, header and man page
+# make install    install module, headers, exmap-top and man pages
 # make demo       the paper's Figures 8 and 10, from a throw-away virtual machine
 # make figures    its Figures 9 and 10, from the same
 # make budget     what a READ costs in instructions, in the same; into the README
@@ -19,7 +19,7 @@ CHECK_LIBS = $(shell pkg-config --cflags --libs check)
 
 TESTS = test-exmap test-hostile test-io test-uring test-faults
 BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same test-bench-read
-PROGRAMS = $(TESTS) test-fuzz $(BENCHES)
+PROGRAMS = $(TESTS) test-fuzz $(BENCHES) exmap-top
 
 all: module programs
 
@@ -38,6 +38,9 @@ test-faults: CHECK_LIBS += -luring
 test-fuzz: test-fuzz.c linux/exmap.h
 	$(CC) $(CFLAGS) -o $@ $<
 
+exmap-top: exmap-top.c
+	$(CC) $(CFLAGS) -o $@ $<
+
 test-bench-steal-same: test-bench-steal.c bench_common.h linux/exmap.h
 	$(CC) $(CFLAGS) -DSAME_THREAD -o $@ $<
 
@@ -46,11 +49,13 @@ test-bench-read: LDLIBS += -luring
 test-bench-%: test-bench-%.c bench_common.h linux/exmap.h
 	$(CC) $(CFLAGS) -o $@ $< $(LDLIBS)
 
-install: module
+install: module exmap-top
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install
 	install -D -m 644 linux/exmap.h $(DESTDIR)$(PREFIX)/include/linux/exmap.h
 	install -D -m 644 exmap_user.h $(DESTDIR)$(PREFIX)/include/exmap_user.h
+	install -D exmap-top $(DESTDIR)$(PREFIX)/bin/exmap-top
 	install -D -m 644 man/exmap.4 $(DESTDIR)$(PREFIX)/share/man/man4/exmap.4
+	install -D -m 644 man/exmap-top.1 $(DESTDIR)$(PREFIX)/share/man/man1/exmap-top.1
 	depmod
 
 clean:

@@ -10,12 +10,14 @@
 #include <linux/module.h>
 #include <linux/nospec.h>
 #include <linux/sched/mm.h>
+#include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
 #include "compat.h"
 #include "exmap.h"
 #include "ksyms.h"
+#include "trace.h"
 
 /* So many pages fit into an address space; more than that is a mistake. */
 #define EXMAP_MAX_PAGES (TASK_SIZE_MAX >> PAGE_SHIFT)
@@ -25,11 +27,13 @@ static const struct file_operations exmap_fops;
 /* An exmap for the calling process, or NULL. */
 static struct exmap *exmap_create(void)
 {
+	static atomic64_t last_id;
 	struct exmap *exmap;
 
 	exmap = kzalloc(sizeof(*exmap), GFP_KERNEL_ACCOUNT);
 	if (!exmap)
 		return NULL;
+	exmap->id = atomic64_inc_return(&last_id);
 	refcount_set(&exmap->refs, 1);
 	mutex_init(&exmap->lock);
 	mutex_init(&exmap->reap_lock);
@@ -61,6 +65,7 @@ static void exmap_put(struct exmap *exmap)
 	if (exmap->interfaces) {
 		/* Its callbacks are over after this. */
 		mmu_notifier_unregister(&exmap->notifier, exmap->mm);
+		trace_exmap_teardown(exmap);
 		exmap_pool_destroy(exmap);
 		exmap_free_interfaces(exmap->interfaces, exmap_nr_interfaces(exmap));
 	}
@@ -237,6 +242,7 @@ static int exmap_ioctl_setup(struct exmap *exmap, const void __user *arg)
 	mutex_lock(&exmap->lock);
 	err = exmap_setup(exmap, &setup, file);
 	mutex_unlock(&exmap->lock);
+	trace_exmap_setup(exmap, setup.max_interfaces, setup.buffer_size, setup.flags, err);
 	if (file)
 		fput(file);
 	return err;
@@ -543,6 +549,73 @@ static int exmap_fsync(struct file *file, loff_t start, loff_t end, int datasync
 	return vfs_fsync_range(exmap->file, start, end, datasync);
 }
 
+/* Seeing inside */
+
+static void exmap_counts_add(struct exmap_counts *sum, const struct exmap_counts *counts)
+{
+	sum->allocs += READ_ONCE(counts->allocs);
+	sum->frees += READ_ONCE(counts->frees);
+	sum->reads += READ_ONCE(counts->reads);
+	sum->writes += READ_ONCE(counts->writes);
+	sum->steals += READ_ONCE(counts->steals);
+	sum->flushes += READ_ONCE(counts->flushes);
+}
+
+static void exmap_show_interfaces(struct seq_file *m, struct exmap *exmap)
+{
+	const struct exmap_interface *interface;
+	unsigned int i;
+
+	for (i = 0; i < exmap->max_interfaces; i++) {
+		struct exmap_counts counts = { };
+
+		interface = &exmap->interfaces[i];
+		if (!READ_ONCE(interface->user))
+			continue;
+		exmap_counts_add(&counts, &interface->counts);
+		seq_printf(m, "exmap-interface-%u:\t%llu %llu %llu %llu %llu %llu\n", i,
+			   counts.allocs, counts.frees, counts.reads, counts.writes,
+			   counts.steals, counts.flushes);
+	}
+}
+
+/*
+ * /proc/PID/fdinfo/FD. For whoever may look into that process, which need not be the
+ * one whose exmap this is; and while calls are at work, so numbers may not add up.
+ */
+static void exmap_show_fdinfo(struct seq_file *m, struct file *file)
+{
+	struct exmap_file *owner = file->private_data;
+	/* As in exmap_of(). */
+	struct exmap *exmap = smp_load_acquire(&owner->exmap);
+	struct exmap_counts counts = { };
+	unsigned int i, in_flight = 0;
+
+	seq_printf(m, "exmap-id:\t%llu\n", exmap->id);
+	if (!exmap_ready(exmap))
+		return;
+	for (i = 0; i < exmap_nr_interfaces(exmap); i++) {
+		exmap_counts_add(&counts, &exmap->interfaces[i].counts);
+		in_flight += READ_ONCE(exmap->interfaces[i].in_flight);
+	}
+	seq_printf(m, "exmap-interfaces:\t%u\n", exmap->max_interfaces);
+	seq_printf(m, "exmap-pages-surface:\t%lu\n",
+		   exmap_has_surface(exmap) ? (exmap->end - exmap->start) >> PAGE_SHIFT : 0);
+	seq_printf(m, "exmap-pages-ceiling:\t%lu\n", exmap->pool.ceiling);
+	seq_printf(m, "exmap-pages-system:\t%lu\n", READ_ONCE(exmap->pool.taken));
+	seq_printf(m, "exmap-pages-mapped:\t%llu\n", exmap_mapped(exmap));
+	seq_printf(m, "exmap-pages-free:\t%lu\n", exmap_pool_free_pages(exmap));
+	seq_printf(m, "exmap-pages-in-flight:\t%u\n", in_flight);
+	seq_printf(m, "exmap-allocs:\t%llu\n", counts.allocs);
+	seq_printf(m, "exmap-frees:\t%llu\n", counts.frees);
+	seq_printf(m, "exmap-reads:\t%llu\n", counts.reads);
+	seq_printf(m, "exmap-writes:\t%llu\n", counts.writes);
+	seq_printf(m, "exmap-steals:\t%llu\n", counts.steals);
+	seq_printf(m, "exmap-flushes:\t%llu\n", counts.flushes);
+	seq_printf(m, "exmap-reaped:\t%llu\n", (u64)READ_ONCE(exmap->unmapped));
+	exmap_show_interfaces(m, exmap);
+}
+
 static const struct file_operations exmap_fops = {
 	.owner = THIS_MODULE,
 	.read_iter = exmap_read_iter,
@@ -553,6 +626,7 @@ static const struct file_operations exmap_fops = {
 	.release = exmap_fop_release,
 	.unlocked_ioctl = exmap_ioctl,
 	.mmap = exmap_mmap,
+	.show_fdinfo = exmap_show_fdinfo,
 };
 
 static struct miscdevice exmap_device = {

@@ -96,6 +96,24 @@ struct exmap_pool {
 };
 
 /**
+ * struct exmap_counts - what an interface has done so far; in pages, but @flushes
+ * @allocs: mapped by ALLOC, or by a touch
+ * @frees: unmapped by FREE
+ * @reads: mapped by READ
+ * @writes: handed to the backing file by WRITE
+ * @steals: taken from other interfaces
+ * @flushes: TLB shootdowns
+ */
+struct exmap_counts {
+	u64 allocs;
+	u64 frees;
+	u64 flushes;
+	u64 reads;
+	u64 writes;
+	u64 steals;
+};
+
+/**
  * struct exmap_interface - what one thread works with
  * @lock: held while a call is at work; guards all the rest
  * @user: the entries, in the page that is shared with user space; set once
@@ -108,11 +126,15 @@ struct exmap_pool {
  *	still write to them, until the flush
  * @nr_limbo: how many of them; 0 where @lock is not held
  * @pushes: counts the times when pages came in
- * @mapped: pages mapped minus pages unmapped here; the sum over all interfaces
- *	and exmap->unmapped is what the surface holds
  * @victim: whom the last steal was from
  * @fillers: tasks in exmap_stock_fill(), which lets go of @lock now and then: what
  *	they have got so far is not for the shrinker
+ * @in_flight: pages that are neither free nor mapped, but being read from the file
+ * @counts: may be read without @lock; what the surface holds is what all interfaces
+ *	have mapped, less what they and the notifier (exmap->unmapped) have unmapped
+ *
+ * In cache lines of its own: where each thread has an interface, none of this moves
+ * from one CPU to another but for a thief.
  */
 struct exmap_interface {
 	struct mutex lock;
@@ -126,8 +148,9 @@ struct exmap_interface {
 	unsigned int nr_limbo;
 	unsigned int victim;
 	u64 pushes;
-	s64 mapped;
 	unsigned int fillers;
+	unsigned int in_flight;
+	struct exmap_counts counts;
 } ____cacheline_aligned_in_smp;
 
 enum exmap_gate {
@@ -149,6 +172,7 @@ enum exmap_gate {
  *	stays until the surface is unmapped, so these are set once
  *
  * @mm: whose it is; we keep it allocated
+ * @id: its number, for people: no other exmap has it, ever
  *
  * Set by SETUP under @lock and @gate_lock, @interfaces last:
  * @interfaces: all of them, and one more at the end that serves page faults
@@ -185,6 +209,7 @@ struct exmap {
 	u64 flags;
 	unsigned int max_interfaces;
 	enum exmap_gate gate;
+	u64 id;
 
 	unsigned int closers ____cacheline_aligned_in_smp;
 	unsigned int openings;
@@ -237,6 +262,12 @@ struct exmap_slot {
 	int error;
 };
 
+/* Add to a counter. Its interface's lock is held, but others may be reading it. */
+static inline void exmap_count(u64 *counter, unsigned long more)
+{
+	WRITE_ONCE(*counter, *counter + more);
+}
+
 /* memory.c */
 extern const struct mmu_notifier_ops exmap_notifier_ops;
 int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma);
@@ -252,8 +283,8 @@ int exmap_request(const struct exmap *exmap, const struct exmap_iov *iov,
 void exmap_answer(struct exmap_iov *iov, int res, unsigned int pages);
 int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
 		  unsigned long start, unsigned long end, bool probe, struct exmap_slot *slot);
-void exmap_install(struct exmap *exmap, struct exmap_interface *interface,
-		   struct exmap_slot *slot, unsigned int nr);
+unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interface,
+			   struct exmap_slot *slot, unsigned int nr);
 int exmap_pin(struct exmap *exmap, unsigned long start, unsigned long end,
 	      struct exmap_slot *slot);
 u64 exmap_mapped(struct exmap *exmap);
@@ -266,6 +297,7 @@ void exmap_pool_expose(struct exmap *exmap);
 void exmap_pool_destroy(struct exmap *exmap);
 void exmap_pool_drain(struct exmap *exmap);
 void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr);
+unsigned long exmap_pool_free_pages(struct exmap *exmap);
 int exmap_stock_setup(struct exmap_interface *interface);
 void exmap_stock_destroy(struct exmap_interface *interface);
 int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, unsigned int want);

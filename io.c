@@ -29,6 +29,7 @@
 #include "compat.h"
 #include "exmap.h"
 #include "ksyms.h"
+#include "trace.h"
 
 /* So many pages at most are under way for one call; no entry has more. */
 #define EXMAP_IO_WINDOW 4096
@@ -677,22 +678,62 @@ static int exmap_io_prepare(struct exmap_io *io)
 	return 0;
 }
 
-/* Map what was read, let go of what was written. */
-static void exmap_io_land(struct exmap_io *io)
+/* Let go of what was written. */
+static void exmap_io_unpin(struct exmap_io *io)
 {
-	unsigned int i;
+	unsigned int i, written = 0;
+
+	for (i = 0; i < io->nr_slots; i++) {
+		written += !io->slot[i].error;
+		put_page(io->slot[i].page);
+	}
+	mutex_lock(&io->interface->lock);
+	exmap_count(&io->interface->counts.writes, written);
+	mutex_unlock(&io->interface->lock);
+}
+
+/* Map what was read. */
+static void exmap_io_map(struct exmap_io *io)
+{
+	struct exmap_counts *counts = &io->interface->counts;
+	unsigned int i, mapped;
 	int err;
 
-	if (exmap_io_writes(io)) {
-		for (i = 0; i < io->nr_slots; i++)
-			put_page(io->slot[i].page);
-		return;
-	}
 	err = exmap_enter(io->exmap, io->interface);
 	for (i = 0; err && i < io->nr_slots; i++)
 		io->slot[i].error = err;
-	exmap_install(io->exmap, io->interface, io->slot, io->nr_slots);
+	mapped = exmap_install(io->exmap, io->interface, io->slot, io->nr_slots);
+	exmap_count(io->opcode == EXMAP_OP_READ ? &counts->reads : &counts->allocs, mapped);
 	mutex_unlock(&io->interface->lock);
+}
+
+static void exmap_io_land(struct exmap_io *io)
+{
+	if (exmap_io_writes(io))
+		exmap_io_unpin(io);
+	else
+		exmap_io_map(io);
+}
+
+/* The window is done: tell who traces it. */
+static void exmap_io_trace(const struct exmap_io *io)
+{
+	const unsigned int nr = io->next - io->first;
+	unsigned int i, failed = 0;
+	unsigned long pages = 0;
+	long ret;
+
+	for (i = io->first; i < io->next; i++) {
+		pages += io->entry[i].pages;
+		failed += io->entry[i].res < 0;
+	}
+	ret = io->err ?: failed;
+	if (exmap_io_writes(io))
+		trace_exmap_write(io->exmap, io->interface, nr, pages, ret);
+	else if (io->opcode == EXMAP_OP_READ)
+		trace_exmap_read(io->exmap, io->interface, nr, pages, ret);
+	else
+		trace_exmap_alloc(io->exmap, io->interface, nr, pages, ret);
 }
 
 /* The window is done. */
@@ -706,6 +747,7 @@ static void exmap_io_finish(struct exmap_io *io)
 	exmap_io_land(io);
 	for (i = io->first; i < io->next; i++)
 		exmap_io_result(io, &io->entry[i]);
+	exmap_io_trace(io);
 }
 
 /* Have the window as if it had never been. */
@@ -903,6 +945,7 @@ static long exmap_io_read_one(struct exmap *exmap, struct exmap_interface *inter
 	struct iov_iter iter;
 	struct kiocb iocb;
 	struct bio_vec bvec;
+	unsigned int mapped;
 	int ret;
 
 	ret = exmap_enter(exmap, interface) ?:
@@ -921,7 +964,9 @@ static long exmap_io_read_one(struct exmap *exmap, struct exmap_interface *inter
 	ret = exmap_enter(exmap, interface);
 	if (ret)
 		slot.error = ret;
-	exmap_install(exmap, interface, &slot, 1);
+	mapped = exmap_install(exmap, interface, &slot, 1);
+	exmap_count(&interface->counts.reads, mapped);
+	trace_exmap_read(exmap, interface, 1, mapped, slot.error);
 	mutex_unlock(&interface->lock);
 	return slot.error ? ret : PAGE_SIZE;
 }

@@ -21,6 +21,7 @@
 #include "compat.h"
 #include "exmap.h"
 #include "ksyms.h"
+#include "trace.h"
 
 static const struct vm_operations_struct exmap_vma_ops;
 
@@ -356,11 +357,6 @@ int exmap_request(const struct exmap *exmap, const struct exmap_iov *iov,
 	return 0;
 }
 
-static void exmap_count(struct exmap_interface *interface, long mapped)
-{
-	WRITE_ONCE(interface->mapped, interface->mapped + mapped);
-}
-
 /**
  * exmap_alloc - carry out ALLOC
  * @exmap: has been set up, and belongs to current->mm; mmap_lock is not held
@@ -398,7 +394,7 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 		res = 0;
 	}
 	exmap_walk_unlock(&walk);
-	exmap_count(interface, mapped);
+	exmap_count(&interface->counts.allocs, mapped);
 	exmap_stock_trim(exmap, interface);
 
 	ret = failed;
@@ -407,6 +403,7 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 	else
 		for (; i < nr; i++, ret++)
 			exmap_answer(&iov[i], res, 0);
+	trace_exmap_alloc(exmap, interface, nr, mapped, ret);
 	mutex_unlock(&interface->lock);
 	return ret;
 }
@@ -444,6 +441,7 @@ int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
 		slot[nr++] = (struct exmap_slot){ .address = address, .page = page };
 	}
 	exmap_walk_unlock(&walk);
+	interface->in_flight += nr;
 	return err ?: nr;
 }
 
@@ -455,15 +453,18 @@ int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
  * @slot: the pages; the gate is open, or all of them have an error. Of those
  *	that are not mapped and have none @page is set to NULL
  * @nr: how many
+ *
+ * Return: how many it mapped, for the caller to count.
  */
-void exmap_install(struct exmap *exmap, struct exmap_interface *interface,
-		   struct exmap_slot *slot, unsigned int nr)
+unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interface,
+			   struct exmap_slot *slot, unsigned int nr)
 {
 	struct exmap_walk walk = { .exmap = exmap };
-	long mapped = 0;
+	unsigned int mapped = 0;
 	pte_t *pte;
 
 	lockdep_assert_held(&interface->lock);
+	interface->in_flight -= nr;
 	for (; nr; nr--, slot++) {
 		/*
 		 * A table that was there when the page was reserved may have been
@@ -482,8 +483,8 @@ void exmap_install(struct exmap *exmap, struct exmap_interface *interface,
 		slot->page = NULL;
 	}
 	exmap_walk_unlock(&walk);
-	exmap_count(interface, mapped);
 	exmap_stock_trim(exmap, interface);
+	return mapped;
 }
 
 /**
@@ -590,6 +591,7 @@ static void exmap_free_begin(struct exmap_unmap *unmap)
 static void exmap_free_end(struct exmap_unmap *unmap, struct exmap_interface *interface)
 {
 	exmap_walk_unlock(&unmap->walk);
+	exmap_count(&interface->counts.flushes, unmap->start < unmap->end);
 	exmap_unmap_end(unmap->walk.exmap, &unmap->range, unmap->start, unmap->end);
 	exmap_stock_settle(unmap->walk.exmap, interface);
 }
@@ -661,9 +663,10 @@ long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
 		unmapped += was;
 	}
 	exmap_free_end(&unmap, interface);
-	exmap_count(interface, -unmapped);
+	exmap_count(&interface->counts.frees, unmapped);
 	exmap_stock_trim(exmap, interface);
 leave:
+	trace_exmap_free(exmap, interface, nr, unmapped, err ?: failed);
 	mutex_unlock(&interface->lock);
 	return err ?: failed;
 }
@@ -677,10 +680,14 @@ leave:
 u64 exmap_mapped(struct exmap *exmap)
 {
 	s64 mapped = -READ_ONCE(exmap->unmapped);
+	const struct exmap_counts *counts;
 	unsigned int i;
 
-	for (i = 0; i < exmap_nr_interfaces(exmap); i++)
-		mapped += READ_ONCE(exmap->interfaces[i].mapped);
+	for (i = 0; i < exmap_nr_interfaces(exmap); i++) {
+		counts = &exmap->interfaces[i].counts;
+		mapped += READ_ONCE(counts->allocs) + READ_ONCE(counts->reads) -
+			  READ_ONCE(counts->frees);
+	}
 	return max(mapped, 0LL);
 }
 
@@ -715,6 +722,7 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 	struct exmap_walk walk = { .exmap = exmap };
 	unsigned int openings = READ_ONCE(exmap->openings);
 	vm_fault_t ret = VM_FAULT_NOPAGE;
+	unsigned int mapped = 0;
 	enum exmap_gate gate;
 
 	if (exmap_populate_one(exmap, vmf->address))
@@ -728,10 +736,12 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 		ret = VM_FAULT_SIGSEGV;
 	else if (!(ret & VM_FAULT_ERROR) && gate == EXMAP_GATE_OPEN &&
 		 exmap_walk_lock(&walk, vmf->address))
-		exmap_count(interface, exmap_map_run(exmap, interface, vmf->address,
-						     &walk.table[pte_index(vmf->address)], 1));
+		mapped = exmap_map_run(exmap, interface, vmf->address,
+				       &walk.table[pte_index(vmf->address)], 1);
 	exmap_walk_unlock(&walk);
+	exmap_count(&interface->counts.allocs, mapped);
 	exmap_stock_trim(exmap, interface);
+	trace_exmap_alloc(exmap, interface, 1, mapped, ret & VM_FAULT_ERROR ? -ENOMEM : 0);
 	mutex_unlock(&interface->lock);
 	if (!(ret & VM_FAULT_ERROR) && gate == EXMAP_GATE_CLOSED)
 		return exmap_fault_wait(exmap, vmf);

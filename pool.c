@@ -24,6 +24,7 @@
 
 #include "compat.h"
 #include "exmap.h"
+#include "trace.h"
 
 static bool memlock = true;
 module_param(memlock, bool, 0644);
@@ -554,19 +555,21 @@ out:
 static bool exmap_stock_rob(struct exmap *exmap, struct exmap_interface *interface,
 			    struct exmap_interface *victim, unsigned int want)
 {
-	unsigned int nr;
+	unsigned int nr = EXMAP_BUNDLE_PAGES;
 
+	if (!exmap_stock(victim))
+		return false;
 	if (victim->nr_full) {
 		exmap_stock_push_full(interface, exmap_stock_pop_full(victim));
 		exmap_stock_pushed(interface);
-		return true;
+	} else {
+		/* What is wanted, or half: who is short now will be short again. */
+		nr = max(min(want, victim->count), DIV_ROUND_UP(victim->count, 2));
+		WRITE_ONCE(victim->count, victim->count - nr);
+		exmap_stock_add(exmap, interface, &victim->loaded->page[victim->count], nr);
 	}
-	if (!victim->count)
-		return false;
-	/* What is wanted, or half: who is short now will be short again. */
-	nr = max(min(want, victim->count), DIV_ROUND_UP(victim->count, 2));
-	WRITE_ONCE(victim->count, victim->count - nr);
-	exmap_stock_add(exmap, interface, &victim->loaded->page[victim->count], nr);
+	exmap_count(&interface->counts.steals, nr);
+	trace_exmap_steal(exmap, interface, victim, nr);
 	return true;
 }
 
@@ -723,8 +726,13 @@ int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, uns
 
 /* When the system is short of memory */
 
-/* How many free pages there are, about. */
-static unsigned long exmap_pool_free_pages(struct exmap *exmap)
+/**
+ * exmap_pool_free_pages - how many free pages there are
+ * @exmap: has been set up
+ *
+ * Exact where no call is at work.
+ */
+unsigned long exmap_pool_free_pages(struct exmap *exmap)
 {
 	unsigned long pages = READ_ONCE(exmap->pool.nr_full) * EXMAP_BUNDLE_PAGES;
 	unsigned int i;

@@ -376,10 +376,16 @@ START_TEST_BOTH(write_what_is_mapped)
 	for (int page = 0; page < 100; page++)
 		ck_assert(file_holds(fd, page, (page < 50 || (page >= 60 && page < 63)) &&
 				     page % 3 != 2 ? 5 : 0));
+	assert_fdinfo(ex->fd, "writes", 36);
 	/* They stay, and are what they were when read again. */
 	assert_mapped(ex, 67);
 	ck_assert_int_eq(release(ex, 0, 0, 50), 34);
 	ck_assert_int_eq(read_pages(ex, 0, 50), 50);
+	ck_assert_int_eq(pread(ex->fd, ex->surface + 70 * PAGE, PAGE, 0), PAGE);
+	ck_assert_int_eq(pread(ex->fd, ex->surface + 71 * PAGE, PAGE, EXMAP_OP_ALLOC << 8), PAGE);
+	assert_fdinfo(ex->fd, "reads", 50);
+	assert_fdinfo(ex->fd, "allocs", 68);
+	assert_pages_add_up(ex->fd);
 	for (int page = 0; page < 50; page++)
 		ck_assert(holds(ex->surface + page * PAGE, page, page % 3 != 2 ? 5 : 0));
 }

@@ -557,9 +557,16 @@ static void in_flight(enum kind kind)
 	device_stop(fd);
 	request_prepare(&r, kind, fd, 0);
 	assert_at_once(&r);
+	/* What is written stays mapped. */
+	assert_fdinfo(r.ex->fd, "pages-in-flight", is_write(kind) ? 0 : PAGES);
+	assert_pages_add_up(r.ex->fd);
 	assert_request_succeeds(&r);
 	assert_threads(1);
 	assert_mapped(r.ex, PAGES);
+	assert_fdinfo(r.ex->fd, "pages-in-flight", 0);
+	assert_fdinfo(r.ex->fd, is_write(kind) ? "writes" : "reads", PAGES);
+	assert_fdinfo(r.ex->fd, is_write(kind) ? "reads" : "writes", 0);
+	assert_pages_add_up(r.ex->fd);
 	assert_nothing_lost(r.ex);
 }
 FOR_ALL(TEST_OF_KIND, in_flight)

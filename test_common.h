@@ -230,6 +230,34 @@ static inline struct exmap_ioctl_stats stats(struct exmap *ex)
 	return stats;
 }
 
+/* What /proc/self/fdinfo says about an exmap; -1 where it says nothing. */
+static inline long fdinfo(int fd, const char *key)
+{
+	char path[64], line[256];
+	size_t len = strlen(key);
+	long number = -1;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	f = fopen(path, "r");
+	ck_assert_ptr_nonnull(f);
+	while (fgets(line, sizeof(line), f))
+		if (!strncmp(line, "exmap-", 6) && !strncmp(line + 6, key, len) &&
+		    line[6 + len] == ':')
+			number = atol(line + 6 + len + 1);
+	fclose(f);
+	return number;
+}
+
+#define assert_fdinfo(fd, key, want) ck_assert_int_eq(fdinfo(fd, key), want)
+
+/* Where no call is at work, every page is in one place. */
+static inline void assert_pages_add_up(int fd)
+{
+	assert_fdinfo(fd, "pages-system", fdinfo(fd, "pages-mapped") +
+		      fdinfo(fd, "pages-free") + fdinfo(fd, "pages-in-flight"));
+}
+
 #define assert_mapped(ex, n) ck_assert_uint_eq(stats(ex).alloc_count, n)
 
 /* How many of some pages are resident, by mincore. */
