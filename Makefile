@@ -6,7 +6,7 @@
 # make figures    its Figures 9 and 10, from the same
 # make budget     what a READ costs in instructions, in the same; into the README
 # make check      the test suite, in the same
-# make style      checkpatch, sparse, cppcheck, shellcheck and mandoc
+# make style      checkpatch, kernel-doc, sparse, cppcheck, shellcheck and mandoc
 # make vm         a shell there
 
 KDIR ?= /lib/modules/$(shell uname -r)/build

@@ -104,8 +104,11 @@ static inline void exmap_pte_clear(struct mm_struct *mm, unsigned long address, 
 #endif
 }
 
-/*
- * Until 6.6 the end of an invalidation had its own callback for IOMMUs.
+/**
+ * exmap_invalidate_end - tell other MMUs that an invalidation is over
+ * @range: as it was at its start
+ *
+ * Until 6.6 the end of one had its own callback for IOMMUs.
  *
  * It makes lockdep believe that notifiers are called while a notifier is at work
  * (exmap_reap()), and under a lock that they take (an interface's). Both are so, but
@@ -162,6 +165,10 @@ exmap_shrinker_register(const char *name,
 	return shrinker;
 }
 
+/**
+ * exmap_shrinker_free - undo exmap_shrinker_register()
+ * @shrinker: what that returned
+ */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
 static inline void exmap_shrinker_free(struct shrinker *shrinker)
 {
@@ -178,7 +185,12 @@ static inline void exmap_shrinker_free(struct shrinker *shrinker)
 #define ITER_DEST READ
 #endif
 
-/* Where the next piece of an iterator over user memory is, and how long it is. */
+/**
+ * exmap_iter_address - where the next piece of an iterator is
+ * @iter: over user memory
+ *
+ * Return: the address.
+ */
 static inline unsigned long exmap_iter_address(const struct iov_iter *iter)
 {
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
@@ -190,6 +202,12 @@ static inline unsigned long exmap_iter_address(const struct iov_iter *iter)
 #endif
 }
 
+/**
+ * exmap_iter_len - how long the next piece of an iterator is
+ * @iter: over user memory
+ *
+ * Return: bytes.
+ */
 static inline size_t exmap_iter_len(const struct iov_iter *iter)
 {
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
@@ -199,9 +217,12 @@ static inline size_t exmap_iter_len(const struct iov_iter *iter)
 #endif
 }
 
-/*
- * The end of a write that was queued: whoever completes it lets the file system be
- * frozen again. (kiocb_end_write() came with 6.6.)
+/**
+ * exmap_iocb_end_write - the end of a write that was queued
+ * @iocb: the write
+ *
+ * Whoever completes it lets the file system be frozen again. (kiocb_end_write() came
+ * with 6.6.)
  */
 static inline void exmap_iocb_end_write(struct kiocb *iocb)
 {
@@ -213,9 +234,16 @@ static inline void exmap_iocb_end_write(struct kiocb *iocb)
 	sb_end_write(inode->i_sb);
 }
 
-/*
- * vfs_iocb_iter_write() as it is since 6.8: it keeps the file system from being
- * frozen, until it returns, or where it returns -EIOCBQUEUED until the end.
+/**
+ * exmap_iocb_write - vfs_iocb_iter_write() as it is since 6.8
+ * @file: as there
+ * @iocb: as there
+ * @iter: as there
+ *
+ * It keeps the file system from being frozen, until it returns, or where it returns
+ * -EIOCBQUEUED until the end.
+ *
+ * Return: as there.
  */
 static inline ssize_t exmap_iocb_write(struct file *file, struct kiocb *iocb,
 				       struct iov_iter *iter)
@@ -248,7 +276,12 @@ static inline ssize_t exmap_iocb_write(struct file *file, struct kiocb *iocb,
 #define WQ_PERCPU 0
 #endif
 
-/* The command area of a submission queue entry: it may be in the ring. */
+/**
+ * exmap_uring_iovec - the command area of a submission queue entry
+ * @cmd: the command
+ *
+ * Return: where it is: it may be in the ring, where user space can write to it.
+ */
 static inline const struct iovec *exmap_uring_iovec(const struct io_uring_cmd *cmd)
 {
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
@@ -260,7 +293,17 @@ static inline const struct iovec *exmap_uring_iovec(const struct io_uring_cmd *c
 #endif
 }
 
-/* A part of the command's registered buffer. */
+/**
+ * exmap_uring_import - have an iterator over a part of a command's registered buffer
+ * @cmd: the command
+ * @start: user address of that part
+ * @len: bytes
+ * @direction: ITER_SOURCE or ITER_DEST
+ * @iter: set to it
+ * @issue_flags: what io_uring said
+ *
+ * Return: 0, or -EFAULT where that is not in the buffer.
+ */
 static inline int exmap_uring_import(struct io_uring_cmd *cmd, unsigned long start,
 				     unsigned long len, int direction, struct iov_iter *iter,
 				     unsigned int issue_flags)
@@ -272,9 +315,14 @@ static inline int exmap_uring_import(struct io_uring_cmd *cmd, unsigned long sta
 #endif
 }
 
-/*
- * The end of a command that returns, or has returned, -EIOCBQUEUED. (Until 6.6 a
- * positive result that is returned at once would count as a failure and break links.)
+/**
+ * exmap_uring_done - the end of a command that returns, or has returned, -EIOCBQUEUED
+ * @cmd: the command
+ * @ret: its result
+ * @issue_flags: what io_uring said; IO_URING_F_UNLOCKED in a worker
+ *
+ * (Until 6.6 a positive result that is returned at once would count as a failure and
+ * break links.)
  */
 static inline void exmap_uring_done(struct io_uring_cmd *cmd, long ret, unsigned int issue_flags)
 {

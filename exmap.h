@@ -242,7 +242,12 @@ struct exmap_file {
 
 struct io_uring_cmd;
 
-/* Whether there is, or was, a surface: only then its addresses can be relied on. */
+/**
+ * exmap_has_surface - whether there is, or was, a surface
+ * @exmap: the exmap
+ *
+ * Return: true, and then its addresses can be relied on; or false.
+ */
 static inline bool exmap_has_surface(const struct exmap *exmap)
 {
 	/* Before the addresses, which mmap has set first. */
@@ -262,7 +267,11 @@ struct exmap_slot {
 	int error;
 };
 
-/* Add to a counter. Its interface's lock is held, but others may be reading it. */
+/**
+ * exmap_count - add to a counter
+ * @counter: the counter; its interface's lock is held, but others may be reading it
+ * @more: what is added
+ */
 static inline void exmap_count(u64 *counter, unsigned long more)
 {
 	WRITE_ONCE(*counter, *counter + more);
@@ -309,13 +318,21 @@ void exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface);
 /**
  * exmap_stock - how many free pages an interface has at hand
  * @interface: its lock need not be held, but then this is just a hint
+ *
+ * Return: pages.
  */
 static inline unsigned int exmap_stock(const struct exmap_interface *interface)
 {
 	return READ_ONCE(interface->count) + READ_ONCE(interface->nr_full) * EXMAP_BUNDLE_PAGES;
 }
 
-/* Take a page from the stock, or NULL where it is empty. The lock is held. */
+/**
+ * exmap_stock_pop - take a free page from an interface's stock
+ * @exmap: the exmap
+ * @interface: its lock is held
+ *
+ * Return: the page, which the caller has to find a place for; NULL where there is none.
+ */
 static inline struct page *exmap_stock_pop(struct exmap *exmap, struct exmap_interface *interface)
 {
 	if (unlikely(!interface->count)) {
@@ -327,7 +344,12 @@ static inline struct page *exmap_stock_pop(struct exmap *exmap, struct exmap_int
 	return interface->loaded->page[interface->count];
 }
 
-/* The interfaces that user space can name, and the one for page faults. */
+/**
+ * exmap_nr_interfaces - how many interfaces there are
+ * @exmap: has been set up
+ *
+ * Return: those that user space can name, and the one for page faults.
+ */
 static inline unsigned int exmap_nr_interfaces(const struct exmap *exmap)
 {
 	return exmap->max_interfaces + 1;

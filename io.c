@@ -1250,7 +1250,11 @@ int __init exmap_io_init(void)
 	return exmap_io_queue ? 0 : -ENOMEM;
 }
 
-/* Undo exmap_io_init(). No exmap is left; but who has told its end may still return. */
+/**
+ * exmap_io_exit - undo exmap_io_init()
+ *
+ * No exmap is left; but who has told its end may still return.
+ */
 void exmap_io_exit(void)
 {
 	int cpu;

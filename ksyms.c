@@ -48,8 +48,9 @@ static void *__init exmap_resolve(const char *name)
 /**
  * exmap_ksyms_resolve - make the static calls of ksyms.h work
  *
- * To be called once, before any of them. Return: 0, or -ENOENT after a line in
- * the kernel log that says which function is missing.
+ * To be called once, before any of them.
+ *
+ * Return: 0, or -ENOENT after a line in the kernel log that says which function is missing.
  */
 int __init exmap_ksyms_resolve(void)
 {

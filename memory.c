@@ -675,7 +675,7 @@ leave:
  * exmap_mapped - how many pages the surface holds
  * @exmap: has been set up
  *
- * Exact where no call is at work.
+ * Return: pages; exact where no call is at work.
  */
 u64 exmap_mapped(struct exmap *exmap)
 {

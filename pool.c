@@ -730,7 +730,7 @@ int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, uns
  * exmap_pool_free_pages - how many free pages there are
  * @exmap: has been set up
  *
- * Exact where no call is at work.
+ * Return: pages; exact where no call is at work.
  */
 unsigned long exmap_pool_free_pages(struct exmap *exmap)
 {
@@ -812,7 +812,9 @@ int __init exmap_pool_init(void)
 	return exmap_shrinker ? 0 : -ENOMEM;
 }
 
-/* Undo exmap_pool_init(). No exmap is left. */
+/**
+ * exmap_pool_exit - undo exmap_pool_init(); no exmap is left
+ */
 void exmap_pool_exit(void)
 {
 	exmap_shrinker_free(exmap_shrinker);

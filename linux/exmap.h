@@ -99,7 +99,7 @@ struct exmap_iov {
 	union {
 		uint64_t	value;
 		struct {
-			uint64_t	page : 64 - EXMAP_PAGE_LEN_BITS;
+			uint64_t	page : 52;	/* 64 - EXMAP_PAGE_LEN_BITS */
 			uint64_t	len : EXMAP_PAGE_LEN_BITS;
 		};
 		struct {
