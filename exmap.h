@@ -268,6 +268,31 @@ struct exmap_slot {
 };
 
 /**
+ * exmap_answer_word - an entry's answer
+ * @res: 0 or an error
+ * @pages: how many pages the call did something to
+ *
+ * Return: @res and @pages of struct exmap_iov, as @value.
+ */
+static inline u64 exmap_answer_word(int res, unsigned int pages)
+{
+	return (u64)(pages & U16_MAX) << 32 | (u32)res;
+}
+
+/**
+ * exmap_answer - put an entry's answer in place of the request
+ * @iov: the entry
+ * @res: 0 or an error
+ * @pages: how many pages the call did something to
+ *
+ * In one store, so that nobody sees half of it.
+ */
+static inline void exmap_answer(struct exmap_iov *iov, int res, unsigned int pages)
+{
+	WRITE_ONCE(iov->value, exmap_answer_word(res, pages));
+}
+
+/**
  * exmap_count - add to a counter
  * @counter: the counter; its interface's lock is held, but others may be reading it
  * @more: what is added
@@ -287,9 +312,7 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
 		struct exmap_iov *iov, unsigned int nr);
 int exmap_enter(struct exmap *exmap, struct exmap_interface *interface);
-int exmap_request(const struct exmap *exmap, const struct exmap_iov *iov,
-		  unsigned long *start, unsigned long *end);
-void exmap_answer(struct exmap_iov *iov, int res, unsigned int pages);
+int exmap_request(const struct exmap *exmap, u64 value, unsigned long *start, unsigned long *end);
 int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
 		  unsigned long start, unsigned long end, bool probe, struct exmap_slot *slot);
 unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interface,
@@ -313,7 +336,7 @@ int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, uns
 void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface);
 void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface);
 void exmap_stock_put(struct exmap *exmap, struct exmap_interface *interface, struct page *page);
-void exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface);
+void __exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface);
 
 /**
  * exmap_stock - how many free pages an interface has at hand
@@ -342,6 +365,23 @@ static inline struct page *exmap_stock_pop(struct exmap *exmap, struct exmap_int
 	}
 	WRITE_ONCE(interface->count, interface->count - 1);
 	return interface->loaded->page[interface->count];
+}
+
+/*
+ * So many full bundles an interface keeps besides the loaded one: one that allocates and
+ * frees by turns finds both a page and room for one at home.
+ */
+#define EXMAP_STOCK_FULL 1
+
+/**
+ * exmap_stock_trim - bring what an interface has too much to the depot
+ * @exmap: the exmap
+ * @interface: its lock is held
+ */
+static inline void exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface)
+{
+	if (unlikely(interface->nr_full > EXMAP_STOCK_FULL))
+		__exmap_stock_trim(exmap, interface);
 }
 
 /**

@@ -262,7 +262,8 @@ static void exmap_io_request(struct exmap_io *io, struct exmap_iov *iov, unsigne
 
 	for (; io->nr < nr; io->nr++) {
 		entry = &io->entry[io->nr];
-		entry->res = exmap_request(io->exmap, &iov[io->nr], &entry->start, &entry->end);
+		entry->res = exmap_request(io->exmap, READ_ONCE(iov[io->nr].value),
+					   &entry->start, &entry->end);
 	}
 }
 

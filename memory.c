@@ -28,10 +28,14 @@ static const struct vm_operations_struct exmap_vma_ops;
 /* Where a call is in the page tables; what it looked up last is still locked. */
 struct exmap_walk {
 	struct exmap *exmap;
-	unsigned long region;	/* address >> PMD_SHIFT of @table */
+	unsigned long region;	/* address >> PMD_SHIFT of @table, or NO_REGION */
 	pte_t *table;
 	spinlock_t *lock;	/* the PTE lock of @table, held; NULL: none is */
 };
+
+/* No table is locked. */
+#define NO_REGION ULONG_MAX
+#define EXMAP_WALK(of) { .exmap = (of), .region = NO_REGION }
 
 static unsigned int exmap_directory_index(const struct exmap *exmap, unsigned long address)
 {
@@ -60,6 +64,7 @@ static void exmap_walk_unlock(struct exmap_walk *walk)
 	__acquire(walk->lock);	/* sparse cannot follow a lock across functions */
 	spin_unlock(walk->lock);
 	walk->lock = NULL;
+	walk->region = NO_REGION;
 }
 
 /* Look a page table up and lock it. False where there is none. */
@@ -86,14 +91,20 @@ static bool exmap_walk_table(struct exmap_walk *walk, unsigned long address)
 	return true;
 }
 
-/* Have the page table for an address locked. False where there is none. */
-static bool exmap_walk_lock(struct exmap_walk *walk, unsigned long address)
+/* Go on to another page table. False where there is none. */
+static noinline bool exmap_walk_move(struct exmap_walk *walk, unsigned long address)
 {
-	if (likely(walk->lock && walk->region == address >> PMD_SHIFT))
-		return true;
-	exmap_walk_unlock(walk);
-	cond_resched();
+	if (walk->lock) {
+		exmap_walk_unlock(walk);
+		cond_resched();
+	}
 	return exmap_walk_table(walk, address);
+}
+
+/* Have the page table for an address locked. False where there is none. */
+static __always_inline bool exmap_walk_lock(struct exmap_walk *walk, unsigned long address)
+{
+	return likely(walk->region == address >> PMD_SHIFT) || exmap_walk_move(walk, address);
 }
 
 /**
@@ -283,7 +294,8 @@ static unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *i
 		page = exmap_stock_pop(exmap, interface);
 		if (unlikely(!page))
 			break;
-		exmap_pte_set(exmap->mm, address, pte, __pte(bits | page_to_phys(page)));
+		exmap_pte_set(exmap->mm, address, pte,
+			      native_make_pte(bits | page_to_phys(page)));
 		mapped++;
 	}
 	return mapped;
@@ -314,35 +326,17 @@ static int exmap_alloc_entry(struct exmap_walk *walk, struct exmap_interface *in
 }
 
 /**
- * exmap_answer - put an entry's answer in place of the request
- * @iov: the entry
- * @res: 0 or an error
- * @pages: how many pages the call did something to
- *
- * In one store, so that nobody sees half of it.
- */
-void exmap_answer(struct exmap_iov *iov, int res, unsigned int pages)
-{
-	struct exmap_iov answer = { .value = 0 };
-
-	answer.res = res;
-	answer.pages = pages;
-	WRITE_ONCE(iov->value, answer.value);
-}
-
-/**
- * exmap_request - read an entry, just once: another thread may be writing to it
+ * exmap_request - what an entry asks for
  * @exmap: the exmap
- * @iov: the entry
+ * @value: the entry, read just once: another thread may be writing to it
  * @start: set to the address of the first page
  * @end: set to the first address after the last
  *
  * Return: 0, or -EFAULT where the entry leaves the surface.
  */
-int exmap_request(const struct exmap *exmap, const struct exmap_iov *iov,
-		  unsigned long *start, unsigned long *end)
+int exmap_request(const struct exmap *exmap, u64 value, unsigned long *start, unsigned long *end)
 {
-	struct exmap_iov request = { .value = READ_ONCE(iov->value) };
+	struct exmap_iov request = { .value = value };
 	unsigned long pages = (exmap->end - exmap->start) >> PAGE_SHIFT;
 	unsigned long page = request.page, len = request.len;
 
@@ -355,6 +349,57 @@ int exmap_request(const struct exmap *exmap, const struct exmap_iov *iov,
 	*start = exmap->start + (page << PAGE_SHIFT);
 	*end = *start + (len << PAGE_SHIFT);
 	return 0;
+}
+
+/*
+ * The only page of an entry, counted as addresses are; or 0 where the entry has more
+ * pages, or none, or leaves the surface.
+ */
+static __always_inline unsigned long exmap_single(u64 request, unsigned long first,
+						  unsigned long pages)
+{
+	/* Of another length this is beyond any surface. */
+	unsigned long page = request - (1UL << (64 - EXMAP_PAGE_LEN_BITS));
+
+	return page < pages ? first + array_index_nospec(page, pages) : 0;
+}
+
+/*
+ * ALLOC of entries of one page each, which most are, as long as their page tables are
+ * there and so are free pages in the loaded bundle. Adds to @mapped how many it mapped.
+ * Returns how many entries are done.
+ */
+static unsigned int exmap_alloc_singles(struct exmap_walk *walk, struct exmap_interface *interface,
+					struct exmap_iov *iov, unsigned int nr, long *mapped)
+{
+	struct exmap *exmap = walk->exmap;
+	const unsigned long first = exmap->start >> PAGE_SHIFT;
+	const unsigned long pages = (exmap->end >> PAGE_SHIFT) - first;
+	const pteval_t bits = exmap->pte;
+	struct page **free = &interface->loaded->page[interface->count];
+	struct exmap_iov *const end = iov + min(nr, interface->count), *entry;
+	unsigned int used;
+
+	lockdep_assert_held(&interface->lock);
+	for (entry = iov; entry < end; entry++) {
+		unsigned long number = exmap_single(READ_ONCE(entry->value), first, pages);
+		u64 answer = 0;
+		pte_t *pte;
+
+		if (unlikely(!number || !exmap_walk_lock(walk, number << PAGE_SHIFT)))
+			break;
+		pte = &walk->table[number % PTRS_PER_PTE];
+		if (likely(pte_none(*pte))) {
+			exmap_pte_set(exmap->mm, number << PAGE_SHIFT, pte,
+				      native_make_pte(bits | page_to_phys(*--free)));
+			answer = exmap_answer_word(0, 1);
+		}
+		WRITE_ONCE(entry->value, answer);
+	}
+	used = &interface->loaded->page[interface->count] - free;
+	WRITE_ONCE(interface->count, interface->count - used);
+	*mapped += used;
+	return entry - iov;
 }
 
 /**
@@ -372,7 +417,7 @@ int exmap_request(const struct exmap *exmap, const struct exmap_iov *iov,
 long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 		 struct exmap_iov *iov, unsigned int nr, bool probe)
 {
-	struct exmap_walk walk = { .exmap = exmap };
+	struct exmap_walk walk = EXMAP_WALK(exmap);
 	unsigned long start, end;
 	unsigned int i, failed = 0;
 	long mapped = 0;
@@ -381,7 +426,10 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 
 	res = exmap_enter(exmap, interface);
 	for (i = 0; i < nr && !res; i++) {
-		if (exmap_request(exmap, &iov[i], &start, &end)) {
+		i += exmap_alloc_singles(&walk, interface, &iov[i], nr - i, &mapped);
+		if (i == nr)
+			break;
+		if (exmap_request(exmap, READ_ONCE(iov[i].value), &start, &end)) {
 			exmap_answer(&iov[i], -EFAULT, 0);
 			failed++;
 			continue;
@@ -423,7 +471,7 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
 		  unsigned long start, unsigned long end, bool probe, struct exmap_slot *slot)
 {
-	struct exmap_walk walk = { .exmap = exmap };
+	struct exmap_walk walk = EXMAP_WALK(exmap);
 	unsigned long address;
 	struct page *page;
 	int err, nr = 0;
@@ -459,7 +507,7 @@ int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
 unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interface,
 			   struct exmap_slot *slot, unsigned int nr)
 {
-	struct exmap_walk walk = { .exmap = exmap };
+	struct exmap_walk walk = EXMAP_WALK(exmap);
 	unsigned int mapped = 0;
 	pte_t *pte;
 
@@ -501,7 +549,7 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 int exmap_pin(struct exmap *exmap, unsigned long start, unsigned long end,
 	      struct exmap_slot *slot)
 {
-	struct exmap_walk walk = { .exmap = exmap };
+	struct exmap_walk walk = EXMAP_WALK(exmap);
 	unsigned long address;
 	struct page *page;
 	int nr = 0;
@@ -596,6 +644,16 @@ static void exmap_free_end(struct exmap_unmap *unmap, struct exmap_interface *in
 	exmap_stock_settle(unmap->walk.exmap, interface);
 }
 
+/* Have room in limbo: it holds as much as is flushed at once. */
+static __always_inline void exmap_free_room(struct exmap_unmap *unmap,
+					    struct exmap_interface *interface)
+{
+	if (likely(interface->nr_limbo < EXMAP_BUNDLE_PAGES))
+		return;
+	exmap_free_end(unmap, interface);
+	exmap_free_begin(unmap);
+}
+
 /* FREE of one entry. Returns how many pages it unmapped. */
 static unsigned int exmap_free_entry(struct exmap_unmap *unmap, struct exmap_interface *interface,
 				     unsigned long start, unsigned long end)
@@ -605,6 +663,7 @@ static unsigned int exmap_free_entry(struct exmap_unmap *unmap, struct exmap_int
 	unsigned long address, next;
 
 	for (address = start; address < end; address = next) {
+		exmap_free_room(unmap, interface);
 		room = EXMAP_BUNDLE_PAGES - interface->nr_limbo;
 		next = min(pmd_addr_end(address, end), address + room * PAGE_SIZE);
 		if (!exmap_walk_lock(walk, address))
@@ -617,12 +676,49 @@ static unsigned int exmap_free_entry(struct exmap_unmap *unmap, struct exmap_int
 		unmapped += was;
 		unmap->start = min(unmap->start, address);
 		unmap->end = max(unmap->end, next);
-		if (interface->nr_limbo == EXMAP_BUNDLE_PAGES) {
-			exmap_free_end(unmap, interface);
-			exmap_free_begin(unmap);
-		}
 	}
 	return unmapped;
+}
+
+/*
+ * FREE of entries of one page each, as long as these are mapped and there is room in
+ * limbo. Returns how many are done.
+ */
+static unsigned int exmap_free_singles(struct exmap_unmap *unmap, struct exmap_interface *interface,
+				       struct exmap_iov *iov, unsigned int nr)
+{
+	struct exmap_walk *walk = &unmap->walk;
+	struct exmap *exmap = walk->exmap;
+	const unsigned long first = exmap->start >> PAGE_SHIFT;
+	const unsigned long pages = (exmap->end >> PAGE_SHIFT) - first;
+	struct page **limbo = &interface->limbo->page[interface->nr_limbo];
+	const unsigned int room = EXMAP_BUNDLE_PAGES - interface->nr_limbo;
+	struct exmap_iov *const end = iov + min(nr, room), *entry;
+	unsigned long lowest = ULONG_MAX, highest = 0;
+
+	lockdep_assert_held(&interface->lock);
+	for (entry = iov; entry < end; entry++) {
+		unsigned long number = exmap_single(READ_ONCE(entry->value), first, pages);
+		pte_t *pte, old;
+
+		if (unlikely(!number || !exmap_walk_lock(walk, number << PAGE_SHIFT)))
+			break;
+		pte = &walk->table[number % PTRS_PER_PTE];
+		old = *pte;
+		if (unlikely(!(native_pte_val(old) & _PAGE_PRESENT)))
+			break;
+		exmap_pte_clear(exmap->mm, number << PAGE_SHIFT, pte, old);
+		*limbo++ = pfn_to_page((native_pte_val(old) & PTE_PFN_MASK) >> PAGE_SHIFT);
+		lowest = min(lowest, number);
+		highest = max(highest, number);
+		WRITE_ONCE(entry->value, exmap_answer_word(0, 1));
+	}
+	if (entry == iov)
+		return 0;
+	unmap->start = min(unmap->start, lowest << PAGE_SHIFT);
+	unmap->end = max(unmap->end, (highest + 1) << PAGE_SHIFT);
+	interface->nr_limbo += entry - iov;
+	return entry - iov;
 }
 
 /**
@@ -642,7 +738,7 @@ static unsigned int exmap_free_entry(struct exmap_unmap *unmap, struct exmap_int
 long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
 		struct exmap_iov *iov, unsigned int nr)
 {
-	struct exmap_unmap unmap = { .walk.exmap = exmap };
+	struct exmap_unmap unmap;
 	unsigned long start, end;
 	long unmapped = 0, failed = 0;
 	unsigned int i, was;
@@ -651,9 +747,16 @@ long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
 	err = exmap_enter(exmap, interface);
 	if (err)
 		goto leave;
+	unmap.walk = (struct exmap_walk)EXMAP_WALK(exmap);
 	exmap_free_begin(&unmap);
 	for (i = 0; i < nr; i++) {
-		if (exmap_request(exmap, &iov[i], &start, &end)) {
+		exmap_free_room(&unmap, interface);
+		was = exmap_free_singles(&unmap, interface, &iov[i], nr - i);
+		unmapped += was;
+		i += was;
+		if (i == nr)
+			break;
+		if (exmap_request(exmap, READ_ONCE(iov[i].value), &start, &end)) {
 			exmap_answer(&iov[i], -EFAULT, 0);
 			failed++;
 			continue;
@@ -719,7 +822,7 @@ static vm_fault_t exmap_fault_wait(struct exmap *exmap, struct vm_fault *vmf)
 static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 {
 	struct exmap_interface *interface = &exmap->interfaces[exmap->max_interfaces];
-	struct exmap_walk walk = { .exmap = exmap };
+	struct exmap_walk walk = EXMAP_WALK(exmap);
 	unsigned int openings = READ_ONCE(exmap->openings);
 	vm_fault_t ret = VM_FAULT_NOPAGE;
 	unsigned int mapped = 0;
@@ -930,7 +1033,7 @@ static void exmap_reap_flush(struct exmap *exmap, struct mmu_notifier_range *ran
  */
 static void exmap_reap(struct exmap *exmap, unsigned long start, unsigned long end)
 {
-	struct exmap_walk walk = { .exmap = exmap };
+	struct exmap_walk walk = EXMAP_WALK(exmap);
 	struct mmu_notifier_range range;
 	unsigned long address, next;
 	unsigned int nr = 0;
@@ -944,7 +1047,7 @@ static void exmap_reap(struct exmap *exmap, unsigned long start, unsigned long e
 			next = pud_addr_end(address, end);
 			continue;
 		}
-		if (!walk.lock || walk.region != address >> PMD_SHIFT) {
+		if (walk.region != address >> PMD_SHIFT) {
 			exmap_walk_unlock(&walk);
 			cond_resched();
 			/* madvise() elsewhere may be freeing an empty table. */

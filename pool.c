@@ -378,17 +378,17 @@ void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface)
 void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface)
 {
 	struct exmap_bundle *limbo = interface->limbo;
-	unsigned int i, nr = 0;
+	struct page **end = &limbo->page[interface->nr_limbo], **from, **to;
+	unsigned int nr;
 
 	lockdep_assert_held(&interface->lock);
-	for (i = 0; i < interface->nr_limbo; i++) {
-		struct page *page = limbo->page[i];
-
-		if (likely(page_ref_count(page) == 1))
-			limbo->page[nr++] = page;
+	for (from = to = limbo->page; from < end; from++) {
+		if (likely(page_ref_count(*from) == 1))
+			*to++ = *from;
 		else
-			exmap_pool_release(exmap, &page, 1);
+			exmap_pool_release(exmap, from, 1);
 	}
+	nr = to - limbo->page;
 	interface->nr_limbo = 0;
 
 	if (interface->count) {
@@ -418,20 +418,17 @@ void exmap_stock_put(struct exmap *exmap, struct exmap_interface *interface, str
 }
 
 /**
- * exmap_stock_trim - bring what an interface has too much to the depot
+ * __exmap_stock_trim - bring what an interface has too much to the depot
  * @exmap: the exmap
  * @interface: its lock is held
- *
- * It keeps one full bundle besides the loaded one, so that one that allocates
- * and frees by turns finds both a page and room for one at home.
  */
-void exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface)
+void __exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface)
 {
 	struct exmap_pool *pool = &exmap->pool;
 	struct exmap_bundle *bundle;
 
 	lockdep_assert_held(&interface->lock);
-	while (interface->nr_full > 1) {
+	while (interface->nr_full > EXMAP_STOCK_FULL) {
 		bundle = exmap_stock_pop_full(interface);
 		spin_lock(&pool->lock);
 		exmap_bundle_push(&pool->full, bundle);
