@@ -5,6 +5,7 @@
 # make demo       the paper's Figures 8 and 10, from a throw-away virtual machine
 # make figures    its Figures 9 and 10, from the same
 # make budget     what a READ costs in instructions, in the same; into the README
+# make cost       what every call costs, in the same
 # make check      the test suite, in the same
 # make style      checkpatch, kernel-doc, sparse, cppcheck, shellcheck and mandoc
 # make vm         a shell there
@@ -18,7 +19,7 @@ override CFLAGS += -std=gnu11 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE 
 CHECK_LIBS = $(shell pkg-config --cflags --libs check)
 
 TESTS = test-exmap test-hostile test-io test-uring test-faults
-BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same test-bench-read
+BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same test-bench-read test-bench-cost
 PROGRAMS = $(TESTS) test-fuzz $(BENCHES) exmap-top
 
 all: module programs
@@ -46,6 +47,9 @@ test-bench-steal-same: test-bench-steal.c bench_common.h linux/exmap.h
 
 test-bench-read: LDLIBS += -luring
 
+test-bench-cost: test-bench-cost.c exmap_user.h linux/exmap.h
+	$(CC) $(CFLAGS) -o $@ $<
+
 test-bench-%: test-bench-%.c bench_common.h linux/exmap.h
 	$(CC) $(CFLAGS) -o $@ $< $(LDLIBS)
 
@@ -71,6 +75,9 @@ figures:
 budget:
 	vm/budget
 
+cost:
+	vm/cost
+
 check:
 	vm/check
 
@@ -85,4 +92,4 @@ vm:
 	vm/install
 	vm/run -l -- bash
 
-.PHONY: all module programs install clean demo figures budget check style sparse vm
+.PHONY: all module programs install clean demo figures budget cost check style sparse vm

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What each call costs per page, on a clock that goes one nanosecond further with each
+ * instruction (vm/run -i): what exmap does, and what the kernel has instead.
+ *
+ * Each figure is of 4096 pages, the best of three rounds, and has in it the two readings
+ * of the clock around each call. What is measured has been done before: pages are in the
+ * pool, page tables are there.
+ */
+#include <getopt.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#include "exmap_user.h"
+
+#define TOTAL 4096U	/* pages per round */
+#define ROUNDS 3
+#define MAX_STRIDE 16
+
+/* Not in the C library of every release. */
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+static struct exmap exmap;
+static struct exmap_interface interface[2];
+static char *anonymous;
+static uint64_t spent;
+
+static void __attribute__((noreturn)) fail(const char *what, int err)
+{
+	fprintf(stderr, "test-bench-cost: %s: %s\n", what, exmap_strerror(err));
+	exit(1);
+}
+
+static uint64_t now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+/* Evaluates to what @call does, and adds the time to @spent. */
+#define timed(call) ({			\
+	uint64_t start_ = now();	\
+	long ret_ = (long)(call);	\
+					\
+	spent += now() - start_;	\
+	ret_;				\
+})
+
+/* A batch of single pages at one interface; only the call itself counts. */
+static void call(int which, unsigned int opcode, uint64_t page, unsigned int batch,
+		 unsigned int stride)
+{
+	struct exmap_action_params params = {
+		.interface = (uint16_t)interface[which].number,
+		.iov_len = (uint16_t)batch,
+		.opcode = (uint16_t)opcode,
+	};
+	unsigned int i;
+
+	exmap_batch_clear(&interface[which]);
+	for (i = 0; i < batch; i++)
+		exmap_batch_add(&interface[which], page + i * stride, 1);
+	if (timed(ioctl(exmap.fd, EXMAP_IOCTL_ACTION, &params)))
+		fail("an ACTION", -errno);
+	for (i = 0; i < batch; i++)
+		if (exmap_batch_answer(&interface[which], i) != 1)
+			fail("a page", exmap_batch_answer(&interface[which], i));
+}
+
+static void sweep(int which, unsigned int opcode, unsigned int batch, unsigned int stride)
+{
+	unsigned int done;
+
+	for (done = 0; done < TOTAL; done += batch)
+		call(which, opcode, (uint64_t)done * stride, batch, stride);
+}
+
+static void keep_best(uint64_t *best)
+{
+	if (spent < *best)
+		*best = spent;
+	spent = 0;
+}
+
+static void print(const char *operation, unsigned int batch, unsigned int stride, uint64_t best)
+{
+	printf("%s,%u,%u,%.1f\n", operation, batch, stride, (double)best / TOTAL);
+	fflush(stdout);
+}
+
+/* ALLOC, or READ, and FREE, at one interface or two. */
+static void alloc_and_free(const char *name, unsigned int opcode, int free_at, unsigned int batch,
+			   unsigned int stride)
+{
+	uint64_t first = UINT64_MAX, second = UINT64_MAX;
+	int round;
+
+	spent = 0;
+	for (round = 0; round <= ROUNDS; round++) {
+		sweep(0, opcode, batch, stride);
+		keep_best(&first);
+		sweep(free_at, EXMAP_OP_FREE, batch, stride);
+		keep_best(&second);
+	}
+	print(name, batch, stride, first);
+	if (opcode == EXMAP_OP_ALLOC)
+		print(free_at ? "free-elsewhere" : "free", batch, stride, second);
+}
+
+/* ALLOC at one interface of what was freed at the other, with no page elsewhere. */
+static void steal(unsigned int batch)
+{
+	uint64_t best = UINT64_MAX, discarded;
+	unsigned int done;
+	int round;
+
+	for (round = 0; round <= ROUNDS; round++) {
+		spent = 0;
+		for (done = 0; done < TOTAL; done += batch) {
+			call(0, EXMAP_OP_ALLOC, done, batch, 1);
+			discarded = spent;
+			call(1, EXMAP_OP_FREE, done, batch, 1);
+			spent = discarded;
+		}
+		keep_best(&best);
+	}
+	print("steal", batch, 1, best);
+}
+
+/* A first write to each page of an ALLOC. */
+static void touch(void)
+{
+	uint64_t best = UINT64_MAX;
+	unsigned int i;
+	int round;
+
+	for (round = 0; round < ROUNDS; round++) {
+		sweep(0, EXMAP_OP_ALLOC, 512, 1);
+		spent = 0;
+		for (i = 0; i < TOTAL; i++)
+			timed(*(volatile char *)exmap_address(&exmap, i) = 1);
+		keep_best(&best);
+		sweep(0, EXMAP_OP_FREE, 512, 1);
+	}
+	print("touch", 1, 1, best);
+}
+
+/* What the kernel has instead, on anonymous memory. */
+
+static void touch_anonymous(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < TOTAL; i++)
+		*(volatile char *)(anonymous + i * EXMAP_PAGE_SIZE) = 1;
+}
+
+static void fault_and_madvise(void)
+{
+	uint64_t fault = UINT64_MAX, free = UINT64_MAX;
+	unsigned int i;
+	int round;
+
+	for (round = 0; round < ROUNDS; round++) {
+		spent = 0;
+		for (i = 0; i < TOTAL; i++)
+			timed(*(volatile char *)(anonymous + i * EXMAP_PAGE_SIZE) = 1);
+		keep_best(&fault);
+		for (i = 0; i < TOTAL; i++)
+			if (timed(madvise(anonymous + i * EXMAP_PAGE_SIZE, EXMAP_PAGE_SIZE,
+					  MADV_DONTNEED)))
+				fail("MADV_DONTNEED", -errno);
+		keep_best(&free);
+	}
+	print("fault", 1, 1, fault);
+	print("madvise", 1, 1, free);
+}
+
+static void populate(void)
+{
+	uint64_t best = UINT64_MAX;
+	unsigned int i;
+	int round;
+
+	for (round = 0; round < ROUNDS; round++) {
+		spent = 0;
+		for (i = 0; i < TOTAL; i += 512)
+			if (timed(madvise(anonymous + i * EXMAP_PAGE_SIZE, 512 * EXMAP_PAGE_SIZE,
+					  MADV_POPULATE_WRITE)))
+				fail("MADV_POPULATE_WRITE", -errno);
+		keep_best(&best);
+		madvise(anonymous, TOTAL * EXMAP_PAGE_SIZE, MADV_DONTNEED);
+	}
+	print("populate", 512, 1, best);
+}
+
+/* Of the own process it is refused before Linux 6.13: then there is no line. */
+static void process_madvise_batches(void)
+{
+	int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	struct iovec iovec[512];
+	uint64_t best = UINT64_MAX;
+	unsigned int i, j;
+	int round;
+
+	for (round = 0; round < ROUNDS; round++) {
+		touch_anonymous();
+		spent = 0;
+		for (i = 0; i < TOTAL; i += 512) {
+			for (j = 0; j < 512; j++)
+				iovec[j] = (struct iovec){
+					/* Every other page, so that none can be merged. */
+					anonymous + ((i + j) * 2) % TOTAL * EXMAP_PAGE_SIZE +
+						(i + j) * 2 / TOTAL * EXMAP_PAGE_SIZE,
+					EXMAP_PAGE_SIZE };
+			if (timed(syscall(SYS_process_madvise, self, iovec, 512, MADV_DONTNEED, 0)) < 0)
+				return;
+		}
+		keep_best(&best);
+	}
+	print("process_madvise", 512, 1, best);
+	close(self);
+}
+
+/* What nothing can do without. */
+static void floors(void)
+{
+	static char page[4096];
+	unsigned int i;
+
+	spent = 0;
+	for (i = 0; i < TOTAL; i++)
+		timed(syscall(SYS_getppid));
+	print("syscall", 1, 1, spent);
+	spent = 0;
+	for (i = 0; i < TOTAL; i++)
+		timed(ioctl(exmap.fd, _IO('k', 99), NULL));
+	print("refused", 1, 1, spent);
+	/* As the kernel zeroes a page: the clock counts each byte. */
+	spent = 0;
+	for (i = 0; i < TOTAL; i++) {
+		char *at = page;
+		size_t left = sizeof(page);
+
+		timed(({ __asm__ volatile("rep stosb" : "+D"(at), "+c"(left) : "a"(0) : "memory"); 0; }));
+	}
+	print("zeroing", 1, 1, spent);
+}
+
+static void set_up(uint64_t pool, int backing)
+{
+	int err, i;
+
+	err = exmap_open(&exmap, TOTAL * MAX_STRIDE, pool, 2, backing, 0);
+	for (i = 0; i < 2 && !err; i++)
+		err = exmap_attach(&exmap, &interface[i]);
+	if (err)
+		fail("an exmap", err);
+}
+
+static void tear_down(void)
+{
+	exmap_detach(&interface[0]);
+	exmap_detach(&interface[1]);
+	exmap_close(&exmap);
+}
+
+static void usage(void)
+{
+	puts("usage: test-bench-cost [DEVICE]\n"
+	     "\n"
+	     "Prints what each call costs per page, as\n"
+	     "  operation,batch,stride,nanoseconds_per_page\n"
+	     "which are instructions where the clock counts these: vm/run -i. READ is measured\n"
+	     "where a DEVICE of 256 MiB is given. make cost makes a table of it.");
+}
+
+int main(int argc, char **argv)
+{
+	static const unsigned int batches[] = { 1, 8, 64, 512 };
+	static const unsigned int strides[] = { 1, MAX_STRIDE };
+	int backing = -1;
+	unsigned int i, j;
+
+	if (argc > 2 || (argc == 2 && argv[1][0] == '-')) {
+		usage();
+		return argc != 2 || strcmp(argv[1], "--help");
+	}
+	if (argc == 2)
+		backing = open(argv[1], O_RDONLY | O_DIRECT);
+	if (argc == 2 && backing < 0)
+		fail(argv[1], -errno);
+	anonymous = mmap(NULL, TOTAL * EXMAP_PAGE_SIZE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (anonymous == MAP_FAILED)
+		fail("anonymous memory", -errno);
+	madvise(anonymous, TOTAL * EXMAP_PAGE_SIZE, MADV_NOHUGEPAGE);
+
+	puts("operation,batch,stride,nanoseconds_per_page");
+	set_up(TOTAL, backing);
+	spent = 0;
+	sweep(0, EXMAP_OP_ALLOC, 512, 1);
+	print("alloc-new", 512, 1, spent);
+	sweep(0, EXMAP_OP_FREE, 512, 1);
+	for (i = 0; i < 2; i++)
+		for (j = 0; j < 4; j++)
+			alloc_and_free("alloc", EXMAP_OP_ALLOC, 0, batches[j], strides[i]);
+	alloc_and_free("alloc-elsewhere", EXMAP_OP_ALLOC, 1, 512, 1);
+	touch();
+	for (j = 0; backing >= 0 && j < 4; j++)
+		alloc_and_free("read", EXMAP_OP_READ, 0, batches[j], MAX_STRIDE);
+	floors();
+	tear_down();
+
+	set_up(512, -1);
+	steal(512);
+	steal(64);
+	tear_down();
+
+	fault_and_madvise();
+	populate();
+	process_madvise_batches();
+	return 0;
+}
