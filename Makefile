@@ -6,6 +6,7 @@
 # make figures    its Figures 9 and 10, from the same
 # make budget     what a READ costs in instructions, in the same; into the README
 # make cost       what every call costs, in the same
+# make bench-host Figure 8 on this very machine, with the module loaded
 # make check      the test suite, in the same
 # make style      checkpatch, kernel-doc, sparse, cppcheck, shellcheck and mandoc
 # make vm         a shell there
@@ -78,6 +79,9 @@ budget:
 cost:
 	vm/cost
 
+bench-host: programs
+	./bench-host
+
 check:
 	vm/check
 
@@ -92,4 +96,4 @@ vm:
 	vm/install
 	vm/run -l -- bash
 
-.PHONY: all module programs install clean demo figures budget cost check style sparse vm
+.PHONY: all module programs install clean demo figures budget cost bench-host check style sparse vm
