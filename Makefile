@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # make            module and programs, for the running kernel
-# make install    install module, headers, exmap-top and man pages
+# make install    install module, headers, exmap-top and man pages; install-dev: all but the module
+# make dkms-install  have dkms build and install the module for this kernel and later ones
+# make dkms-remove   undo that
 # make demo       the paper's Figures 8 and 10, from a throw-away virtual machine
 # make figures    its Figures 9 and 10, from the same
 # make budget     what a READ costs in instructions, in the same; into the README
@@ -14,6 +16,10 @@
 KDIR ?= /lib/modules/$(shell uname -r)/build
 DESTDIR ?=
 PREFIX ?= /usr/local
+
+VERSION = $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
+DKMS_SOURCE = /usr/src/exmap-$(VERSION)
+MODULE_SOURCES = driver.c memory.c io.c pool.c ksyms.c exmap.h ksyms.h compat.h
 
 CFLAGS ?= -O2 -g
 override CFLAGS += -std=gnu11 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -I. -pthread
@@ -54,14 +60,31 @@ test-bench-cost: test-bench-cost.c exmap_user.h linux/exmap.h
 test-bench-%: test-bench-%.c bench_common.h linux/exmap.h
 	$(CC) $(CFLAGS) -o $@ $< $(LDLIBS)
 
-install: module exmap-top
+install: module install-dev
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install
+	depmod
+
+install-dev: exmap-top
 	install -D -m 644 linux/exmap.h $(DESTDIR)$(PREFIX)/include/linux/exmap.h
 	install -D -m 644 exmap_user.h $(DESTDIR)$(PREFIX)/include/exmap_user.h
 	install -D exmap-top $(DESTDIR)$(PREFIX)/bin/exmap-top
-	install -D -m 644 man/exmap.4 $(DESTDIR)$(PREFIX)/share/man/man4/exmap.4
-	install -D -m 644 man/exmap-top.1 $(DESTDIR)$(PREFIX)/share/man/man1/exmap-top.1
-	depmod
+	for page in man/*; do \
+		install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/} || exit; \
+	done
+
+# What dkms builds the module from, in the place where it looks for it.
+dkms-source:
+	install -d $(DESTDIR)$(DKMS_SOURCE)/linux
+	install -m 644 Kbuild $(MODULE_SOURCES) $(DESTDIR)$(DKMS_SOURCE)
+	install -m 644 linux/exmap.h $(DESTDIR)$(DKMS_SOURCE)/linux
+	sed 's/#MODULE_VERSION#/$(VERSION)/' dkms.conf >$(DESTDIR)$(DKMS_SOURCE)/dkms.conf
+
+dkms-install: dkms-source
+	dkms install exmap/$(VERSION)
+
+dkms-remove:
+	dkms remove exmap/$(VERSION) --all
+	rm -r $(DKMS_SOURCE)
 
 clean:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
@@ -96,4 +119,5 @@ vm:
 	vm/install
 	vm/run -l -- bash
 
-.PHONY: all module programs install clean demo figures budget cost bench-host check style sparse vm
+.PHONY: all module programs install install-dev dkms-source dkms-install dkms-remove clean demo
+.PHONY: figures budget cost bench-host check style sparse vm

@@ -685,4 +685,5 @@ module_exit(exmap_exit);
 
 MODULE_LICENSE("GPL");
 MODULE_AUTHOR("The exmap authors");
+MODULE_VERSION(EXMAP_VERSION);
 MODULE_DESCRIPTION("Explicit control over a piece of virtual memory");
