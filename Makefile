@@ -80,7 +80,8 @@ dkms-source:
 	sed 's/#MODULE_VERSION#/$(VERSION)/' dkms.conf >$(DESTDIR)$(DKMS_SOURCE)/dkms.conf
 
 dkms-install: dkms-source
-	dkms install exmap/$(VERSION)
+	dkms build --force exmap/$(VERSION)
+	dkms install --force exmap/$(VERSION)
 
 dkms-remove:
 	dkms remove exmap/$(VERSION) --all
