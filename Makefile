@@ -10,6 +10,7 @@
 # make cost       what every call costs, in the same
 # make bench-host Figure 8 on this very machine, with the module loaded
 # make check      the test suite, in the same
+# make check-package  the test of the Debian packages, in another
 # make style      checkpatch, kernel-doc, sparse, cppcheck, shellcheck and mandoc
 # make vm         a shell there
 
@@ -109,6 +110,9 @@ bench-host: programs
 check:
 	vm/check
 
+check-package:
+	vm/package $(KERNEL)
+
 style:
 	vm/style
 
@@ -121,4 +125,4 @@ vm:
 	vm/run -l -- bash
 
 .PHONY: all module programs install install-dev dkms-source dkms-install dkms-remove clean demo
-.PHONY: figures budget cost bench-host check style sparse vm
+.PHONY: figures budget cost bench-host check check-package style sparse vm
