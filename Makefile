@@ -28,7 +28,8 @@ CHECK_LIBS = $(shell pkg-config --cflags --libs check)
 
 TESTS = test-exmap test-hostile test-io test-uring test-faults
 BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same test-bench-read test-bench-cost
-PROGRAMS = $(TESTS) test-fuzz $(BENCHES) exmap-top
+EXAMPLES = examples/bufferpool
+PROGRAMS = $(TESTS) test-fuzz $(BENCHES) exmap-top $(EXAMPLES)
 
 all: module programs
 
@@ -48,6 +49,9 @@ test-fuzz: test-fuzz.c linux/exmap.h
 	$(CC) $(CFLAGS) -o $@ $<
 
 exmap-top: exmap-top.c
+	$(CC) $(CFLAGS) -o $@ $<
+
+$(EXAMPLES): %: %.c exmap_user.h linux/exmap.h
 	$(CC) $(CFLAGS) -o $@ $<
 
 test-bench-steal-same: test-bench-steal.c bench_common.h linux/exmap.h
