@@ -26,7 +26,7 @@ CFLAGS ?= -O2 -g
 override CFLAGS += -std=gnu11 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -I. -pthread
 CHECK_LIBS = $(shell pkg-config --cflags --libs check)
 
-TESTS = test-exmap test-hostile test-io test-uring test-faults
+TESTS = test-exmap test-hostile test-io test-uring test-faults test-user test-user-cxx
 BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same test-bench-read test-bench-cost
 EXAMPLES = examples/bufferpool
 PROGRAMS = $(TESTS) test-fuzz $(BENCHES) exmap-top $(EXAMPLES)
@@ -39,8 +39,15 @@ module:
 programs: $(PROGRAMS)
 
 # No PIE: it would lie in the middle of the address space, which must hold 100 TiB.
-$(TESTS): %: %.c test_common.h test_io_common.h check_main.h linux/exmap.h vm/complaints
-	$(CC) $(CFLAGS) -no-pie -DKERNEL_COMPLAINTS='"$(shell cat vm/complaints)"' -o $@ $< $(CHECK_LIBS)
+TEST_FLAGS = -no-pie -DKERNEL_COMPLAINTS='"$(shell cat vm/complaints)"'
+TEST_HEADERS = $(wildcard test_*.h) check_main.h exmap_user.h linux/exmap.h vm/complaints
+
+test-user-cxx: test-user.c $(TEST_HEADERS)
+	$(CXX) -x c++ $(filter-out -std=%,$(CFLAGS)) -std=gnu++17 -Wno-missing-field-initializers \
+		$(TEST_FLAGS) -o $@ $< -x none $(CHECK_LIBS)
+
+$(filter-out test-user-cxx,$(TESTS)): %: %.c $(TEST_HEADERS)
+	$(CC) $(CFLAGS) $(TEST_FLAGS) -o $@ $< $(CHECK_LIBS)
 
 test-uring: CHECK_LIBS += -luring -laio
 test-faults: CHECK_LIBS += -luring
@@ -54,7 +61,7 @@ exmap-top: exmap-top.c
 $(EXAMPLES): %: %.c exmap_user.h linux/exmap.h
 	$(CC) $(CFLAGS) -o $@ $<
 
-test-bench-steal-same: test-bench-steal.c bench_common.h linux/exmap.h
+test-bench-steal-same: test-bench-steal.c bench_common.h exmap_user.h linux/exmap.h
 	$(CC) $(CFLAGS) -DSAME_THREAD -o $@ $<
 
 test-bench-read: LDLIBS += -luring
@@ -62,7 +69,7 @@ test-bench-read: LDLIBS += -luring
 test-bench-cost: test-bench-cost.c exmap_user.h linux/exmap.h
 	$(CC) $(CFLAGS) -o $@ $<
 
-test-bench-%: test-bench-%.c bench_common.h linux/exmap.h
+test-bench-%: test-bench-%.c bench_common.h exmap_user.h linux/exmap.h
 	$(CC) $(CFLAGS) -o $@ $< $(LDLIBS)
 
 install: module install-dev

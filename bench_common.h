@@ -32,10 +32,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "linux/exmap.h"
+#include "exmap_user.h"
 
 #define BENCH_SKIP 77		/* exit status: cannot be measured here */
-#define BENCH_PAGE_SIZE 4096UL
+#define BENCH_PAGE_SIZE EXMAP_PAGE_SIZE
 #define BENCH_TABLE_PAGES 512	/* pages that one page table maps */
 
 /*
@@ -55,7 +55,7 @@
  * @backing: the exmap's backing file; -1 where there is none
  * @header: print what the columns are, too
  * @threads_given: @threads is from the command line
- * @fd: the exmap; -1 where there is none
+ * @exmap: the exmap; its fd is -1 where there is none
  * @base: where the parts of the threads start
  * @first: page number of @base on the surface
  * @part: pages in the part of one thread
@@ -73,7 +73,7 @@ struct bench {
 	int header;
 	bool threads_given;
 
-	int fd;
+	struct exmap exmap;
 	char *base;
 	uint64_t first;
 	uint64_t part;
@@ -89,7 +89,7 @@ static struct bench bench = {
 	.seconds = 5,
 	.pages = (1UL << 30) / BENCH_PAGE_SIZE,
 	.backing = -1,
-	.fd = -1,
+	.exmap.fd = -1,
 };
 
 /**
@@ -119,13 +119,6 @@ struct bench_thread {
 	void (*work)(struct bench_thread *thread);
 	atomic_ulong pages;	/* done so far, written by the thread alone */
 } __attribute__((aligned(64)));
-
-/* An interface, and the fd that its calls go to. */
-struct bench_interface {
-	int fd;
-	unsigned int nr;
-	struct exmap_user_interface *user;
-};
 
 /* Print one line and end the program, whichever thread notices first. */
 static inline void __attribute__((noreturn, format(printf, 2, 3)))
@@ -285,87 +278,71 @@ static inline unsigned int bench_entries(void)
 }
 
 /*
- * Map a part for each thread, with room for so many batches. Each starts with a
- * page table of its own: neighbours share none. Without an exmap it is ordinary
- * anonymous memory.
+ * How many pages a part for each thread takes, with room for so many batches. Each
+ * starts with a page table of its own: neighbours share none.
  */
-static inline void bench_map(unsigned int batches)
+static inline uint64_t bench_pages(unsigned int batches)
 {
-	uint64_t size, address;
-	char *start;
-	int flags;
-
 	bench.part = (uint64_t)batches * bench_entries() * bench.stride;
 	bench.part = (bench.part + BENCH_TABLE_PAGES - 1) / BENCH_TABLE_PAGES * BENCH_TABLE_PAGES;
-	size = (bench.threads * bench.part + BENCH_TABLE_PAGES) * BENCH_PAGE_SIZE;
-	flags = bench.fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED;
-	start = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, bench.fd, EXMAP_OFF_EXMAP);
-	if (start == MAP_FAILED)
-		bench_fail("mmap of %lu bytes for %u threads: %s", size, bench.threads,
-			   strerror(errno));
-	address = (uintptr_t)start / BENCH_PAGE_SIZE;
+	return bench.threads * bench.part + BENCH_TABLE_PAGES;
+}
+
+/* That is where they are. */
+static inline void bench_place(char *start)
+{
+	uint64_t address = (uintptr_t)start / BENCH_PAGE_SIZE;
+
 	bench.first = -address % BENCH_TABLE_PAGES;
 	bench.base = start + bench.first * BENCH_PAGE_SIZE;
 }
 
-/* The same where there is no exmap, to be compared with one: page by page, too. */
+/* Without an exmap, to be compared with one: anonymous memory, page by page, too. */
 static inline void bench_map_anonymous(unsigned int batches)
 {
-	bench_map(batches);
-	if (madvise(bench.base, bench.threads * bench.part * BENCH_PAGE_SIZE, MADV_NOHUGEPAGE) &&
+	const size_t size = bench_pages(batches) * BENCH_PAGE_SIZE;
+	char *start = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (start == MAP_FAILED)
+		bench_fail("mmap of %lu bytes for %u threads: %s", size, bench.threads,
+			   strerror(errno));
+	if (madvise(start, size, MADV_NOHUGEPAGE) &&
 	    errno != EINVAL)	/* which is a kernel without huge pages */
 		bench_fail("madvise(MADV_NOHUGEPAGE): %s", strerror(errno));
+	bench_place(start);
 }
 
-static inline int bench_open(void)
-{
-	int fd = open("/dev/exmap", O_RDWR | O_CLOEXEC);
-
-	if (fd < 0)
-		bench_fail("/dev/exmap: %s%s", strerror(errno),
-			   errno == ENOENT ? ": load the module, ./load.sh" :
-			   errno == EMFILE ? ": each thread has its own, raise ulimit -n" : "");
-	return fd;
-}
-
-/* Open an exmap, map its surface with bench_map(), set it up. */
+/* Open an exmap with room for that. */
 static inline void bench_setup(unsigned int interfaces, unsigned int batches)
 {
-	struct exmap_ioctl_setup setup = {
-		.fd = bench.backing,
-		.max_interfaces = interfaces,
-		.buffer_size = bench.pages,
-	};
+	int err = exmap_open(&bench.exmap, bench_pages(batches), bench.pages, interfaces,
+			     bench.backing, 0);
 
-	bench.fd = bench_open();
-	bench_map(batches);
-	if (ioctl(bench.fd, EXMAP_IOCTL_SETUP, &setup))
-		bench_fail("EXMAP_IOCTL_SETUP with %u interfaces and %lu pages: %s%s", interfaces,
-			   bench.pages, strerror(errno),
-			   errno == ENOMEM || errno == EPERM ?
-			   ": raise the limit of locked memory (ulimit -l) or lower --pages" : "");
+	if (err)
+		bench_fail("an exmap with %u interfaces and %lu pages: %s", interfaces,
+			   bench.pages, exmap_strerror(err));
+	bench_place(bench.exmap.surface);
 }
 
-/* Another fd of the same exmap, so that threads do not share a struct file. */
-static inline int bench_clone(void)
+/* An interface whose calls go to the one fd that all threads share. */
+static inline void bench_attach_shared(struct exmap_interface *interface, unsigned int nr)
 {
-	int fd = bench_open();
+	int err = exmap_attach_to(&bench.exmap, interface, nr);
 
-	if (ioctl(fd, EXMAP_IOCTL_CLONE, bench.fd))
-		bench_fail("EXMAP_IOCTL_CLONE: %s", strerror(errno));
-	return fd;
+	if (err)
+		bench_fail("interface %u: %s", nr, exmap_strerror(err));
 }
 
-/* An interface whose calls go to fd. */
-static inline struct bench_interface bench_interface(int fd, unsigned int nr)
+/* One with an fd of its own, so that threads do not share a struct file. */
+static inline void bench_attach(struct exmap_interface *interface, unsigned int nr)
 {
-	struct bench_interface interface = { .fd = fd, .nr = nr };
+	int err;
 
-	interface.user = mmap(NULL, sizeof(*interface.user), PROT_READ | PROT_WRITE, MAP_SHARED,
-			      fd, (off_t)EXMAP_OFF_INTERFACE(nr));
-	if (interface.user == MAP_FAILED)
-		bench_fail("mmap of interface %u: %s", nr, strerror(errno));
-	return interface;
+	bench_attach_shared(interface, nr);
+	err = exmap_own_fd(interface);
+	if (err)
+		bench_fail("an fd for interface %u: %s", nr, exmap_strerror(err));
 }
 
 /* Page number on the surface of a thread's batch. */
@@ -381,12 +358,16 @@ static inline char *bench_batch_address(unsigned int thread, unsigned int batch)
 	return bench.base + (bench_batch_page(thread, batch) - bench.first) * BENCH_PAGE_SIZE;
 }
 
-/* Request the first nr entries of the batch that starts there. */
-static inline void bench_fill(const struct bench_interface *interface, uint64_t page,
-			      unsigned int nr)
+/*
+ * Request the first nr entries of the batch that starts there. By hand: the checks of
+ * exmap_batch_add() are 4 % of an ALLOC and FREE.
+ */
+static inline void bench_fill(struct exmap_interface *interface, uint64_t page, unsigned int nr)
 {
 	unsigned int i;
 
+	exmap_batch_clear(interface);
+	interface->nr = nr;
 	for (i = 0; i < nr; i++) {
 		struct exmap_iov request = { .page = page + i * bench.stride, .len = bench.run };
 
@@ -395,29 +376,23 @@ static inline void bench_fill(const struct bench_interface *interface, uint64_t 
 }
 
 /*
- * Carry out the first nr entries. Returns how many of them came off; -1 where not
- * even the first did, for lack of memory: then all are as they were. Anything else
- * that goes wrong ends the program.
+ * Carry out the batch. Returns how many of its entries came off; -1 where not even the
+ * first did, for lack of memory: then all are as they were. Anything else that goes
+ * wrong ends the program.
  */
-static inline int bench_action(const struct bench_interface *interface, unsigned int opcode,
-			       unsigned int nr)
+static inline int bench_action(struct exmap_interface *interface, unsigned int opcode)
 {
 	const char *name = opcode == EXMAP_OP_ALLOC ? "ALLOC" :
 			   opcode == EXMAP_OP_READ ? "READ" : "FREE";
-	struct exmap_action_params params = {
-		.interface = interface->nr,
-		.iov_len = nr,
-		.opcode = opcode,
-	};
 	const struct exmap_iov *iov = interface->user->iov;
-	unsigned int done = 0, i;
+	unsigned int nr = interface->nr, done = 0, i;
 	int failed;
 
-	failed = ioctl(interface->fd, EXMAP_IOCTL_ACTION, &params);
-	if (failed < 0 && errno == ENOMEM && opcode != EXMAP_OP_FREE)
+	failed = exmap_batch_run(interface, opcode, 0);
+	if (failed == -ENOMEM && opcode != EXMAP_OP_FREE)
 		return -1;
 	if (failed < 0)
-		bench_fail("%s at interface %u: %s", name, interface->nr, strerror(errno));
+		bench_fail("%s at interface %u: %s", name, interface->number, strerror(-failed));
 
 	/* From where on a call fails for lack of memory, it fails to the end. */
 	while (done < nr && iov[done].res == 0 && iov[done].pages == (int)bench.run)
@@ -428,8 +403,8 @@ static inline int bench_action(const struct bench_interface *interface, unsigned
 		return done;
 	i = i < nr ? i : nr - 1;
 	bench_fail("%s at interface %u returned %d for %u entries of which entry %u says res %d, "
-		   "pages %d: that is a bug in the module%s", name, interface->nr, failed, nr, i,
-		   iov[i].res, iov[i].pages,
+		   "pages %d: that is a bug in the module%s", name, interface->number, failed, nr,
+		   i, iov[i].res, iov[i].pages,
 		   opcode == EXMAP_OP_READ ? ", or an error of the device" : "");
 }
 
@@ -535,8 +510,7 @@ static inline void *bench_thread(void *arg)
  * the same, until time is up.
  */
 static inline void bench_alloc_free(struct bench_thread *thread,
-				    const struct bench_interface *alloc,
-				    const struct bench_interface *free)
+				    struct exmap_interface *alloc, struct exmap_interface *free)
 {
 	const uint64_t page = bench_batch_page(thread->id, 0);
 	int nr = bench.batch;
@@ -544,12 +518,12 @@ static inline void bench_alloc_free(struct bench_thread *thread,
 	bench_start();
 	while (!bench_stopped()) {
 		bench_fill(alloc, page, nr);
-		if (bench_action(alloc, EXMAP_OP_ALLOC, nr) != nr)
+		if (bench_action(alloc, EXMAP_OP_ALLOC) != nr)
 			bench_fail("ALLOC at interface %u found no memory, with %u threads and "
-				   "batches of %u: the machine has too little", alloc->nr,
+				   "batches of %u: the machine has too little", alloc->number,
 				   bench.threads, bench.batch);
 		bench_fill(free, page, nr);
-		bench_action(free, EXMAP_OP_FREE, nr);
+		bench_action(free, EXMAP_OP_FREE);
 		bench_count(thread, nr);
 	}
 }
@@ -569,7 +543,7 @@ static inline void bench_check_stats(void)
 {
 	struct exmap_ioctl_stats stats;
 
-	if (ioctl(bench.fd, EXMAP_IOCTL_STATS, &stats))
+	if (ioctl(bench.exmap.fd, EXMAP_IOCTL_STATS, &stats))
 		bench_fail("EXMAP_IOCTL_STATS: %s", strerror(errno));
 	if (stats.alloc_count || stats.buffer_size != bench.pages)
 		bench_fail("EXMAP_IOCTL_STATS says alloc_count %lu and buffer_size %lu where 0 "
@@ -650,7 +624,7 @@ static inline struct bench_result bench_measure(const char *scenario,
 	for (i = 0; i < bench.threads; i++)
 		pthread_join(threads[i].pthread, NULL);
 	free(threads);
-	if (bench.fd >= 0)
+	if (bench.exmap.fd >= 0)
 		bench_check_stats();
 
 	if (!pages)

@@ -52,6 +52,7 @@ struct exmap {
  * struct exmap_interface - what one thread works with
  * @exmap: whose
  * @number: which of them
+ * @fd: the file that its calls go to: the exmap's, or its own
  * @nr: how many entries are in the batch
  * @ran: the batch has been carried out, and its entries hold answers
  * @user: the entries, shared with the kernel
@@ -59,6 +60,7 @@ struct exmap {
 struct exmap_interface {
 	struct exmap *exmap;
 	unsigned int number;
+	int fd;
 	unsigned int nr;
 	int ran;
 	struct exmap_user_interface *user;
@@ -71,7 +73,7 @@ static inline void *exmap_address(const struct exmap *exmap, uint64_t page)
 }
 
 /**
- * exmap_strerror - say what a failure of exmap_open() or exmap_attach() means
+ * exmap_strerror - say what a failure to open an exmap or to take an interface means
  * @err: what it returned
  *
  * Return: one line without a newline: what was wrong, and what to do about it.
@@ -84,13 +86,18 @@ static inline const char *exmap_strerror(int err)
 	case EACCES:
 		return "no permission for /dev/exmap: ask its administrator for its group";
 	case ENOMEM:
-		return "no memory, or the pool is above RLIMIT_MEMLOCK: raise ulimit -l, or make it smaller";
+		return "no memory or addresses, or the pool is above RLIMIT_MEMLOCK: raise ulimit -l, or take fewer pages";
 	case EPERM:
 		return "RLIMIT_MEMLOCK is 0 (raise ulimit -l), or this exmap is another process's (open one after fork)";
 	case EBADF:
 		return "the backing file is not open for reading";
+	case EISDIR:
+	case ESPIPE:
+		return "the backing file is none: it must be a regular file or a block device";
 	case EINVAL:
-		return "a number is out of range: 1 to 1024 interfaces, 1 page or more, or that backing file cannot be used";
+		return "out of range (1 to 1024 interfaces, 1 page or more, known flags), or the backing file is neither file nor block device";
+	case EMFILE:
+		return "too many files are open: raise ulimit -n";
 	case ENXIO:
 		return "there is no interface of that number";
 	case EBUSY:
@@ -100,7 +107,10 @@ static inline const char *exmap_strerror(int err)
 	}
 }
 
-/* Undo exmap_open(). Pages, surface and interfaces are gone after this. */
+/*
+ * Undo exmap_open(): surface and pages are gone after this. Have the interfaces detached
+ * before: as long as one is there the pool counts against RLIMIT_MEMLOCK.
+ */
 static inline void exmap_close(struct exmap *exmap)
 {
 	if (exmap->surface)
@@ -109,6 +119,18 @@ static inline void exmap_close(struct exmap *exmap)
 		close(exmap->fd);
 	exmap->surface = NULL;
 	exmap->fd = -1;
+}
+
+/* A file descriptor, or a negative errno. */
+static inline int exmap_open_device(void)
+{
+	int fd = open("/dev/exmap", O_RDWR);
+
+	if (fd < 0)
+		return -errno;
+	/* ISO C has no O_CLOEXEC. Who inherits it can do nothing with it anyway. */
+	fcntl(fd, F_SETFD, FD_CLOEXEC);
+	return fd;
 }
 
 /**
@@ -137,11 +159,9 @@ static inline int exmap_open(struct exmap *exmap, uint64_t surface_pages, uint64
 	setup.buffer_size = pool_pages;
 	setup.flags = flags;
 
-	exmap->fd = open("/dev/exmap", O_RDWR);
+	exmap->fd = exmap_open_device();
 	if (exmap->fd < 0)
-		return -errno;
-	/* ISO C has no O_CLOEXEC. Who inherits it can do nothing with it anyway. */
-	fcntl(exmap->fd, F_SETFD, FD_CLOEXEC);
+		return exmap->fd;
 	if (surface_pages == 0 || surface_pages > SIZE_MAX / EXMAP_PAGE_SIZE) {
 		err = -EINVAL;
 		goto fail;
@@ -188,6 +208,7 @@ static inline int exmap_attach_to(struct exmap *exmap, struct exmap_interface *i
 		return -errno;
 	interface->exmap = exmap;
 	interface->number = number;
+	interface->fd = exmap->fd;
 	interface->user = (struct exmap_user_interface *)user;
 	__atomic_or_fetch(&exmap->taken[number / 64], UINT64_C(1) << number % 64, __ATOMIC_RELAXED);
 	return 0;
@@ -219,13 +240,43 @@ static inline int exmap_attach(struct exmap *exmap, struct exmap_interface *inte
 	return -EBUSY;
 }
 
-/* Give an interface back; the pages that it has mapped stay. */
+/**
+ * exmap_own_fd - have the calls of an interface go to a file descriptor of its own
+ * @interface: attached to
+ *
+ * For threads that make very many calls: with the exmap's descriptor they fight for
+ * the file's reference count. Needs /dev/exmap once more.
+ *
+ * Return: 0, or a negative errno, with the interface as it was; exmap_strerror()
+ * explains it.
+ */
+static inline int exmap_own_fd(struct exmap_interface *interface)
+{
+	int fd = exmap_open_device();
+	int err;
+
+	if (fd < 0)
+		return fd;
+	if (ioctl(fd, EXMAP_IOCTL_CLONE, interface->exmap->fd)) {
+		err = -errno;
+		close(fd);
+		return err;
+	}
+	if (interface->fd != interface->exmap->fd)
+		close(interface->fd);
+	interface->fd = fd;
+	return 0;
+}
+
+/* Give an interface back, before exmap_close(); the pages that it has mapped stay. */
 static inline void exmap_detach(struct exmap_interface *interface)
 {
 	const unsigned int number = interface->number;
 
 	munmap(interface->user, sizeof(*interface->user));
 	interface->user = NULL;
+	if (interface->fd != interface->exmap->fd)
+		close(interface->fd);
 	__atomic_and_fetch(&interface->exmap->taken[number / 64], ~(UINT64_C(1) << number % 64),
 			   __ATOMIC_RELEASE);
 }
@@ -268,7 +319,8 @@ static inline int exmap_batch_add(struct exmap_interface *interface, uint64_t pa
  * @flags: 0 or EXMAP_ALLOC_PROBE
  *
  * Return: how many entries failed: exmap_batch_answer() says which, and why; or a
- * negative errno, with nothing done and the batch as it was, to be run again.
+ * negative errno, with nothing done and the batch as it was, to be run again. -EINVAL
+ * where it has been carried out already: there are answers where the entries were.
  */
 static inline int exmap_batch_run(struct exmap_interface *interface, unsigned int opcode,
 				  uint64_t flags)
@@ -276,12 +328,14 @@ static inline int exmap_batch_run(struct exmap_interface *interface, unsigned in
 	struct exmap_action_params action;
 	int failed;
 
+	if (interface->ran)
+		return -EINVAL;
 	memset(&action, 0, sizeof(action));
 	action.interface = (uint16_t)interface->number;
 	action.iov_len = (uint16_t)interface->nr;
 	action.opcode = (uint16_t)opcode;
 	action.flags = flags;
-	failed = ioctl(interface->exmap->fd, EXMAP_IOCTL_ACTION, &action);
+	failed = ioctl(interface->fd, EXMAP_IOCTL_ACTION, &action);
 	if (failed < 0)
 		return -errno;
 	interface->ran = 1;
@@ -305,8 +359,8 @@ static inline int exmap_batch_answer(const struct exmap_interface *interface, un
 /*
  * One page, a run or a list. They return how many pages were mapped, unmapped, read or
  * written: fewer than were asked for where some of them were there (or, for FREE and
- * WRITE, were not); or the errno of the first that failed, but all others that could
- * be done are done: a batch tells which. They clear the interface's batch.
+ * WRITE, were not); or the errno of one that failed, but all others that could be
+ * done are done: a batch tells which. They clear the interface's batch.
  */
 
 /* Carry out the batch, and sum up its answers. */
@@ -360,7 +414,8 @@ static inline int exmap_page(struct exmap_interface *interface, unsigned int opc
  * @page: the first page
  * @pages: how many
  *
- * Return: how many or a negative errno: see above.
+ * Return: how many or a negative errno: see above. -EINVAL, with nothing done, where
+ * a number has more than 52 bits.
  */
 static inline long exmap_run(struct exmap_interface *interface, unsigned int opcode, uint64_t page,
 			     uint64_t pages)
@@ -368,6 +423,9 @@ static inline long exmap_run(struct exmap_interface *interface, unsigned int opc
 	long done, sum = 0, err = 0;
 	uint64_t here;
 
+	/* Else it would go on at page 0 after the last that there is. */
+	if ((page | pages) >> (64 - EXMAP_PAGE_LEN_BITS))
+		return -EINVAL;
 	exmap_batch_clear(interface);
 	for (; pages > 0; page += here, pages -= here) {
 		here = pages < EXMAP_MAX_RUN ? pages : EXMAP_MAX_RUN;

@@ -52,9 +52,12 @@ static const struct bench_program program = {
 
 static void one_interface(struct bench_thread *thread)
 {
-	int fd = shared_fd ? bench.fd : bench_clone();
-	struct bench_interface interface = bench_interface(fd, thread->id);
+	struct exmap_interface interface;
 
+	if (shared_fd)
+		bench_attach_shared(&interface, thread->id);
+	else
+		bench_attach(&interface, thread->id);
 	bench_alloc_free(thread, &interface, &interface);
 }
 

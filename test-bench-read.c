@@ -30,7 +30,7 @@
  */
 struct reader {
 	unsigned int thread;
-	struct bench_interface interface;
+	struct exmap_interface interface;
 	unsigned int turn;
 	uint64_t page;
 	char *memory;
@@ -104,7 +104,7 @@ static unsigned int read_device(struct reader *reader)
 /* preadv() through the exmap's fd; the offset says at which interface. */
 static unsigned int read_fd(struct reader *reader)
 {
-	const struct bench_interface *interface = &reader->interface;
+	const struct exmap_interface *interface = &reader->interface;
 	struct iovec iovec[EXMAP_USER_INTERFACE_PAGES];
 	unsigned int i;
 	ssize_t got;
@@ -115,9 +115,9 @@ static unsigned int read_fd(struct reader *reader)
 		iovec[i].iov_len = bench.run * BENCH_PAGE_SIZE;
 	}
 	if (bench_entries() == 1)
-		got = pread(interface->fd, iovec->iov_base, iovec->iov_len, interface->nr);
+		got = pread(interface->fd, iovec->iov_base, iovec->iov_len, interface->number);
 	else
-		got = preadv(interface->fd, iovec, bench_entries(), interface->nr);
+		got = preadv(interface->fd, iovec, bench_entries(), interface->number);
 	check_read(got, bench.batch * BENCH_PAGE_SIZE, reader->page);
 	return bench.batch;
 }
@@ -125,9 +125,9 @@ static unsigned int read_fd(struct reader *reader)
 static void action(struct reader *reader, unsigned int opcode)
 {
 	bench_fill(&reader->interface, reader->page, bench_entries());
-	if (bench_action(&reader->interface, opcode, bench_entries()) != (int)bench_entries())
+	if (bench_action(&reader->interface, opcode) != (int)bench_entries())
 		bench_fail("no memory at interface %u, with %u threads and batches of %u: the "
-			   "machine has too little", reader->interface.nr, bench.threads,
+			   "machine has too little", reader->interface.number, bench.threads,
 			   bench.batch);
 }
 
@@ -192,7 +192,7 @@ static unsigned int read_ring(struct reader *reader)
 
 		if (scenario->to == MISSING)
 			io_uring_prep_read(sqe, reader->interface.fd, surface(page),
-					   BENCH_PAGE_SIZE, reader->interface.nr);
+					   BENCH_PAGE_SIZE, reader->interface.number);
 		else
 			io_uring_prep_read(sqe, bench.backing,
 					   reader->memory + slot * bench.stride * BENCH_PAGE_SIZE,
@@ -207,12 +207,12 @@ static unsigned int read_ring(struct reader *reader)
 
 static void free_idle(struct reader *reader)
 {
-	struct exmap_iov *iov = reader->interface.user->iov;
 	unsigned int i;
 
+	exmap_batch_clear(&reader->interface);
 	for (i = 0; i < reader->nr_idle; i++)
-		iov[i] = (struct exmap_iov){ .page = reader->slot[reader->idle[i]], .len = 1 };
-	bench_action(&reader->interface, EXMAP_OP_FREE, reader->nr_idle);
+		exmap_batch_add(&reader->interface, reader->slot[reader->idle[i]], 1);
+	bench_action(&reader->interface, EXMAP_OP_FREE);
 }
 
 /* The scenarios */
@@ -340,8 +340,8 @@ static struct reader *open_reader(unsigned int thread)
 		bench_fail("no memory for a thread");
 	reader->thread = thread;
 	reader->memory = bench_batch_address(thread, 0);
-	if (bench.fd >= 0)
-		reader->interface = bench_interface(bench_clone(), thread);
+	if (bench.exmap.fd >= 0)
+		bench_attach(&reader->interface, thread);
 	if (scenario->to == MAPPED)
 		memory_action(reader, EXMAP_OP_ALLOC);
 	for (i = 0; scenario->to == POPULATED && i < bench_entries() * bench.stride; i++)
@@ -409,7 +409,7 @@ static double cost(void)
 			best = (double)nanoseconds / pages;
 	}
 	close_reader(reader);
-	if (bench.fd >= 0)
+	if (bench.exmap.fd >= 0)
 		bench_check_stats();
 	return best;
 }

@@ -21,10 +21,11 @@ static const struct bench_program program = {
 
 static void two_interfaces(struct bench_thread *thread)
 {
-	int fd = bench_clone();
-	struct bench_interface alloc = bench_interface(fd, 2 * thread->id);
-	struct bench_interface free = bench_interface(fd, 2 * thread->id + 1);
+	struct exmap_interface alloc, free;
 
+	bench_attach(&alloc, 2 * thread->id);
+	bench_attach_shared(&free, 2 * thread->id + 1);
+	free.fd = alloc.fd;	/* one for the thread */
 	bench_alloc_free(thread, &alloc, &free);
 }
 
@@ -174,7 +175,7 @@ static struct batch *next_batch(struct batch *batches, unsigned int *last)
 }
 
 /* Nothing is held while waiting for a page, so that there will be one. */
-static void alloc_batches(const struct bench_interface *interface, struct batch *batches)
+static void alloc_batches(struct exmap_interface *interface, struct batch *batches)
 {
 	unsigned int last = 0;
 	struct batch *batch;
@@ -188,7 +189,7 @@ static void alloc_batches(const struct bench_interface *interface, struct batch 
 		}
 		bench_fill(interface, batch->page, bench.batch);
 		/* Not filled in again: a call without memory leaves the entries alone. */
-		while ((nr = bench_action(interface, EXMAP_OP_ALLOC, bench.batch)) < 0) {
+		while ((nr = bench_action(interface, EXMAP_OP_ALLOC)) < 0) {
 			if (bench_stopped())
 				return;
 			sched_yield();
@@ -201,7 +202,7 @@ static void alloc_batches(const struct bench_interface *interface, struct batch 
 	}
 }
 
-static void free_batches(struct bench_thread *thread, const struct bench_interface *interface)
+static void free_batches(struct bench_thread *thread, struct exmap_interface *interface)
 {
 	struct batch *batch;
 	unsigned int nr;
@@ -219,7 +220,7 @@ static void free_batches(struct bench_thread *thread, const struct bench_interfa
 		}
 		nr = batch->nr;
 		bench_fill(interface, batch->page, nr);
-		bench_action(interface, EXMAP_OP_FREE, nr);
+		bench_action(interface, EXMAP_OP_FREE);
 		atomic_store_explicit(&batch->busy, false, memory_order_release);
 		bench_count(thread, nr);
 	}
@@ -227,12 +228,13 @@ static void free_batches(struct bench_thread *thread, const struct bench_interfa
 
 static void pool(struct bench_thread *thread)
 {
-	struct bench_interface interface = bench_interface(bench_clone(), thread->id);
+	struct exmap_interface interface;
 	/* Static: a freeing thread may still be at them when this one is over. */
 	static struct batch batches[EXMAP_MAX_INTERFACES][BATCHES];
 	struct batch *mine = batches[thread->id];
 	unsigned int i;
 
+	bench_attach(&interface, thread->id);
 	for (i = 0; i < BATCHES; i++)
 		mine[i].page = bench_batch_page(thread->id, i);
 	bench_start();

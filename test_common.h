@@ -1,102 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What tests of the module share: assertions, an exmap with its interfaces, calls.
+ * What tests of the module's calls share: an exmap with its interfaces, the calls. (Tests
+ * of exmap_user.h have another struct exmap.)
  */
 #ifndef TEST_COMMON_H
 #define TEST_COMMON_H
 
-#include <grp.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
 
 #include "linux/exmap.h"
-#include "check_main.h"
-
-#define PAGE 4096UL
-#define MIB (1UL << 20)
-#define GIB (1UL << 30)
-#define TIB (1UL << 40)
-
-/* A call that returns -1 and this errno. */
-#define assert_errno(call, err) do {						\
-	errno = 0;								\
-	long ret_ = (long)(call);						\
-	int errno_ = errno;							\
-	ck_assert_msg(ret_ == -1 && errno_ == (err),				\
-		      "%s: returned %ld (%s), expected -1 (%s)", #call, ret_,	\
-		      strerror(errno_), strerror(err));				\
-} while (0)
-
-#define assert_ok(call) do {							\
-	long ret_ = (long)(call);						\
-	ck_assert_msg(ret_ != -1, "%s: %s", #call, strerror(errno));		\
-} while (0)
-
-/*
- * How many rounds of something random to do: fewer where $EXMAP_TEST_SLOWDOWN says that
- * each takes that many times longer (vm/init sets it for the debug kernels).
- */
-static inline int scaled(int rounds)
-{
-	const char *slowdown = getenv("EXMAP_TEST_SLOWDOWN");
-	int times = slowdown ? atoi(slowdown) : 1;
-
-	return times > 1 ? (rounds + times - 1) / times : rounds;
-}
-
-/* A number from a file of /proc: what comes after @key at the start of a line. */
-static inline long kib_of(const char *file, const char *key)
-{
-	char line[256];
-	long kib = -1;
-	FILE *f = fopen(file, "r");
-
-	ck_assert_ptr_nonnull(f);
-	while (fgets(line, sizeof(line), f))
-		if (!strncmp(line, key, strlen(key)))
-			kib = atol(line + strlen(key) + 1);
-	fclose(f);
-	ck_assert_int_ge(kib, 0);
-	return kib;
-}
-
-/*
- * Memory to be had, in KiB. What CPUs keep at hand of it (tens of MiB, since Linux 6.7)
- * the kernel does not count.
- */
-static inline long available_kib(void)
-{
-	long pages = 0, count;
-	char line[256];
-	FILE *f = fopen("/proc/zoneinfo", "r");
-
-	ck_assert_ptr_nonnull(f);
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, " count: %ld", &count) == 1)
-			pages += count;
-	fclose(f);
-	return kib_of("/proc/meminfo", "MemAvailable:") + pages * (long)(PAGE / 1024);
-}
-
-/* Become a user without any capability. */
-static inline void drop_privileges(void)
-{
-	assert_ok(setgroups(0, NULL));
-	assert_ok(setresgid(65534, 65534, 65534));
-	assert_ok(setresuid(65534, 65534, 65534));
-	/* Like one who has logged in as that user: he may look at himself in /proc. */
-	assert_ok(prctl(PR_SET_DUMPABLE, 1));
-}
-
-static inline void set_memlock(size_t bytes)
-{
-	struct rlimit limit = { bytes, bytes };
-
-	assert_ok(setrlimit(RLIMIT_MEMLOCK, &limit));
-}
+#include "test_base.h"
 
 struct exmap {
 	int fd;
@@ -271,22 +185,6 @@ static inline size_t resident(struct exmap *ex, uint64_t page, size_t len)
 	for (size_t i = 0; i < len; i++)
 		sum += vec[i] & 1;
 	return sum;
-}
-
-static inline bool all_bytes(const char *page, char byte)
-{
-	return page[0] == byte && !memcmp(page, page + 1, PAGE - 1);
-}
-
-/* A child's exit status: 0 where all its assertions held. */
-static inline void wait_child(pid_t pid, int want)
-{
-	int status;
-
-	assert_ok(waitpid(pid, &status, 0));
-	ck_assert_msg(WIFEXITED(status) ? WEXITSTATUS(status) == want
-					: WTERMSIG(status) == want,
-		      "child: status %#x, expected %d", status, want);
 }
 
 #endif /* TEST_COMMON_H */
