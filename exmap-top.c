@@ -60,6 +60,7 @@ static struct {
 
 static struct termios terminal;
 static volatile sig_atomic_t stopped;
+static sigset_t unblocked;	/* the signals as they were */
 
 static void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *format, ...)
 {
@@ -83,13 +84,13 @@ static FILE *open_of(int pid, const char *format, const char *name)
 	return fopen(path, "re");
 }
 
-static bool is_exmap(int pid, const char *fd)
+/* Not a socket or the like. What it is called is no sign: it can be mounted anywhere. */
+static bool is_on_a_path(int pid, const char *fd)
 {
-	char path[64 + NAME_MAX], target[sizeof("/dev/exmap")];
+	char path[64 + NAME_MAX], first;
 
 	snprintf(path, sizeof(path), "/proc/%d/fd/%s", pid, fd);
-	return readlink(path, target, sizeof(target)) == sizeof(target) - 1 &&
-		!memcmp(target, "/dev/exmap", sizeof(target) - 1);
+	return readlink(path, &first, 1) == 1 && first == '/';
 }
 
 static void read_values(FILE *file, struct look *look)
@@ -118,9 +119,10 @@ static void read_command(struct look *look)
 	if (fgets(look->command, sizeof(look->command), file))
 		look->command[strcspn(look->command, "\n")] = '\0';
 	fclose(file);
-	/* A process can call itself what it likes, but not draw on our screen. */
+	/* A process can call itself what it likes, but not draw on our screen or in a CSV. */
 	for (c = look->command; *c; c++)
-		if (!isprint((unsigned char)*c) || *c == ',')
+		if (!isprint((unsigned char)*c) || strchr(",\"'", *c) ||
+		    (c == look->command && strchr("=+-@", *c)))
 			*c = '?';
 }
 
@@ -165,7 +167,7 @@ static void look_at_process(struct looks *looks, int pid)
 	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
 	dir = opendir(path);
 	while (dir && (entry = readdir(dir)))
-		if (isdigit((unsigned char)entry->d_name[0]) && is_exmap(pid, entry->d_name))
+		if (isdigit((unsigned char)entry->d_name[0]) && is_on_a_path(pid, entry->d_name))
 			look_at_file(looks, pid, entry->d_name);
 	if (dir)
 		closedir(dir);
@@ -232,8 +234,8 @@ static void print_csv(const struct looks *now, const struct looks *before)
 	int v;
 
 	for (i = 0; i < now->nr; i++) {
-		printf("%lld,%d,%s", (long long)now->time.tv_sec, now->look[i].pid,
-		       now->look[i].command);
+		printf("%lld.%03ld,%d,%s", (long long)now->time.tv_sec,
+		       now->time.tv_nsec / 1000000, now->look[i].pid, now->look[i].command);
 		for (v = ID; v < ALLOCS; v++)
 			printf(",%" PRIu64, now->look[i].value[v]);
 		for (; v < VALUES; v++)
@@ -279,7 +281,8 @@ static void print(const struct looks *now, const struct looks *before)
 		print_table(now, before, -1);
 		putchar('\n');
 	} else {
-		ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
+		if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || !size.ws_row)
+			size.ws_row = 24;
 		/* From the upper left corner on an empty screen, no line of it wrapped. */
 		printf("\033[H\033[2J\033[?7l");
 		print_table(now, before, size.ws_row);
@@ -291,9 +294,12 @@ static void print(const struct looks *now, const struct looks *before)
 static bool wait_for_key(void)
 {
 	struct pollfd key = { .fd = option.batch ? -1 : STDIN_FILENO, .events = POLLIN };
+	struct timespec delay = { .tv_sec = (time_t)option.delay };
 	char c = 0;
 
-	if (poll(&key, 1, (int)(option.delay * 1000)) > 0 &&
+	delay.tv_nsec = (long)((option.delay - (double)delay.tv_sec) * 1e9);
+	/* Signals come in here only, so that none is slept over. */
+	if (ppoll(&key, 1, &delay, &unblocked) > 0 &&
 	    (read(STDIN_FILENO, &c, 1) <= 0 || c == 'q'))
 		return false;
 	return !stopped;
@@ -302,6 +308,22 @@ static bool wait_for_key(void)
 static void on_signal(int signal)
 {
 	stopped = 1;
+}
+
+/* What ends the program has it put the terminal right first. */
+static void catch_signals(void)
+{
+	static const int ends[] = { SIGINT, SIGTERM, SIGHUP };
+	struct sigaction action = { .sa_handler = on_signal };
+	sigset_t set;
+	size_t i;
+
+	sigemptyset(&set);
+	for (i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+		sigaddset(&set, ends[i]);
+		sigaction(ends[i], &action, NULL);
+	}
+	sigprocmask(SIG_BLOCK, &set, &unblocked);
 }
 
 static void restore_terminal(void)
@@ -320,6 +342,9 @@ static void use_terminal(void)
 	atexit(restore_terminal);
 	raw = terminal;
 	raw.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+	/* No core and no stop, which would leave it like this. */
+	raw.c_cc[VQUIT] = _POSIX_VDISABLE;
+	raw.c_cc[VSUSP] = _POSIX_VDISABLE;
 	tcsetattr(STDIN_FILENO, TCSANOW, &raw);
 	printf("\033[?25l");
 }
@@ -388,12 +413,10 @@ static void options(int argc, char **argv)
 int main(int argc, char **argv)
 {
 	struct looks looks[2] = { };
-	struct sigaction action = { .sa_handler = on_signal };
 	int now = 0;
 
 	options(argc, argv);
-	sigaction(SIGINT, &action, NULL);
-	sigaction(SIGTERM, &action, NULL);
+	catch_signals();
 	if (!option.batch)
 		use_terminal();
 	if (option.csv)
@@ -403,7 +426,8 @@ int main(int argc, char **argv)
 	while (option.rounds-- && wait_for_key()) {
 		now = !now;
 		look_around(&looks[now]);
-		qsort(looks[now].look, looks[now].nr, sizeof(looks[now].look[0]), compare);
+		if (looks[now].nr)
+			qsort(looks[now].look, looks[now].nr, sizeof(looks[now].look[0]), compare);
 		print(&looks[now], &looks[!now]);
 	}
 	free(looks[0].look);

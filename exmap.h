@@ -71,7 +71,7 @@ struct exmap_bundle {
  * @empty: empty bundles, the same
  * @bundles: how many bundles came with pages, and are still here; never fewer than it takes to hold
  *	all of @taken, so that a page can be put back without allocating
- * @taken: pages taken from the system, at most @ceiling
+ * @taken: pages taken from the system, at most @ceiling; may be read without @lock
  * @pushes: counts full bundles that came in
  * @transit: read-held where pages are between the system and an interface,
  *	write-held to find out for certain that no page is free
@@ -129,7 +129,8 @@ struct exmap_counts {
  * @victim: whom the last steal was from
  * @fillers: tasks in exmap_stock_fill(), which lets go of @lock now and then: what
  *	they have got so far is not for the shrinker
- * @in_flight: pages that are neither free nor mapped, but being read from the file
+ * @in_flight: pages that are neither free nor mapped, but being read from the file; may
+ *	be read without @lock
  * @counts: may be read without @lock; what the surface holds is what all interfaces
  *	have mapped, less what they and the notifier (exmap->unmapped) have unmapped
  *

@@ -642,6 +642,7 @@ static int exmap_io_gather(struct exmap_io *io)
 		slot = &io->slot[io->nr_slots];
 		entry->first = io->nr_slots;
 		entry->nr = 0;
+		cond_resched();
 		if (entry->res)
 			continue;
 		if (exmap_io_size(entry) > io->room - io->nr_slots)
@@ -967,7 +968,9 @@ static long exmap_io_read_one(struct exmap *exmap, struct exmap_interface *inter
 		slot.error = ret;
 	mapped = exmap_install(exmap, interface, &slot, 1);
 	exmap_count(&interface->counts.reads, mapped);
-	trace_exmap_read(exmap, interface, 1, mapped, slot.error);
+	/* What came up short is tried again, and then told of. */
+	if (slot.error != -EIO)
+		trace_exmap_read(exmap, interface, 1, mapped, slot.error);
 	mutex_unlock(&interface->lock);
 	return slot.error ? ret : PAGE_SIZE;
 }

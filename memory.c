@@ -489,7 +489,7 @@ int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
 		slot[nr++] = (struct exmap_slot){ .address = address, .page = page };
 	}
 	exmap_walk_unlock(&walk);
-	interface->in_flight += nr;
+	WRITE_ONCE(interface->in_flight, interface->in_flight + nr);
 	return err ?: nr;
 }
 
@@ -512,7 +512,7 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 	pte_t *pte;
 
 	lockdep_assert_held(&interface->lock);
-	interface->in_flight -= nr;
+	WRITE_ONCE(interface->in_flight, interface->in_flight - nr);
 	for (; nr; nr--, slot++) {
 		/*
 		 * A table that was there when the page was reserved may have been
@@ -550,11 +550,16 @@ int exmap_pin(struct exmap *exmap, unsigned long start, unsigned long end,
 	      struct exmap_slot *slot)
 {
 	struct exmap_walk walk = EXMAP_WALK(exmap);
-	unsigned long address;
+	unsigned long address, next;
 	struct page *page;
 	int nr = 0;
 
-	for (address = start; address < end; address += PAGE_SIZE) {
+	for (address = start; address < end; address = next) {
+		next = address + PAGE_SIZE;
+		if (!exmap_walk_lock(&walk, address)) {
+			next = pmd_addr_end(address, end);
+			continue;
+		}
 		page = exmap_mapped_page(&walk, address);
 		if (!page)
 			continue;
@@ -827,24 +832,34 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 	vm_fault_t ret = VM_FAULT_NOPAGE;
 	unsigned int mapped = 0;
 	enum exmap_gate gate;
+	pte_t *pte;
+	int err;
 
 	if (exmap_populate_one(exmap, vmf->address))
 		return exmap_was_closed(exmap, openings) ? exmap_fault_wait(exmap, vmf) :
 			VM_FAULT_SIGBUS;
 	mutex_lock(&interface->lock);
-	if (exmap_stock_fill(exmap, interface, 1))
-		ret = VM_FAULT_SIGBUS;
+	err = exmap_stock_fill(exmap, interface, 1);
 	gate = READ_ONCE(exmap->gate);
-	if (gate == EXMAP_GATE_DEAD)
+	if (gate == EXMAP_GATE_OPEN && exmap_walk_lock(&walk, vmf->address)) {
+		pte = &walk.table[pte_index(vmf->address)];
+		/* Who took the last page may have mapped it right here. */
+		if (!pte_none(*pte))
+			err = 0;
+		else if (!err)
+			mapped = exmap_map_run(exmap, interface, vmf->address, pte, 1);
+	}
+	if (err)
+		ret = VM_FAULT_SIGBUS;
+	if (gate == EXMAP_GATE_DEAD) {
+		err = -EPROTO;
 		ret = VM_FAULT_SIGSEGV;
-	else if (!(ret & VM_FAULT_ERROR) && gate == EXMAP_GATE_OPEN &&
-		 exmap_walk_lock(&walk, vmf->address))
-		mapped = exmap_map_run(exmap, interface, vmf->address,
-				       &walk.table[pte_index(vmf->address)], 1);
+	}
 	exmap_walk_unlock(&walk);
 	exmap_count(&interface->counts.allocs, mapped);
 	exmap_stock_trim(exmap, interface);
-	trace_exmap_alloc(exmap, interface, 1, mapped, ret & VM_FAULT_ERROR ? -ENOMEM : 0);
+	if (mapped || err)
+		trace_exmap_alloc(exmap, interface, 1, mapped, err);
 	mutex_unlock(&interface->lock);
 	if (!(ret & VM_FAULT_ERROR) && gate == EXMAP_GATE_CLOSED)
 		return exmap_fault_wait(exmap, vmf);

@@ -173,7 +173,7 @@ void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr
 		put_page(page[i]);
 	exmap_rss_add(exmap->mm, -(long)nr);
 	spin_lock(&pool->lock);
-	pool->taken -= nr;
+	WRITE_ONCE(pool->taken, pool->taken - nr);
 	spin_unlock(&pool->lock);
 }
 
@@ -207,7 +207,7 @@ static bool exmap_depot_drain_one(struct exmap *exmap)
 	spin_lock(&pool->lock);
 	bundle = exmap_depot_pop(pool);
 	if (bundle) {
-		pool->taken -= EXMAP_BUNDLE_PAGES;
+		WRITE_ONCE(pool->taken, pool->taken - EXMAP_BUNDLE_PAGES);
 		pool->bundles--;
 		exmap_rss_add(exmap->mm, -(long)EXMAP_BUNDLE_PAGES);
 	}
@@ -481,7 +481,7 @@ static long exmap_pool_reserve(struct exmap_pool *pool, unsigned long nr)
 	}
 	if (nr)
 		nr = rounddown_pow_of_two(nr);
-	pool->taken += nr;
+	WRITE_ONCE(pool->taken, pool->taken + nr);
 	spin_unlock(&pool->lock);
 	return nr;
 }
@@ -534,7 +534,7 @@ static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interf
 	block = exmap_pool_take(&order);
 	nr = block ? 1L << order : -ENOMEM;
 	spin_lock(&pool->lock);
-	pool->taken -= reserved - max(nr, 0L);
+	WRITE_ONCE(pool->taken, pool->taken - (reserved - max(nr, 0L)));
 	spin_unlock(&pool->lock);
 	exmap_rss_add(exmap->mm, max(nr, 0L));
 out:

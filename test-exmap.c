@@ -1066,6 +1066,38 @@ START_TEST(pagefault_alloc_on_a_dead_surface_is_efault)
 END_TEST
 
 /* Nor may one by a task that is being killed while the pool is empty. */
+enum { TOUCHERS = 3 };
+
+static pthread_barrier_t touch_barrier;
+
+static void *touching_thread(void *arg)
+{
+	struct exmap *ex = arg;
+
+	for (;;) {
+		pthread_barrier_wait(&touch_barrier);
+		*(volatile char *)ex->surface = 1;
+		pthread_barrier_wait(&touch_barrier);
+	}
+	return NULL;
+}
+
+/* The pool has one page: who comes too late to get it finds it where it was touched. */
+START_TEST(pagefault_alloc_of_the_same_page_by_threads)
+{
+	struct exmap *ex = exmap_new_flags(MIB, 1, 1, EXMAP_PAGEFAULT_ALLOC);
+	pthread_t thread;
+
+	pthread_barrier_init(&touch_barrier, NULL, TOUCHERS + 1);
+	for (int i = 0; i < TOUCHERS; i++)
+		ck_assert(!pthread_create(&thread, NULL, touching_thread, ex));
+	for (int round = scaled(3000); round; round--) {
+		pthread_barrier_wait(&touch_barrier);
+		pthread_barrier_wait(&touch_barrier);
+		ck_assert_int_eq(release(ex, 0, 0, 1), 1);
+	}
+}
+END_TEST
 START_TEST(pagefault_alloc_can_be_killed)
 {
 	for (int round = 0; round < 30; round++) {
@@ -2462,6 +2494,7 @@ static const struct test tests[] = {
 	TEST(pagefault_alloc_takes_pages_from_other_interfaces),
 	TEST_SIGNAL(pagefault_alloc_of_an_empty_pool_is_sigbus, SIGBUS),
 	TEST(pagefault_alloc_on_a_dead_surface_is_efault),
+	TEST(pagefault_alloc_of_the_same_page_by_threads),
 	TEST(pagefault_alloc_can_be_killed),
 	TEST(pool_any_free_page_can_be_had),
 	TEST(pool_one_entry_takes_from_all_interfaces),

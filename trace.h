@@ -50,7 +50,7 @@ TRACE_EVENT(exmap_teardown,
 );
 
 /*
- * A call, or a part of a READ or WRITE that was under way at once. @pages were mapped,
+ * A call that did something, or a part of a READ or WRITE that was under way at once. @pages were mapped,
  * unmapped, read or written; @ret is how many entries failed, or why the call did.
  */
 DECLARE_EVENT_CLASS(exmap_call,
