@@ -18,7 +18,6 @@
 #include "exmap_user.h"
 
 #define BATCH 64		/* pages that are evicted at a time */
-#define HOT 8			/* how many pages one operation in 4 goes to */
 #define PAGE EXMAP_PAGE_SIZE
 #define WORDS (PAGE / sizeof(uint64_t))
 
@@ -266,7 +265,7 @@ static bool is_good(struct page *page, uint64_t nr)
 {
 	uint64_t sum = page->word[CHECKSUM];
 
-	if (nr % HOT == 0)	/* have others come between, if they can */
+	if (nr % 8 == 0)	/* have others come between, if they can */
 		sched_yield();
 	return page->word[ID] == nr && sum == checksum(page);
 }
@@ -281,7 +280,7 @@ static void *work(void *seed)
 	must(with_exmap ? exmap_attach(&exmap, &interface) : 0);
 	for (i = 0; i < ops; i++) {
 		random = random * 6364136223846793005 + 1442695040888963407;
-		nr = (random >> 32) % (i % 4 ? pages : HOT);
+		nr = (random >> 32) % (i % 4 ? pages : 8);	/* 8 pages are used often */
 		if ((random >> 24) % 100 < percent) {
 			page = fix_exclusive(nr);
 			good = is_good(page, nr);
@@ -293,11 +292,12 @@ static void *work(void *seed)
 		} else if (i % 15) {
 			good = read_page(nr, is_good);
 		} else {
-			good = is_good(fix_shared(nr), nr);
+			page = fix_shared(nr);	/* it stays as it is while the other is read */
+			good = read_page(nr ^ 1, is_good) && is_good(page, nr);
 			unfix_shared(nr);
 		}
 		if (!good)
-			errx(1, "page %lu is damaged in memory", nr);
+			errx(1, "page %lu or its neighbour is damaged in memory", nr);
 	}
 	if (with_exmap)
 		exmap_detach(&interface);
