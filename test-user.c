@@ -378,7 +378,7 @@ START_TEST(no_two_threads_get_the_same)
 	pthread_t thread[THREADS];
 	int before = held();
 
-	crowd.rounds = scaled(2000);
+	crowd.rounds = scaled(300);
 	open_one(&crowd.exmap, 100, INTERFACES);
 	for (int i = 0; i < THREADS; i++)
 		ck_assert_int_eq(pthread_create(&thread[i], NULL, attach_and_detach, &crowd), 0);
