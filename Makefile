@@ -4,7 +4,7 @@
 # make install    install module, headers, exmap-top and man pages; install-dev: all but the module
 # make dkms-install  have dkms build and install the module for this kernel and later ones
 # make dkms-remove   undo that
-# make demo       the paper's Figures 8 and 10, from a throw-away virtual machine
+# make demo       the paper's Figures 8 and 10 and the example, from a throw-away machine
 # make figures    its Figures 9 and 10, from the same
 # make budget     what a READ costs in instructions, in the same; into the README
 # make cost       what every call costs, in the same

@@ -195,7 +195,7 @@ static struct page *fix_exclusive(uint64_t nr)
 
 /*
  * Where read_page() goes on when exmap frees the page beneath it. SIGSEGV comes from a load of its
- * own, with no lock held and nothing changed: it can just leave. SA_NODEFER masks no signals.
+ * own; it has locked and changed nothing since, and can just leave. SA_NODEFER masks no signals.
  */
 static _Thread_local sigjmp_buf *_Atomic restart;
 
@@ -213,7 +213,7 @@ static void on_segv(int number, siginfo_t *info, void *context)
  * (others may read or mark it); then what look() returned is right. Before that it may have seen
  * half of an update; or, of a page that was thrown out, zeros (madvise), or what was there until
  * SIGSEGV (exmap: FREE returns, and the page is used elsewhere, only after every CPU has forgotten
- * the address). So look() believes nothing, and changes nothing.
+ * the address). So look() believes nothing, and locks and changes nothing.
  */
 static bool read_page(uint64_t nr, bool (*look)(struct page *page, uint64_t nr))
 {
