@@ -303,16 +303,6 @@ static struct exmap_interface *exmap_get_interface(struct exmap *exmap, unsigned
 
 /* ACTION, STATS, CLONE */
 
-/* Two words: copy_from_user() would take a tenth of a call of one page. */
-static int exmap_get_params(struct exmap_action_params *params, const void __user *arg)
-{
-	const u64 __user *from = arg;
-	u64 *to = (u64 *)params;
-
-	BUILD_BUG_ON(sizeof(*params) != 2 * sizeof(u64));
-	return get_user(to[0], &from[0]) ?: get_user(to[1], &from[1]);
-}
-
 static long exmap_ioctl_action(struct exmap *exmap, const void __user *arg)
 {
 	struct exmap_action_params params;
@@ -320,7 +310,7 @@ static long exmap_ioctl_action(struct exmap *exmap, const void __user *arg)
 	struct exmap_iov *iov;
 	bool probe;
 
-	if (exmap_get_params(&params, arg))
+	if (copy_from_user(&params, arg, sizeof(params)))
 		return -EFAULT;
 	if (!exmap_ready(exmap))
 		return -EBADF;
