@@ -269,18 +269,6 @@ struct exmap_slot {
 };
 
 /**
- * exmap_answer_word - an entry's answer
- * @res: 0 or an error
- * @pages: how many pages the call did something to
- *
- * Return: @res and @pages of struct exmap_iov, as @value.
- */
-static inline u64 exmap_answer_word(int res, unsigned int pages)
-{
-	return (u64)(pages & U16_MAX) << 32 | (u32)res;
-}
-
-/**
  * exmap_answer - put an entry's answer in place of the request
  * @iov: the entry
  * @res: 0 or an error
@@ -290,7 +278,7 @@ static inline u64 exmap_answer_word(int res, unsigned int pages)
  */
 static inline void exmap_answer(struct exmap_iov *iov, int res, unsigned int pages)
 {
-	WRITE_ONCE(iov->value, exmap_answer_word(res, pages));
+	WRITE_ONCE(iov->value, (u64)(pages & U16_MAX) << 32 | (u32)res);
 }
 
 /**

@@ -383,7 +383,6 @@ static unsigned int exmap_alloc_singles(struct exmap_walk *walk, struct exmap_in
 	lockdep_assert_held(&interface->lock);
 	for (entry = iov; entry < end; entry++) {
 		unsigned long number = exmap_single(READ_ONCE(entry->value), first, pages);
-		u64 answer = 0;
 		pte_t *pte;
 
 		if (unlikely(!number || !exmap_walk_lock(walk, number << PAGE_SHIFT)))
@@ -392,9 +391,10 @@ static unsigned int exmap_alloc_singles(struct exmap_walk *walk, struct exmap_in
 		if (likely(pte_none(*pte))) {
 			exmap_pte_set(exmap->mm, number << PAGE_SHIFT, pte,
 				      native_make_pte(bits | page_to_phys(*--free)));
-			answer = exmap_answer_word(0, 1);
+			exmap_answer(entry, 0, 1);
+		} else {
+			exmap_answer(entry, 0, 0);
 		}
-		WRITE_ONCE(entry->value, answer);
 	}
 	used = &interface->loaded->page[interface->count] - free;
 	WRITE_ONCE(interface->count, interface->count - used);
@@ -716,7 +716,7 @@ static unsigned int exmap_free_singles(struct exmap_unmap *unmap, struct exmap_i
 		*limbo++ = pfn_to_page((native_pte_val(old) & PTE_PFN_MASK) >> PAGE_SHIFT);
 		lowest = min(lowest, number);
 		highest = max(highest, number);
-		WRITE_ONCE(entry->value, exmap_answer_word(0, 1));
+		exmap_answer(entry, 0, 1);
 	}
 	if (entry == iov)
 		return 0;
