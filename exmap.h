@@ -100,7 +100,7 @@ struct exmap_pool {
  * @allocs: mapped by ALLOC, or by a touch
  * @frees: unmapped by FREE
  * @reads: mapped by READ
- * @writes: handed to the backing file by WRITE
+ * @writes: written by WRITE
  * @steals: taken from other interfaces
  * @flushes: TLB shootdowns
  */

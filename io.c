@@ -717,19 +717,12 @@ static void exmap_io_land(struct exmap_io *io)
 		exmap_io_map(io);
 }
 
-/* The window is done: tell who traces it. */
-static void exmap_io_trace(const struct exmap_io *io)
+/* The window is done, with so many pages and failed entries: tell who traces it. */
+static void exmap_io_trace(const struct exmap_io *io, unsigned long pages, unsigned int failed)
 {
 	const unsigned int nr = io->next - io->first;
-	unsigned int i, failed = 0;
-	unsigned long pages = 0;
-	long ret;
+	const long ret = io->err ?: failed;
 
-	for (i = io->first; i < io->next; i++) {
-		pages += io->entry[i].pages;
-		failed += io->entry[i].res < 0;
-	}
-	ret = io->err ?: failed;
 	if (exmap_io_writes(io))
 		trace_exmap_write(io->exmap, io->interface, nr, pages, ret);
 	else if (io->opcode == EXMAP_OP_READ)
@@ -741,15 +734,19 @@ static void exmap_io_trace(const struct exmap_io *io)
 /* The window is done. */
 static void exmap_io_finish(struct exmap_io *io)
 {
-	unsigned int i;
+	unsigned long pages = 0;
+	unsigned int i, failed = 0;
 
 	for (i = 0; i < io->nr_runs; i++)
 		if (io->run[i].ret != (long)io->run[i].nr << PAGE_SHIFT)
 			exmap_io_settle(io, &io->run[i]);
 	exmap_io_land(io);
-	for (i = io->first; i < io->next; i++)
+	for (i = io->first; i < io->next; i++) {
 		exmap_io_result(io, &io->entry[i]);
-	exmap_io_trace(io);
+		pages += io->entry[i].pages;
+		failed += io->entry[i].res < 0;
+	}
+	exmap_io_trace(io, pages, failed);
 }
 
 /* Have the window as if it had never been. */
