@@ -66,9 +66,6 @@ test-bench-steal-same: test-bench-steal.c bench_common.h exmap_user.h linux/exma
 
 test-bench-read: LDLIBS += -luring
 
-test-bench-cost: test-bench-cost.c exmap_user.h linux/exmap.h
-	$(CC) $(CFLAGS) -o $@ $<
-
 test-bench-%: test-bench-%.c bench_common.h exmap_user.h linux/exmap.h
 	$(CC) $(CFLAGS) -o $@ $< $(LDLIBS)
 

@@ -7,15 +7,10 @@
  * of the clock around each call. What is measured has been done before: pages are in the
  * pool, page tables are there.
  */
-#include <getopt.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
+#include "bench_common.h"
+
 #include <sys/syscall.h>
 #include <sys/uio.h>
-#include <time.h>
-
-#include "exmap_user.h"
 
 #define TOTAL 4096U	/* pages per round */
 #define ROUNDS 3
@@ -33,25 +28,16 @@ static uint64_t spent;
 
 static void __attribute__((noreturn)) fail(const char *what, int err)
 {
-	fprintf(stderr, "test-bench-cost: %s: %s\n", what, exmap_strerror(err));
-	exit(1);
-}
-
-static uint64_t now(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+	bench_fail("%s: %s", what, exmap_strerror(err));
 }
 
 /* Evaluates to what @call does, and adds the time to @spent. */
-#define timed(call) ({			\
-	uint64_t start_ = now();	\
-	long ret_ = (long)(call);	\
-					\
-	spent += now() - start_;	\
-	ret_;				\
+#define timed(call) ({					\
+	uint64_t start_ = bench_nanoseconds();		\
+	long ret_ = (long)(call);			\
+							\
+	spent += bench_nanoseconds() - start_;		\
+	ret_;						\
 })
 
 /* A batch of single pages at one interface; only the call itself counts. */
