@@ -26,7 +26,7 @@ CFLAGS ?= -O2 -g
 override CFLAGS += -std=gnu11 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -I. -pthread
 CHECK_LIBS = $(shell pkg-config --cflags --libs check)
 
-TESTS = test-exmap test-hostile test-io test-uring test-faults test-user test-user-cxx
+TESTS = test-exmap test-defer test-hostile test-io test-uring test-faults test-user test-user-cxx
 BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same test-bench-read test-bench-cost
 EXAMPLES = examples/bufferpool
 PROGRAMS = $(TESTS) test-fuzz $(BENCHES) exmap-top $(EXAMPLES)

@@ -14,6 +14,8 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
+#include <asm/cpu_device_id.h>
+
 #include "compat.h"
 #include "exmap.h"
 #include "ksyms.h"
@@ -53,6 +55,7 @@ static void exmap_free_interfaces(struct exmap_interface *interfaces, unsigned i
 	for (i = 0; i < nr; i++) {
 		exmap_stock_destroy(&interfaces[i]);
 		free_page((unsigned long)interfaces[i].user);
+		mutex_destroy(&interfaces[i].quarantine.lock);
 		mutex_destroy(&interfaces[i].lock);
 	}
 	kvfree(interfaces);
@@ -134,8 +137,11 @@ static struct exmap_interface *exmap_alloc_interfaces(unsigned int nr)
 	interfaces = kvcalloc(nr, sizeof(*interfaces), GFP_KERNEL_ACCOUNT);
 	if (!interfaces)
 		return NULL;
-	for (i = 0; i < nr; i++)
+	for (i = 0; i < nr; i++) {
 		mutex_init(&interfaces[i].lock);
+		mutex_init(&interfaces[i].quarantine.lock);
+		interfaces[i].quarantine.start = ULONG_MAX;
+	}
 	return interfaces;
 }
 
@@ -303,6 +309,24 @@ static struct exmap_interface *exmap_get_interface(struct exmap *exmap, unsigned
 
 /* ACTION, STATS, CLONE */
 
+/* The flags that each opcode takes. */
+static const u64 exmap_action_flags[] = {
+	[EXMAP_OP_READ] = EXMAP_ALLOC_PROBE,
+	[EXMAP_OP_ALLOC] = EXMAP_ALLOC_PROBE,
+	[EXMAP_OP_FREE] = EXMAP_ALLOC_PROBE | EXMAP_FREE_DEFER,
+	[EXMAP_OP_WRITE] = EXMAP_ALLOC_PROBE,
+	[EXMAP_OP_FLUSH] = 0,
+};
+
+static bool exmap_action_known(const struct exmap_action_params *params)
+{
+	const unsigned int nr = ARRAY_SIZE(exmap_action_flags);
+
+	return params->opcode < nr && params->iov_len <= EXMAP_USER_INTERFACE_PAGES &&
+		!(params->flags & ~exmap_action_flags[array_index_nospec(params->opcode, nr)]) &&
+		!(params->opcode == EXMAP_OP_FLUSH && params->iov_len);
+}
+
 static long exmap_ioctl_action(struct exmap *exmap, const void __user *arg)
 {
 	struct exmap_action_params params;
@@ -314,12 +338,13 @@ static long exmap_ioctl_action(struct exmap *exmap, const void __user *arg)
 		return -EFAULT;
 	if (!exmap_ready(exmap))
 		return -EBADF;
-	if (params.flags & ~(u64)EXMAP_ALLOC_PROBE || params.iov_len > EXMAP_USER_INTERFACE_PAGES ||
-	    params.opcode > EXMAP_OP_WRITE)
+	if (!exmap_action_known(&params))
 		return -EINVAL;
 	interface = exmap_get_interface(exmap, params.interface);
 	if (IS_ERR(interface))
 		return PTR_ERR(interface);
+	if (params.opcode == EXMAP_OP_FLUSH)
+		return exmap_flush(exmap, interface);
 	if (!params.iov_len)
 		return 0;
 	probe = params.flags & EXMAP_ALLOC_PROBE;
@@ -329,6 +354,8 @@ static long exmap_ioctl_action(struct exmap *exmap, const void __user *arg)
 	case EXMAP_OP_ALLOC:
 		return exmap_alloc(exmap, interface, iov, params.iov_len, probe);
 	case EXMAP_OP_FREE:
+		if (params.flags & EXMAP_FREE_DEFER)
+			return exmap_free_deferred(exmap, interface, iov, params.iov_len);
 		return exmap_free(exmap, interface, iov, params.iov_len);
 	default:
 		if (!exmap->file)
@@ -605,6 +632,7 @@ static void exmap_show_fdinfo(struct seq_file *m, struct file *file)
 	seq_printf(m, "exmap-pages-system:\t%lu\n", READ_ONCE(exmap->pool.taken));
 	seq_printf(m, "exmap-pages-mapped:\t%llu\n", exmap_mapped(exmap));
 	seq_printf(m, "exmap-pages-free:\t%lu\n", exmap_pool_free_pages(exmap));
+	seq_printf(m, "exmap-pages-deferred:\t%lu\n", exmap_quarantined(exmap));
 	seq_printf(m, "exmap-pages-in-flight:\t%u\n", in_flight);
 	seq_printf(m, "exmap-allocs:\t%llu\n", counts.allocs);
 	seq_printf(m, "exmap-frees:\t%llu\n", counts.frees);
@@ -636,10 +664,21 @@ static struct miscdevice exmap_device = {
 	.fops = &exmap_fops,
 };
 
+static const struct x86_cpu_id exmap_errata[] __initconst = {
+	X86_MATCH_VENDOR_FAM_MODEL(INTEL, 6, 0x57, NULL),	/* Knights Landing */
+	X86_MATCH_VENDOR_FAM_MODEL(INTEL, 6, 0x85, NULL),	/* Knights Mill */
+	{ }
+};
+
 static int __init exmap_init(void)
 {
 	int err;
 
+	/* These may set bits in a PTE that is not present (_PAGE_KNL_ERRATUM_MASK). */
+	if (x86_match_cpu(exmap_errata)) {
+		pr_err("Xeon Phi processors are not supported\n");
+		return -ENODEV;
+	}
 	/* Xen PV guests do not own their page tables. */
 	if (boot_cpu_has(X86_FEATURE_XENPV)) {
 		pr_err("Xen PV guests are not supported\n");

@@ -15,7 +15,8 @@
  *       a bundle of the depot     pool->lock
  *       a bundle of an interface  interface->lock
  *       on the surface            the PTE lock (see below)
- *       unmapped, not flushed     interface->limbo; exmap->reaped in a notifier
+ *       unmapped, not flushed     interface->limbo; exmap->reaped in a notifier;
+ *                                 in a quarantine, after the call: its lock
  *       being read from a file    the call, in its slots
  *     Each has one reference of ours, and no mapcount.
  *   - While the gate is open, memory.c alone makes PTEs of the surface come and
@@ -24,7 +25,7 @@
  *
  * Lock order, outermost first:
  *   exmap->lock > mmap_lock
- *   mmap_lock > pool->transit > interface->lock > PTE lock > pool->lock
+ *   mmap_lock > pool->transit > interface->lock > quarantine->lock > PTE lock > pool->lock
  *   mmap_lock > exmap->reap_lock > PTE lock
  *   exmap->lock > exmap->gate_lock
  *   any lock, where memory is short > exmap_pools_lock > interface->lock > pool->lock,
@@ -114,6 +115,26 @@ struct exmap_counts {
 };
 
 /**
+ * struct exmap_quarantine - pages that FREE has unmapped, their flush put off
+ * @lock: held from before the first page is unmapped, and until those that are flushed
+ *	are free pages; guards all the rest. Any interface may flush them, with its own lock held
+ * @bundle: the pages, page[0 .. @nr - 1]
+ * @address: where they were. There the PTE says that a flush is due, until it is done. Set
+ *	once, after @bundle
+ * @nr: how many; may be read without @lock
+ * @start: first address of all
+ * @end: first address after the last
+ */
+struct exmap_quarantine {
+	struct mutex lock;
+	struct exmap_bundle *bundle;
+	unsigned long *address;
+	unsigned int nr;
+	unsigned long start;
+	unsigned long end;
+};
+
+/**
  * struct exmap_interface - what one thread works with
  * @lock: held while a call is at work; guards all the rest
  * @user: the entries, in the page that is shared with user space; set once
@@ -133,6 +154,7 @@ struct exmap_counts {
  *	be read without @lock
  * @counts: may be read without @lock; what the surface holds is what all interfaces
  *	have mapped, less what they and the notifier (exmap->unmapped) have unmapped
+ * @quarantine: what it has unmapped with EXMAP_FREE_DEFER
  *
  * In cache lines of its own: where each thread has an interface, none of this moves
  * from one CPU to another but for a thief.
@@ -152,6 +174,7 @@ struct exmap_interface {
 	unsigned int fillers;
 	unsigned int in_flight;
 	struct exmap_counts counts;
+	struct exmap_quarantine quarantine;
 } ____cacheline_aligned_in_smp;
 
 enum exmap_gate {
@@ -181,6 +204,8 @@ enum exmap_gate {
  * @flags: EXMAP_PAGEFAULT_ALLOC
  * @max_interfaces: how many user space can name
  *
+ * @deferred: a FREE has put its flush off; set once, before the first page is unmapped so
+ *
  * @gate: changed under @gate_lock, read under an interface's lock. Whoever
  *	closes it then takes each interface's lock once: nobody is inside any more
  * @closers: invalidations that are under way; guarded by @gate_lock
@@ -209,6 +234,7 @@ struct exmap {
 	struct file *file;
 	u64 flags;
 	unsigned int max_interfaces;
+	bool deferred;
 	enum exmap_gate gate;
 	u64 id;
 
@@ -300,6 +326,12 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 		 struct exmap_iov *iov, unsigned int nr, bool probe);
 long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
 		struct exmap_iov *iov, unsigned int nr);
+long exmap_free_deferred(struct exmap *exmap, struct exmap_interface *interface,
+			 struct exmap_iov *iov, unsigned int nr);
+long exmap_flush(struct exmap *exmap, struct exmap_interface *interface);
+bool exmap_quarantine_flush(struct exmap *exmap, struct exmap_quarantine *quarantine,
+			    struct exmap_interface *interface);
+unsigned long exmap_quarantined(const struct exmap *exmap);
 int exmap_enter(struct exmap *exmap, struct exmap_interface *interface);
 int exmap_request(const struct exmap *exmap, u64 value, unsigned long *start, unsigned long *end);
 int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
@@ -323,7 +355,10 @@ int exmap_stock_setup(struct exmap_interface *interface);
 void exmap_stock_destroy(struct exmap_interface *interface);
 int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, unsigned int want);
 void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface);
-void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface);
+void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
+			struct exmap_bundle **limbo, unsigned int nr);
+void exmap_stock_pushed(struct exmap_interface *interface);
+int exmap_quarantine_setup(struct exmap_interface *interface);
 void exmap_stock_put(struct exmap *exmap, struct exmap_interface *interface, struct page *page);
 void __exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface);
 

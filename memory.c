@@ -25,6 +25,9 @@
 
 static const struct vm_operations_struct exmap_vma_ops;
 
+static void exmap_quarantine_recall(struct exmap *exmap, struct exmap_interface *interface,
+				    unsigned long address);
+
 /* Where a call is in the page tables; what it looked up last is still locked. */
 struct exmap_walk {
 	struct exmap *exmap;
@@ -32,6 +35,14 @@ struct exmap_walk {
 	pte_t *table;
 	spinlock_t *lock;	/* the PTE lock of @table, held; NULL: none is */
 };
+
+/*
+ * What stands in place of a PTE whose page is in quarantine: ALLOC must not map another
+ * one there before the flush. For the kernel it is none, and a touch a page fault:
+ * pte_none() has to overlook this bit, which some Xeon Phi set by mistake
+ * (_PAGE_KNL_ERRATUM_MASK of all kernels; those processors exmap refuses).
+ */
+#define EXMAP_PTE_DEFERRED native_make_pte(_PAGE_ACCESSED)
 
 /* No table is locked. */
 #define NO_REGION ULONG_MAX
@@ -206,6 +217,29 @@ static int exmap_populate(struct exmap *exmap, unsigned long address, unsigned l
 	return err ?: fatal_signal_pending(current) ? -EINTR : 0;
 }
 
+/* Whether there is neither a page nor a flush due. */
+static __always_inline bool exmap_pte_free(pte_t pte)
+{
+	return !native_pte_val(pte);
+}
+
+/*
+ * Have the page table for an address locked, as exmap_walk_lock() does, and no flush due
+ * there. @interface: its lock is held; takes what had to be flushed. Another thread may
+ * have one due again the moment it is done: then its page was mapped during this call.
+ */
+static bool exmap_walk_flushed(struct exmap_walk *walk, struct exmap_interface *interface,
+			       unsigned long address)
+{
+	if (!exmap_walk_lock(walk, address))
+		return false;
+	if (likely(!pte_same(walk->table[pte_index(address)], EXMAP_PTE_DEFERRED)))
+		return true;
+	exmap_walk_unlock(walk);
+	exmap_quarantine_recall(walk->exmap, interface, address);
+	return exmap_walk_lock(walk, address);
+}
+
 /* The page that is mapped at an address, or NULL. It stays as long as the walk does. */
 static struct page *exmap_mapped_page(struct exmap_walk *walk, unsigned long address)
 {
@@ -285,7 +319,7 @@ static unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *i
 	for (; nr; nr--, pte++, address += PAGE_SIZE) {
 		struct page *page;
 
-		if (!pte_none(*pte))
+		if (!exmap_pte_free(*pte))
 			continue;
 		/*
 		 * None left: another thread is freeing what was there when we
@@ -314,6 +348,9 @@ static int exmap_alloc_entry(struct exmap_walk *walk, struct exmap_interface *in
 	err = exmap_prepare(walk, interface, start, end);
 	if (err)
 		return err;
+	if (unlikely(READ_ONCE(walk->exmap->deferred)))
+		for (address = start; address < end; address += PAGE_SIZE)
+			exmap_walk_flushed(walk, interface, address);
 	for (address = start; address < end; address = next) {
 		next = pmd_addr_end(address, end);
 		if (!exmap_walk_lock(walk, address))
@@ -366,7 +403,7 @@ static __always_inline unsigned long exmap_single(u64 request, unsigned long fir
 
 /*
  * ALLOC of entries of one page each, which most are, as long as their page tables are
- * there and so are free pages in the loaded bundle. Adds to @mapped how many it mapped.
+ * there, no flush is due, and there are free pages in the loaded bundle. Adds to @mapped how many it mapped.
  * Returns how many entries are done.
  */
 static unsigned int exmap_alloc_singles(struct exmap_walk *walk, struct exmap_interface *interface,
@@ -388,12 +425,14 @@ static unsigned int exmap_alloc_singles(struct exmap_walk *walk, struct exmap_in
 		if (unlikely(!number || !exmap_walk_lock(walk, number << PAGE_SHIFT)))
 			break;
 		pte = &walk->table[number % PTRS_PER_PTE];
-		if (likely(pte_none(*pte))) {
+		if (likely(exmap_pte_free(*pte))) {
 			exmap_pte_set(exmap->mm, number << PAGE_SHIFT, pte,
 				      native_make_pte(bits | page_to_phys(*--free)));
 			exmap_answer(entry, 0, 1);
-		} else {
+		} else if (likely(pte_present(*pte))) {
 			exmap_answer(entry, 0, 0);
+		} else {
+			break;
 		}
 	}
 	used = &interface->loaded->page[interface->count] - free;
@@ -518,9 +557,9 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 		 * A table that was there when the page was reserved may have been
 		 * freed by MADV_DONTNEED: as if that had come after us.
 		 */
-		if (!slot->error && exmap_walk_lock(&walk, slot->address)) {
+		if (!slot->error && exmap_walk_flushed(&walk, interface, slot->address)) {
 			pte = &walk.table[pte_index(slot->address)];
-			if (pte_none(*pte)) {
+			if (exmap_pte_free(*pte)) {
 				exmap_pte_set(exmap->mm, slot->address, pte,
 					      __pte(exmap->pte | page_to_phys(slot->page)));
 				mapped++;
@@ -646,7 +685,8 @@ static void exmap_free_end(struct exmap_unmap *unmap, struct exmap_interface *in
 	exmap_walk_unlock(&unmap->walk);
 	exmap_count(&interface->counts.flushes, unmap->start < unmap->end);
 	exmap_unmap_end(unmap->walk.exmap, &unmap->range, unmap->start, unmap->end);
-	exmap_stock_settle(unmap->walk.exmap, interface);
+	exmap_stock_settle(unmap->walk.exmap, interface, &interface->limbo, interface->nr_limbo);
+	interface->nr_limbo = 0;
 }
 
 /* Have room in limbo: it holds as much as is flushed at once. */
@@ -779,6 +819,240 @@ leave:
 	return err ?: failed;
 }
 
+/* FREE whose flush is put off */
+
+/*
+ * Unmap @nr pages of the table from @pte, @address, on into quarantine, which has room
+ * for them. Returns how many there were.
+ */
+static unsigned int exmap_defer_run(struct exmap *exmap, struct exmap_quarantine *quarantine,
+				    unsigned long address, pte_t *pte, unsigned int nr)
+{
+	unsigned int all = quarantine->nr;
+
+	for (; nr; nr--, pte++, address += PAGE_SIZE) {
+		pte_t old = *pte;
+
+		if (!pte_present(old))
+			continue;
+		exmap_pte_clear(exmap->mm, address, pte, old);
+		WRITE_ONCE(*pte, EXMAP_PTE_DEFERRED);
+		quarantine->bundle->page[all] = pte_page(old);
+		quarantine->address[all] = address;
+		all++;
+	}
+	nr = all - quarantine->nr;
+	/* Under the PTE lock: who finds a flush due finds it in some quarantine. */
+	WRITE_ONCE(quarantine->nr, all);
+	return nr;
+}
+
+/*
+ * Flush what is in quarantine, and make it free pages of @interface. Both locks are
+ * held; the gate is open, or is being closed.
+ *
+ * That other MMUs hear of it only now is early enough: until now the pages were
+ * nobody else's, and they find no PTE to look at again.
+ */
+static void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *quarantine,
+				 struct exmap_interface *interface)
+{
+	struct exmap_walk walk = EXMAP_WALK(exmap);
+	struct mmu_notifier_range range;
+	unsigned int i;
+	pte_t *pte;
+
+	lockdep_assert_held(&quarantine->lock);
+	if (!quarantine->nr)
+		return;
+	exmap_unmap_begin(exmap, &range, quarantine->start, quarantine->end);
+	exmap_unmap_end(exmap, &range, quarantine->start, quarantine->end);
+	exmap_count(&interface->counts.flushes, 1);
+	/* Others may map there now. */
+	for (i = 0; i < quarantine->nr; i++) {
+		if (WARN_ON_ONCE(!exmap_walk_lock(&walk, quarantine->address[i])))
+			continue;
+		pte = &walk.table[pte_index(quarantine->address[i])];
+		if (!WARN_ON_ONCE(!pte_same(*pte, EXMAP_PTE_DEFERRED)))
+			WRITE_ONCE(*pte, native_make_pte(0));
+	}
+	exmap_walk_unlock(&walk);
+	exmap_stock_settle(exmap, interface, &quarantine->bundle, quarantine->nr);
+	WRITE_ONCE(quarantine->nr, 0);
+	quarantine->start = ULONG_MAX;
+	quarantine->end = 0;
+}
+
+/**
+ * exmap_quarantine_flush - make the pages of a quarantine free pages
+ * @exmap: the exmap
+ * @quarantine: any interface's
+ * @interface: where the pages go; its lock is held
+ *
+ * Return: whether there were any.
+ */
+bool exmap_quarantine_flush(struct exmap *exmap, struct exmap_quarantine *quarantine,
+			    struct exmap_interface *interface)
+{
+	bool any;
+
+	lockdep_assert_held(&interface->lock);
+	if (!READ_ONCE(quarantine->nr))
+		return false;
+	mutex_lock(&quarantine->lock);
+	any = quarantine->nr;
+	exmap_quarantine_end(exmap, quarantine, interface);
+	mutex_unlock(&quarantine->lock);
+	return any;
+}
+
+/* Whether what was mapped at an address is in this quarantine. */
+static bool exmap_quarantine_holds(const struct exmap_quarantine *quarantine, unsigned long address)
+{
+	unsigned int i;
+
+	for (i = 0; i < quarantine->nr; i++)
+		if (quarantine->address[i] == address)
+			return true;
+	return false;
+}
+
+/* Flush what was mapped at an address, and what is in quarantine with it. */
+static void exmap_quarantine_recall(struct exmap *exmap, struct exmap_interface *interface,
+				    unsigned long address)
+{
+	struct exmap_quarantine *quarantine;
+	bool found = false;
+	unsigned int i;
+
+	address &= PAGE_MASK;
+	for (i = 0; !found && i < exmap_nr_interfaces(exmap); i++) {
+		quarantine = &exmap->interfaces[i].quarantine;
+		if (!READ_ONCE(quarantine->nr))
+			continue;
+		mutex_lock(&quarantine->lock);
+		found = exmap_quarantine_holds(quarantine, address);
+		if (found)
+			exmap_quarantine_end(exmap, quarantine, interface);
+		mutex_unlock(&quarantine->lock);
+	}
+}
+
+/**
+ * exmap_quarantined - how many pages wait for their flush
+ * @exmap: has been set up
+ *
+ * Return: pages; exact where no call is at work.
+ */
+unsigned long exmap_quarantined(const struct exmap *exmap)
+{
+	unsigned long pages = 0;
+	unsigned int i;
+
+	for (i = 0; i < exmap_nr_interfaces(exmap); i++)
+		pages += READ_ONCE(exmap->interfaces[i].quarantine.nr);
+	return pages;
+}
+
+/* FREE of one entry into quarantine. Returns how many pages it unmapped. */
+static unsigned int exmap_defer_entry(struct exmap_walk *walk, struct exmap_interface *interface,
+				      unsigned long start, unsigned long end)
+{
+	struct exmap_quarantine *quarantine = &interface->quarantine;
+	unsigned int unmapped = 0, was, room;
+	unsigned long address, next;
+
+	for (address = start; address < end; address = next) {
+		if (quarantine->nr == EXMAP_BUNDLE_PAGES) {
+			exmap_walk_unlock(walk);
+			exmap_quarantine_end(walk->exmap, quarantine, interface);
+		}
+		room = EXMAP_BUNDLE_PAGES - quarantine->nr;
+		next = min(pmd_addr_end(address, end), address + room * PAGE_SIZE);
+		if (!exmap_walk_lock(walk, address))
+			continue;
+		was = exmap_defer_run(walk->exmap, quarantine, address,
+				      &walk->table[pte_index(address)],
+				      (next - address) >> PAGE_SHIFT);
+		if (!was)
+			continue;
+		unmapped += was;
+		quarantine->start = min(quarantine->start, address);
+		quarantine->end = max(quarantine->end, next);
+	}
+	return unmapped;
+}
+
+/**
+ * exmap_free_deferred - carry out FREE, and put the flush off
+ * @exmap: has been set up, and belongs to current->mm; mmap_lock is not held
+ * @interface: in whose quarantine the pages wait; its lock is not held
+ * @iov: the entries
+ * @nr: how many
+ *
+ * The pages are flushed when the quarantine is full, when the pool is empty, when ALLOC
+ * or READ is about to map one of the addresses again, by exmap_flush(), and when the kernel is at
+ * work on the surface. Where there is no memory for a quarantine they are flushed at once.
+ *
+ * Return: as exmap_free().
+ */
+long exmap_free_deferred(struct exmap *exmap, struct exmap_interface *interface,
+			 struct exmap_iov *iov, unsigned int nr)
+{
+	struct exmap_walk walk = EXMAP_WALK(exmap);
+	long unmapped = 0, failed = 0;
+	unsigned long start, end;
+	unsigned int i, was;
+	int err;
+
+	if (exmap_quarantine_setup(interface))
+		return exmap_free(exmap, interface, iov, nr);
+	err = exmap_enter(exmap, interface);
+	if (err)
+		goto leave;
+	if (!exmap->deferred)
+		WRITE_ONCE(exmap->deferred, true);
+	mutex_lock(&interface->quarantine.lock);
+	for (i = 0; i < nr; i++) {
+		if (exmap_request(exmap, READ_ONCE(iov[i].value), &start, &end)) {
+			exmap_answer(&iov[i], -EFAULT, 0);
+			failed++;
+			continue;
+		}
+		was = exmap_defer_entry(&walk, interface, start, end);
+		exmap_answer(&iov[i], 0, was);
+		unmapped += was;
+	}
+	exmap_walk_unlock(&walk);
+	mutex_unlock(&interface->quarantine.lock);
+	exmap_count(&interface->counts.frees, unmapped);
+	exmap_stock_pushed(interface);
+	exmap_stock_trim(exmap, interface);
+leave:
+	trace_exmap_free(exmap, interface, nr, unmapped, err ?: failed);
+	mutex_unlock(&interface->lock);
+	return err ?: failed;
+}
+
+/**
+ * exmap_flush - flush what an interface has freed with the flush put off
+ * @exmap: has been set up, and belongs to current->mm; mmap_lock is not held
+ * @interface: the interface; its lock is not held
+ *
+ * Return: 0; -EPROTO where there is no surface; -EINTR where the caller is being killed.
+ */
+long exmap_flush(struct exmap *exmap, struct exmap_interface *interface)
+{
+	int err = exmap_enter(exmap, interface);
+
+	if (!err) {
+		exmap_quarantine_flush(exmap, &interface->quarantine, interface);
+		exmap_stock_trim(exmap, interface);
+	}
+	mutex_unlock(&interface->lock);
+	return err;
+}
+
 /**
  * exmap_mapped - how many pages the surface holds
  * @exmap: has been set up
@@ -841,10 +1115,10 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 	mutex_lock(&interface->lock);
 	err = exmap_stock_fill(exmap, interface, 1);
 	gate = READ_ONCE(exmap->gate);
-	if (gate == EXMAP_GATE_OPEN && exmap_walk_lock(&walk, vmf->address)) {
+	if (gate == EXMAP_GATE_OPEN && exmap_walk_flushed(&walk, interface, vmf->address)) {
 		pte = &walk.table[pte_index(vmf->address)];
 		/* Who took the last page may have mapped it right here. */
-		if (!pte_none(*pte))
+		if (!exmap_pte_free(*pte))
 			err = 0;
 		else if (!err)
 			mapped = exmap_map_run(exmap, interface, vmf->address, pte, 1);
@@ -928,6 +1202,7 @@ int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma)
 	unsigned int gigabytes = ((vma->vm_end - 1) >> PUD_SHIFT) -
 				 (vma->vm_start >> PUD_SHIFT) + 1;
 
+	BUILD_BUG_ON(!pte_none(EXMAP_PTE_DEFERRED) || pte_present(EXMAP_PTE_DEFERRED));
 	mmap_assert_write_locked(exmap->mm);
 	/* A PTE that is not present is no place for a page. */
 	if (!(vma->vm_flags & (VM_READ | VM_WRITE | VM_EXEC)))
@@ -992,7 +1267,8 @@ void exmap_surface_destroy(struct exmap *exmap)
 /* The kernel at work on the surface */
 
 /*
- * Close the gate, for good or for now. Nobody is inside when it returns. False
+ * Close the gate, for good or for now. Nobody is inside when it returns, and no flush
+ * due: generic code would overlook what stands for one, and may free the page table. False
  * where the surface was dead already: then its page tables may be gone, too.
  */
 static bool exmap_gate_close(struct exmap *exmap, enum exmap_gate gate)
@@ -1012,6 +1288,8 @@ static bool exmap_gate_close(struct exmap *exmap, enum exmap_gate gate)
 	/* An interface that comes later finds the gate closed. */
 	for (i = 0; interfaces && i < exmap_nr_interfaces(exmap); i++) {
 		mutex_lock(&interfaces[i].lock);
+		if (alive)
+			exmap_quarantine_flush(exmap, &interfaces[i].quarantine, &interfaces[i]);
 		mutex_unlock(&interfaces[i].lock);
 	}
 	return alive;

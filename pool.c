@@ -267,6 +267,8 @@ void exmap_stock_destroy(struct exmap_interface *interface)
 	exmap_bundle_free(interface->loaded);
 	exmap_bundle_free(interface->limbo);
 	exmap_bundle_free(interface->empty);
+	exmap_bundle_free(interface->quarantine.bundle);
+	free_page((unsigned long)interface->quarantine.address);
 	interface->loaded = NULL;
 	interface->limbo = NULL;
 	interface->empty = NULL;
@@ -291,6 +293,43 @@ int exmap_stock_setup(struct exmap_interface *interface)
 		return 0;
 	exmap_stock_destroy(interface);
 	return -ENOMEM;
+}
+
+/**
+ * exmap_quarantine_setup - have room for pages whose flush is put off
+ * @interface: its lock is not held
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int exmap_quarantine_setup(struct exmap_interface *interface)
+{
+	struct exmap_quarantine *quarantine = &interface->quarantine;
+	struct exmap_bundle *bundle;
+	unsigned long *address;
+
+	BUILD_BUG_ON(EXMAP_BUNDLE_PAGES * sizeof(*address) > PAGE_SIZE);
+	/* Before the bundle. */
+	if (likely(smp_load_acquire(&quarantine->address)))
+		return 0;
+	bundle = exmap_bundle_alloc();
+	address = (unsigned long *)__get_free_page(POOL_GFP);
+	if (!bundle || !address) {
+		exmap_bundle_free(bundle);
+		free_page((unsigned long)address);
+		return -ENOMEM;
+	}
+	mutex_lock(&quarantine->lock);
+	if (!quarantine->address) {
+		quarantine->bundle = bundle;
+		/* Last: who sees it goes by the bundle. */
+		smp_store_release(&quarantine->address, address);
+		bundle = NULL;
+		address = NULL;
+	}
+	mutex_unlock(&quarantine->lock);
+	exmap_bundle_free(bundle);
+	free_page((unsigned long)address);
+	return 0;
 }
 
 /* The interface's spare bundle, or one of the depot's: see the top. */
@@ -320,8 +359,11 @@ static struct exmap_bundle *exmap_stock_pop_full(struct exmap_interface *interfa
 	return exmap_bundle_pop(&interface->full);
 }
 
-/* Pages came in: whoever is looking for the last free page must look again. */
-static void exmap_stock_pushed(struct exmap_interface *interface)
+/**
+ * exmap_stock_pushed - pages came in: whoever is looking for the last free page must look again
+ * @interface: its lock is held; they are in its stock or its quarantine
+ */
+void exmap_stock_pushed(struct exmap_interface *interface)
 {
 	WRITE_ONCE(interface->pushes, interface->pushes + 1);
 }
@@ -366,37 +408,37 @@ void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface)
 }
 
 /**
- * exmap_stock_settle - make the pages in limbo free pages
+ * exmap_stock_settle - make pages in limbo free pages
  * @exmap: the exmap
- * @interface: its lock is held; every TLB has been flushed since the last of
- *	the pages in its limbo was unmapped
+ * @interface: where they go; its lock is held
+ * @limbo: the pages; every TLB has been flushed since the last of them was unmapped. May
+ *	be exchanged for another bundle
+ * @nr: how many
  *
  * A page that someone still has pinned is not ours to hand out again: it is let
  * go, and the pool may take another one in its place. No new reference can turn
  * up after the flush, since it takes a PTE to get one.
  */
-void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface)
+void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
+			struct exmap_bundle **limbo, unsigned int nr)
 {
-	struct exmap_bundle *limbo = interface->limbo;
-	struct page **end = &limbo->page[interface->nr_limbo], **from, **to;
-	unsigned int nr;
+	struct exmap_bundle *bundle = *limbo;
+	struct page **end = &bundle->page[nr], **from, **to;
 
 	lockdep_assert_held(&interface->lock);
-	for (from = to = limbo->page; from < end; from++) {
+	for (from = to = bundle->page; from < end; from++) {
 		if (likely(page_ref_count(*from) == 1))
 			*to++ = *from;
 		else
 			exmap_pool_release(exmap, from, 1);
 	}
-	nr = to - limbo->page;
-	interface->nr_limbo = 0;
-
+	nr = to - bundle->page;
 	if (interface->count) {
-		exmap_stock_add(exmap, interface, limbo->page, nr);
+		exmap_stock_add(exmap, interface, bundle->page, nr);
 		return;
 	}
-	interface->limbo = interface->loaded;
-	interface->loaded = limbo;
+	*limbo = interface->loaded;
+	interface->loaded = bundle;
 	WRITE_ONCE(interface->count, nr);
 	exmap_stock_pushed(interface);
 }
@@ -625,7 +667,8 @@ static u64 exmap_pool_pushes(struct exmap *exmap)
  * Look for free pages everywhere until there are enough or it is certain that
  * there are not. Only one task hunts at a time, and no page is on its way from
  * the system meanwhile. So where all places were empty when visited, and nothing
- * has come to any of them since the round began, none was free at its end.
+ * has come to any of them since the round began, none was free at its end. What is in
+ * quarantine is free; it just has to be flushed.
  *
  * Returns 0 where it found some or where there is room below the ceiling again,
  * -ENOMEM where there are not enough, -EINTR where a signal kills the caller.
@@ -650,6 +693,8 @@ static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interfa
 			;
 		for (i = 0; i < exmap_nr_interfaces(exmap); i++) {
 			victim = &exmap->interfaces[i];
+			if (exmap_stock(interface) < want)
+				exmap_quarantine_flush(exmap, &victim->quarantine, interface);
 			if (victim == interface)
 				continue;
 			mutex_lock_nested(&victim->lock, SINGLE_DEPTH_NESTING);
@@ -680,8 +725,8 @@ static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interfa
  *	be closed after this, whatever it returns
  * @want: how many pages
  *
- * From the depot; from the system up to the ceiling; from other interfaces. The
- * memory behind this call is charged to the caller's memcg.
+ * From the depot; from the system up to the ceiling; from its own quarantine; from other
+ * interfaces. The memory behind this call is charged to the caller's memcg.
  *
  * Return: 0, and the pages stay as long as the lock is held; -ENOMEM where there
  * are not that many free pages in all of the exmap and the system has none, or
@@ -713,7 +758,8 @@ int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, uns
 			if (grown > 0)
 				continue;
 		}
-		if (exmap_stock_steal(exmap, interface, more))
+		if (exmap_quarantine_flush(exmap, &interface->quarantine, interface) ||
+		    exmap_stock_steal(exmap, interface, more))
 			continue;
 		err = exmap_stock_hunt(exmap, interface, want, system_has_none);
 	}
@@ -748,7 +794,7 @@ static unsigned long exmap_shrinker_count(struct shrinker *shrinker, struct shri
 	if (!mutex_trylock(&exmap_pools_lock))
 		return 0;
 	list_for_each_entry(exmap, &exmap_pools, pool.sibling)
-		pages += exmap_pool_free_pages(exmap);
+		pages += exmap_pool_free_pages(exmap) + exmap_quarantined(exmap);
 	mutex_unlock(&exmap_pools_lock);
 	return pages;
 }
@@ -765,10 +811,13 @@ static unsigned long exmap_pool_shrink(struct exmap *exmap, unsigned long want)
 	for (i = 0; pages < want && i < exmap_nr_interfaces(exmap); i++) {
 		interface = &exmap->interfaces[i];
 		/* One that is at work needs its pages in a moment. */
-		if (!exmap_stock(interface) || !mutex_trylock(&interface->lock))
+		if (!(exmap_stock(interface) || READ_ONCE(interface->quarantine.nr)) ||
+		    !mutex_trylock(&interface->lock))
 			continue;
-		if (!interface->fillers)
+		if (!interface->fillers) {
+			exmap_quarantine_flush(exmap, &interface->quarantine, interface);
 			pages += exmap_stock_drain(exmap, interface);
+		}
 		mutex_unlock(&interface->lock);
 	}
 	return pages;

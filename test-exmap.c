@@ -6,7 +6,6 @@
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <sched.h>
-#include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
@@ -14,6 +13,7 @@
 #include <sys/uio.h>
 
 #include "test_common.h"
+#include "test_stale.h"
 
 /* The numbers of the interface: existing binaries have them built in. */
 #define assert_at(type, field, offset) \
@@ -532,7 +532,7 @@ START_TEST(action_out_of_range_is_einval)
 
 	assert_errno(action(ex->fd, 2, EXMAP_OP_ALLOC, 1, 0), EINVAL);
 	assert_errno(action(ex->fd, 65535, EXMAP_OP_ALLOC, 1, 0), EINVAL);
-	assert_errno(action(ex->fd, 0, EXMAP_OP_WRITE + 1, 1, 0), EINVAL);
+	assert_errno(action(ex->fd, 0, EXMAP_OP_FLUSH + 1, 1, 0), EINVAL);
 	assert_errno(action(ex->fd, 0, 65535, 1, 0), EINVAL);
 	assert_errno(action(ex->fd, 0, EXMAP_OP_ALLOC, 513, 0), EINVAL);
 	assert_errno(action(ex->fd, 0, EXMAP_OP_FREE, 65535, 0), EINVAL);
@@ -568,7 +568,7 @@ START_TEST(action_of_no_entries_is_checked)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 1);
 
-	assert_errno(action(ex->fd, 0, EXMAP_OP_WRITE + 1, 0, 0), EINVAL);
+	assert_errno(action(ex->fd, 0, EXMAP_OP_FLUSH + 1, 0, 0), EINVAL);
 	assert_errno(action(ex->fd, 1, EXMAP_OP_ALLOC, 0, 0), EINVAL);
 	assert_errno(action(ex->fd, 0, EXMAP_OP_ALLOC, 0, 2), EINVAL);
 }
@@ -1260,17 +1260,6 @@ START_TEST(pool_no_false_enomem)
 	assert_mapped(ex, 0);
 }
 END_TEST
-
-/* Have the kernel take back what it can, as when it is short of memory. Only for root. */
-static bool shrink(void)
-{
-	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
-	/* Nothing in the log (4); dentries, inodes and whatever else has a shrinker (2). */
-	bool ok = fd >= 0 && pwrite(fd, "4", 1, 0) == 1 && pwrite(fd, "2", 1, 0) == 1;
-
-	close(fd);
-	return ok;
-}
 
 /* A process that does so all the time. */
 static pid_t start_shrinking(void)
@@ -2234,6 +2223,15 @@ START_TEST(guests_lose_what_is_freed)
 	ck_assert_int_eq(guest_write(guest, 0xbb), -1);
 	ck_assert_uint_eq((unsigned char)ex->surface[PAGE + 16], 0xaa);
 
+	/* Where its flush is put off they lose it then. */
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+	ck_assert_int_eq(guest_write(guest, 0xcc), 0);
+	ck_assert_int_eq(defer(ex, 0, 0, 1), 1);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_FLUSH, 0, 0), 0);
+	ck_assert_int_eq(guest_write(guest, 0xdd), -1);
+	ck_assert_int_eq(alloc(ex, 0, 2, 1), 1);
+	ck_assert_uint_eq((unsigned char)ex->surface[2 * PAGE + 16], 0xcc);
+
 	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
 	ck_assert_int_eq(guest_write(guest, 0xcc), 0);
 	assert_ok(madvise(ex->surface, ex->size, MADV_DONTNEED));
@@ -2246,68 +2244,20 @@ START_TEST(guests_lose_what_is_freed)
 }
 END_TEST
 
-struct writer {
-	volatile uint64_t *volatile where;
-	atomic_bool stop;
-	atomic_ulong rounds;
-};
-
-static __thread sigjmp_buf writer_jump;
-
-static void writer_segv(int sig)
-{
-	siglongjmp(writer_jump, 1);
-}
-
-/* Writes to a page all the time, whether it is there or not. */
-static void *stale_writer(void *arg)
-{
-	struct writer *w = arg;
-	cpu_set_t cpu;
-
-	CPU_ZERO(&cpu);
-	CPU_SET(1, &cpu);
-	sched_setaffinity(0, sizeof(cpu), &cpu);
-	while (!atomic_load(&w->stop)) {
-		if (!sigsetjmp(writer_jump, 0))
-			for (;;) {
-				atomic_fetch_add(&w->rounds, 1);
-				for (int i = 0; i < 100; i++)
-					*w->where = 0x5741e5741e5741e5;
-				if (atomic_load(&w->stop))
-					break;
-			}
-	}
-	return NULL;
-}
-
 /*
  * Another CPU writes to page 0 while it is freed and its frame mapped at page 1:
  * once FREE has returned no such write may arrive there.
  */
 START_TEST(stale_tlb_entries_reach_nothing)
 {
-	struct sigaction sa = { .sa_handler = writer_segv, .sa_flags = SA_NODEFER };
 	struct exmap *ex = exmap_new(MIB, 1, 1);
-	volatile uint64_t *theirs = (void *)ex->surface;
 	volatile uint64_t *ours = (void *)(ex->surface + PAGE);
-	struct writer w = { .where = theirs };
-	unsigned long before;
-	cpu_set_t cpu;
-	pthread_t thread;
+	struct stale_writer w;
 
-	ck_assert_msg(sysconf(_SC_NPROCESSORS_ONLN) > 1, "this takes two CPUs");
-	CPU_ZERO(&cpu);
-	CPU_SET(0, &cpu);
-	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
-	assert_ok(sigaction(SIGSEGV, &sa, NULL));
-	ck_assert(!pthread_create(&thread, NULL, stale_writer, &w));
+	stale_writer_start(&w, ex->surface);
 	for (int round = scaled(2000); round; round--) {
 		ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
-		/* Until it is surely at it, with the page in its TLB. */
-		before = atomic_load(&w.rounds);
-		while (atomic_load(&w.rounds) < before + 2)
-			;
+		stale_writer_wait(&w);
 		ck_assert_int_eq(release(ex, 0, 0, 1), 1);
 		ck_assert_int_eq(alloc(ex, 0, 1, 1), 1);
 		*ours = round;
@@ -2315,8 +2265,7 @@ START_TEST(stale_tlb_entries_reach_nothing)
 			ck_assert_uint_eq(*ours, round);
 		ck_assert_int_eq(release(ex, 0, 1, 1), 1);
 	}
-	atomic_store(&w.stop, true);
-	pthread_join(thread, NULL);
+	stale_writer_stop(&w);
 }
 END_TEST
 
@@ -2355,31 +2304,22 @@ static void *stale_thief(void *arg)
 /* No page may be free before the flush, not even while FREE is still at work. */
 START_TEST(stale_tlb_entries_reach_no_thief)
 {
-	struct sigaction sa = { .sa_handler = writer_segv, .sa_flags = SA_NODEFER };
 	struct exmap *ex = exmap_new(MIB, 1, 2);
-	struct writer w = { .where = (void *)ex->surface };
 	struct thief t = { .ex = ex };
-	pthread_t writer, thief;
-	unsigned long before;
-	cpu_set_t cpu;
+	struct stale_writer w;
+	pthread_t thief;
 
-	assert_ok(sigaction(SIGSEGV, &sa, NULL));
-	ck_assert(!pthread_create(&writer, NULL, stale_writer, &w));
+	/* Before this thread is bound to a CPU. */
 	ck_assert(!pthread_create(&thief, NULL, stale_thief, &t));
-	CPU_ZERO(&cpu);
-	CPU_SET(0, &cpu);
-	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
+	stale_writer_start(&w, ex->surface);
 	for (int round = scaled(3000); round; round--) {
 		while (alloc(ex, 0, 0, 1) != 1)
 			;
-		before = atomic_load(&w.rounds);
-		while (atomic_load(&w.rounds) < before + 2)
-			;
+		stale_writer_wait(&w);
 		ck_assert_int_eq(release(ex, 0, 0, 1), 1);
 	}
-	atomic_store(&w.stop, true);
+	stale_writer_stop(&w);
 	atomic_store(&t.stop, true);
-	pthread_join(writer, NULL);
 	pthread_join(thief, NULL);
 	ck_assert_int_eq(atomic_load(&t.caught), 0);
 }

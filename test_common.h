@@ -109,13 +109,14 @@ static inline void entry(struct exmap *ex, int interface, int i, uint64_t page, 
 }
 
 /* ALLOC or FREE of one run. Returns how many pages, or the negative errno. */
-static inline int run(struct exmap *ex, int interface, int opcode, uint64_t page, unsigned int len)
+static inline int run_flags(struct exmap *ex, int interface, int opcode, uint64_t page,
+			    unsigned int len, uint64_t flags)
 {
 	struct exmap_iov *iov = ex->interface[interface]->iov;
 	int ret;
 
 	entry(ex, interface, 0, page, len);
-	ret = action(ex->fd, interface, opcode, 1, 0);
+	ret = action(ex->fd, interface, opcode, 1, flags);
 	if (ret < 0) {
 		ck_assert_uint_eq(iov[0].value, (uint64_t)len << 52 | page);
 		return -errno;
@@ -124,8 +125,15 @@ static inline int run(struct exmap *ex, int interface, int opcode, uint64_t page
 	return iov[0].res ?: iov[0].pages;
 }
 
+static inline int run(struct exmap *ex, int interface, int opcode, uint64_t page, unsigned int len)
+{
+	return run_flags(ex, interface, opcode, page, len, 0);
+}
+
 #define alloc(ex, interface, page, len) run(ex, interface, EXMAP_OP_ALLOC, page, len)
 #define release(ex, interface, page, len) run(ex, interface, EXMAP_OP_FREE, page, len)
+#define defer(ex, interface, page, len)						\
+	run_flags(ex, interface, EXMAP_OP_FREE, page, len, EXMAP_FREE_DEFER)
 
 #define assert_entry(ex, nr, i, want_res, want_pages) do {		\
 	struct exmap_iov iov_ = (ex)->interface[nr]->iov[i];			\
@@ -169,7 +177,8 @@ static inline long fdinfo(int fd, const char *key)
 static inline void assert_pages_add_up(int fd)
 {
 	assert_fdinfo(fd, "pages-system", fdinfo(fd, "pages-mapped") +
-		      fdinfo(fd, "pages-free") + fdinfo(fd, "pages-in-flight"));
+		      fdinfo(fd, "pages-free") + fdinfo(fd, "pages-deferred") +
+		      fdinfo(fd, "pages-in-flight"));
 }
 
 #define assert_mapped(ex, n) ck_assert_uint_eq(stats(ex).alloc_count, n)
@@ -185,6 +194,17 @@ static inline size_t resident(struct exmap *ex, uint64_t page, size_t len)
 	for (size_t i = 0; i < len; i++)
 		sum += vec[i] & 1;
 	return sum;
+}
+
+/* Have the kernel take back what it can, as when it is short of memory. Only for root. */
+static inline bool shrink(void)
+{
+	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
+	/* Nothing in the log (4); dentries, inodes and whatever else has a shrinker (2). */
+	bool ok = fd >= 0 && pwrite(fd, "4", 1, 0) == 1 && pwrite(fd, "2", 1, 0) == 1;
+
+	close(fd);
+	return ok;
 }
 
 #endif /* TEST_COMMON_H */

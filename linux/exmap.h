@@ -52,16 +52,19 @@ struct exmap_ioctl_setup {
 #define EXMAP_OP_ALLOC		1
 #define EXMAP_OP_FREE		2
 #define EXMAP_OP_WRITE		3
+#define EXMAP_OP_FLUSH		4	/* end what EXMAP_FREE_DEFER has left; no entries */
 
 /* Flags of EXMAP_IOCTL_ACTION. */
 #define EXMAP_ALLOC_PROBE	1	/* skip entries whose first page is there */
+#define EXMAP_FREE_DEFER	4	/* FREE: put the TLB shootdown off */
 
 /**
  * struct exmap_action_params - argument of EXMAP_IOCTL_ACTION
  * @interface: whose entries are carried out
- * @iov_len: how many of them, 0 .. EXMAP_USER_INTERFACE_PAGES
+ * @iov_len: how many of them, 0 .. EXMAP_USER_INTERFACE_PAGES; for EXMAP_OP_FLUSH 0
  * @opcode: one of EXMAP_OP_*
- * @flags: 0 or EXMAP_ALLOC_PROBE
+ * @flags: 0 or EXMAP_ALLOC_PROBE; for EXMAP_OP_FREE EXMAP_FREE_DEFER, too; for
+ *	EXMAP_OP_FLUSH 0
  */
 struct exmap_action_params {
 	uint16_t	interface;

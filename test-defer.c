@@ -1,0 +1,543 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Tests of EXMAP_FREE_DEFER: the flush is put off, and yet no page gets to anyone before it,
+ * and no address gets another page.
+ */
+#include "test_io_common.h"
+#include "test_stale.h"
+
+#define flush(ex, interface) action((ex)->fd, interface, EXMAP_OP_FLUSH, 0, 0)
+#define flushes(ex) fdinfo((ex)->fd, "flushes")
+#define assert_deferred(ex, n) assert_fdinfo((ex)->fd, "pages-deferred", n)
+
+START_TEST(flags_and_opcodes_that_do_not_go_together)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 2);
+	const int others[] = { EXMAP_OP_READ, EXMAP_OP_ALLOC, EXMAP_OP_WRITE, EXMAP_OP_FLUSH };
+
+	for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++)
+		assert_errno(action(ex->fd, 0, others[i], 0, EXMAP_FREE_DEFER), EINVAL);
+	assert_errno(flush(ex, 2), EINVAL);
+	assert_errno(action(ex->fd, 0, EXMAP_OP_FLUSH, 1, 0), EINVAL);
+	assert_errno(action(ex->fd, 0, EXMAP_OP_FLUSH, 0, EXMAP_ALLOC_PROBE), EINVAL);
+	for (int bit = 0; bit < 64; bit++)
+		if (1UL << bit != EXMAP_ALLOC_PROBE && 1UL << bit != EXMAP_FREE_DEFER)
+			assert_errno(action(ex->fd, 0, EXMAP_OP_FREE, 0,
+					    EXMAP_FREE_DEFER | 1UL << bit), EINVAL);
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+	ck_assert_int_eq(run_flags(ex, 0, EXMAP_OP_FREE, 0, 1, EXMAP_FREE_DEFER | EXMAP_ALLOC_PROBE), 1);
+	assert_deferred(ex, 1);
+}
+END_TEST
+
+START_TEST(flush_when_there_is_nothing_to_flush)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 2);
+	int fd = exmap_open();
+
+	assert_errno(action(fd, 0, EXMAP_OP_FLUSH, 0, 0), EBADF);
+	ck_assert_int_eq(flush(ex, 1), 0);
+	ck_assert_int_eq(flushes(ex), 0);
+	assert_ok(munmap(ex->surface, ex->size));
+	assert_errno(flush(ex, 1), EPROTO);
+}
+END_TEST
+
+START_TEST(deferred_pages_are_neither_mapped_nor_free)
+{
+	struct exmap *ex = exmap_new(MIB, 100, 2);
+	long free_before;
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+	free_before = fdinfo(ex->fd, "pages-free");
+	ck_assert_int_eq(defer(ex, 0, 2, 4), 4);
+	assert_mapped(ex, 6);
+	ck_assert_uint_eq(resident(ex, 0, 10), 6);
+	assert_deferred(ex, 4);
+	assert_fdinfo(ex->fd, "pages-free", free_before);
+	assert_pages_add_up(ex->fd);
+	ck_assert_int_eq(flushes(ex), 0);
+	/* What is not there, or not on the surface, is answered as by any FREE. */
+	entry(ex, 0, 0, 2, 4);
+	entry(ex, 0, 1, 1000, 1);
+	entry(ex, 0, 2, 1, 2);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_FREE, 3, EXMAP_FREE_DEFER), 1);
+	assert_entry(ex, 0, 0, 0, 0);
+	assert_entry(ex, 0, 1, -EFAULT, 0);
+	assert_entry(ex, 0, 2, 0, 1);
+	/* A FREE that flushes has nothing to do with what another one has put off. */
+	ck_assert_int_eq(release(ex, 0, 0, 10), 5);
+	assert_deferred(ex, 5);
+
+	ck_assert_int_eq(flush(ex, 1), 0);
+	assert_deferred(ex, 5);
+	ck_assert_int_eq(flush(ex, 0), 0);
+	assert_deferred(ex, 0);
+	assert_fdinfo(ex->fd, "pages-free", free_before + 10);
+	assert_pages_add_up(ex->fd);
+	ck_assert_int_eq(flushes(ex), 2);
+}
+END_TEST
+
+/* However many pages each call frees. */
+START_TEST(one_flush_for_512_pages)
+{
+	enum { PAGES = 4096 };
+	struct exmap *ex = exmap_new(64 * MIB, PAGES, 1);
+	const int batches[] = { 1, 3, 64, 512 };
+
+	for (size_t b = 0; b < sizeof(batches) / sizeof(*batches); b++) {
+		long before = flushes(ex);
+
+		ck_assert_int_eq(alloc(ex, 0, 0, 4095) + alloc(ex, 0, 4095, 1), PAGES);
+		for (int page = 0, nr; page < PAGES; page += nr) {
+			nr = batches[b] < PAGES - page ? batches[b] : PAGES - page;
+			for (int i = 0; i < nr; i++)
+				entry(ex, 0, i, page + i, 1);
+			ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_FREE, nr, EXMAP_FREE_DEFER), 0);
+			for (int i = 0; i < nr; i++)
+				assert_entry(ex, 0, i, 0, 1);
+		}
+		assert_mapped(ex, 0);
+		ck_assert_int_eq(flush(ex, 0), 0);
+		ck_assert_int_eq(flushes(ex) - before, PAGES / 512);
+		assert_pages_add_up(ex->fd);
+	}
+	/* Or each entry. */
+	ck_assert_int_eq(alloc(ex, 0, 0, 4000), 4000);
+	ck_assert_int_eq(defer(ex, 0, 0, 4000), 4000);
+	assert_deferred(ex, 4000 % 512);
+	assert_pages_add_up(ex->fd);
+}
+END_TEST
+
+/* An address that is due for a flush gets it before another page is mapped there. */
+START_TEST(flushed_before_it_is_mapped_again)
+{
+	struct exmap *ex = exmap_new_flags(MIB, 100, 3, EXMAP_PAGEFAULT_ALLOC);
+
+	ck_assert_int_eq(alloc(ex, 2, 100, 50), 50);
+	ck_assert_int_eq(release(ex, 2, 100, 50), 50);
+	for (int how = 0; how < 4; how++) {
+		long before = flushes(ex);
+
+		ck_assert_int_eq(alloc(ex, 0, 0, 4), 4);
+		ck_assert_int_eq(alloc(ex, 1, 10, 4), 4);
+		ck_assert_int_eq(defer(ex, 0, 0, 4), 4);
+		ck_assert_int_eq(defer(ex, 1, 10, 4), 4);
+		ck_assert_int_eq(flushes(ex), before);
+		switch (how) {
+		case 0:	/* a single page, by another interface */
+			ck_assert_int_eq(alloc(ex, 2, 1, 1), 1);
+			break;
+		case 1:	/* by the same */
+			ck_assert_int_eq(alloc(ex, 0, 1, 1), 1);
+			break;
+		case 2:	/* within a run */
+			ck_assert_int_eq(alloc(ex, 2, 1, 5), 5);
+			break;
+		case 3:	/* a touch; it may as well hit what is still in the TLB */
+			assert_ok(madvise(ex->surface + PAGE, PAGE, MADV_POPULATE_WRITE));
+			break;
+		}
+		/* Only what was with it in quarantine. */
+		ck_assert_int_eq(flushes(ex) - before, 1);
+		assert_deferred(ex, 4);
+		ck_assert_uint_eq(resident(ex, 1, 1), 1);
+		/* Elsewhere there is no reason to flush. */
+		ck_assert_int_eq(alloc(ex, 2, 20, 1), 1);
+		assert_deferred(ex, 4);
+		ck_assert_int_eq(release(ex, 2, 0, 100), how == 2 ? 6 : 2);
+		ck_assert_int_eq(flush(ex, 1), 0);
+		assert_deferred(ex, 0);
+		assert_pages_add_up(ex->fd);
+	}
+}
+END_TEST
+
+START_TEST_BOTH(flushed_before_it_is_read_again)
+{
+	int fd = backing_open(device, O_RDWR);
+	struct exmap *ex = exmap_on(fd, 600);
+	long before = flushes(ex);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 20), 20);
+	memset(ex->surface, 'x', 20 * PAGE);
+	ck_assert_int_eq(defer(ex, 0, 0, 20), 20);
+	/* What is not mapped is not written. */
+	ck_assert_int_eq(run(ex, 1, EXMAP_OP_WRITE, 0, 20), 0);
+	ck_assert_int_eq(run(ex, 1, EXMAP_OP_READ, 5, 10), 10);
+	ck_assert_int_eq(flushes(ex) - before, 1);
+	for (int page = 5; page < 15; page++)
+		ck_assert(holds(ex->surface + page * PAGE, page, 0));
+
+	ck_assert_int_eq(defer(ex, 0, 0, 20), 10);
+	ck_assert_int_eq(pread(ex->fd, ex->surface + 7 * PAGE, 2 * PAGE, 1), 2 * PAGE);
+	ck_assert_int_eq(flushes(ex) - before, 2);
+	ck_assert(holds(ex->surface + 8 * PAGE, 8, 0));
+	assert_mapped(ex, 2);
+	assert_deferred(ex, 0);
+	assert_pages_add_up(ex->fd);
+}
+
+/* Pages in quarantine are no reason for ENOMEM, whoever put them there. */
+START_TEST(flushed_when_the_pool_is_empty)
+{
+	enum { INTERFACES = 20, EACH = 5, POOL = INTERFACES * EACH };
+	struct exmap *ex = exmap_new(MIB, POOL, INTERFACES);
+	long before;
+
+	ck_assert_int_eq(alloc(ex, 0, 0, POOL), POOL);
+	ck_assert_int_eq(defer(ex, 0, 0, POOL), POOL);
+	ck_assert_int_eq(alloc(ex, 0, POOL, POOL), POOL);
+	ck_assert_int_eq(flushes(ex), 1);
+	ck_assert_int_eq(defer(ex, 0, POOL, POOL), POOL);
+	ck_assert_int_eq(alloc(ex, 1, 0, POOL), POOL);
+	ck_assert_int_eq(flushes(ex), 2);
+
+	for (int i = 0; i < INTERFACES; i++)
+		ck_assert_int_eq(defer(ex, i, i * EACH, EACH), EACH);
+	before = flushes(ex);
+	/* No more than it takes. */
+	ck_assert_int_eq(alloc(ex, 3, 200, 1), 1);
+	ck_assert_int_eq(flushes(ex) - before, 1);
+	ck_assert_int_eq(alloc(ex, 3, 100, POOL - 1), POOL - 1);
+	ck_assert_int_eq(flushes(ex) - before, INTERFACES);
+	ck_assert_int_eq(alloc(ex, 4, 0, 1), -ENOMEM);
+	ck_assert_int_eq(release(ex, 3, 0, 255), POOL);
+	assert_pages_add_up(ex->fd);
+}
+END_TEST
+
+/* Threads that leave each other no other page: none of them may hear ENOMEM. */
+struct worker {
+	struct exmap *ex;
+	pthread_t thread;
+	int interface;
+	int pages;
+	int rounds;
+	atomic_int wrong;
+};
+
+static void *deferring_worker(void *arg)
+{
+	struct worker *w = arg;
+	uint64_t first = w->interface * 100, *word;
+
+	for (int round = 0; round < w->rounds; round++) {
+		/* Elsewhere each time, but for every eighth, which is where it was. */
+		uint64_t page = first + round / 8 * 7 % 90 + round % 8 % 7;
+
+		if (alloc(w->ex, w->interface, page, w->pages) != w->pages)
+			atomic_fetch_add(&w->wrong, 1);
+		for (int i = 0; i < w->pages; i++) {
+			word = (uint64_t *)(w->ex->surface + (page + i) * PAGE);
+			word[0] = page + i;
+			word[511] = round;
+		}
+		for (int i = 0; i < w->pages; i++) {
+			word = (uint64_t *)(w->ex->surface + (page + i) * PAGE);
+			if (word[0] != page + i || word[511] != (uint64_t)round)
+				atomic_fetch_add(&w->wrong, 1);
+		}
+		if (defer(w->ex, w->interface, page, w->pages) != w->pages)
+			atomic_fetch_add(&w->wrong, 1);
+	}
+	return NULL;
+}
+
+START_TEST(no_false_enomem_while_pages_are_deferred)
+{
+	enum { THREADS = 4, PAGES = 3 };
+	struct exmap *ex = exmap_new(4 * MIB, THREADS * PAGES, THREADS);
+	struct worker w[THREADS];
+
+	for (int i = 0; i < THREADS; i++) {
+		w[i] = (struct worker){ .ex = ex, .interface = i, .pages = PAGES,
+					.rounds = scaled(800) };
+		ck_assert(!pthread_create(&w[i].thread, NULL, deferring_worker, &w[i]));
+	}
+	for (int i = 0; i < THREADS; i++) {
+		pthread_join(w[i].thread, NULL);
+		ck_assert_int_eq(atomic_load(&w[i].wrong), 0);
+	}
+	assert_mapped(ex, 0);
+	assert_pages_add_up(ex->fd);
+}
+END_TEST
+
+/*
+ * Threads that map and free the same addresses, and madvise: what for one is due for a
+ * flush is there again for another.
+ */
+static void *quarrelling_worker(void *arg)
+{
+	struct worker *w = arg;
+	unsigned int seed = w->interface;
+
+	for (int round = 0; round < w->rounds; round++) {
+		uint64_t page = rand_r(&seed) % 64;
+		int len = 1 + rand_r(&seed) % 8;
+
+		switch (rand_r(&seed) % 8) {
+		case 0:
+			release(w->ex, w->interface, page, len);
+			break;
+		case 1:
+			if (flush(w->ex, w->interface))
+				atomic_fetch_add(&w->wrong, 1);
+			break;
+		case 2:
+			if (round % 16 == 0)
+				madvise(w->ex->surface + page * PAGE, len * PAGE, MADV_DONTNEED);
+			break;
+		case 3:
+		case 4:
+			defer(w->ex, w->interface, page, len);
+			break;
+		default:
+			if (alloc(w->ex, w->interface, page, len) < 0)
+				atomic_fetch_add(&w->wrong, 1);
+		}
+	}
+	return NULL;
+}
+
+START_TEST(same_addresses_by_threads)
+{
+	enum { THREADS = 4 };
+	struct exmap *ex = exmap_new(64 * PAGE + 8 * PAGE, 200, THREADS);
+	struct worker w[THREADS];
+
+	for (int i = 0; i < THREADS; i++) {
+		w[i] = (struct worker){ .ex = ex, .interface = i, .rounds = scaled(3000) };
+		ck_assert(!pthread_create(&w[i].thread, NULL, quarrelling_worker, &w[i]));
+	}
+	for (int i = 0; i < THREADS; i++) {
+		pthread_join(w[i].thread, NULL);
+		ck_assert_int_eq(atomic_load(&w[i].wrong), 0);
+	}
+	ck_assert_uint_eq(resident(ex, 0, 72), stats(ex).alloc_count);
+	assert_pages_add_up(ex->fd);
+	/* No address is left that nothing can be mapped to. */
+	alloc(ex, 0, 0, 72);
+	ck_assert_uint_eq(resident(ex, 0, 72), 72);
+	assert_mapped(ex, 72);
+}
+END_TEST
+
+/*
+ * Another CPU goes on writing to page 0. Its page may come up at page 1 only when that
+ * has ended, whatever has the pages flushed: here the pool of one page, which is empty.
+ */
+START_TEST(stale_tlb_entries_reach_nothing)
+{
+	struct exmap *ex = exmap_new(MIB, 1, 2);
+	volatile uint64_t *ours = (void *)(ex->surface + PAGE);
+	struct stale_writer w;
+
+	stale_writer_start(&w, ex->surface);
+	for (int round = scaled(500); round; round--) {
+		int other = round & 1;
+
+		ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+		stale_writer_wait(&w);
+		ck_assert_int_eq(defer(ex, 0, 0, 1), 1);
+		if (round & 2)
+			ck_assert_int_eq(flush(ex, 0), 0);
+		ck_assert_int_eq(alloc(ex, other, 1, 1), 1);
+		*ours = round;
+		for (int i = 0; i < 200; i++)
+			ck_assert_uint_eq(*ours, round);
+		ck_assert_int_eq(release(ex, other, 1, 1), 1);
+	}
+	stale_writer_stop(&w);
+}
+END_TEST
+
+/*
+ * Another CPU goes on writing to page 0, where another page is mapped meanwhile: what it
+ * writes after that must arrive there.
+ */
+START_TEST(stale_tlb_entries_do_not_survive_alloc)
+{
+	struct exmap *ex = exmap_new(MIB, 100, 2);
+	volatile uint64_t *word = (void *)ex->surface;
+	struct stale_writer w;
+
+	/* Pages for the other one to take. */
+	ck_assert_int_eq(alloc(ex, 1, 100, 50), 50);
+	ck_assert_int_eq(release(ex, 1, 100, 50), 50);
+	stale_writer_start(&w, ex->surface);
+	for (int round = scaled(500); round; round--) {
+		ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+		stale_writer_wait(&w);
+		ck_assert_int_eq(defer(ex, 0, 0, 1), 1);
+		ck_assert_int_eq(alloc(ex, 1, 0, 1), 1);
+		*word = round;
+		stale_writer_wait(&w);
+		ck_assert_uint_eq(*word, STALE_WORD);
+		ck_assert_int_eq(release(ex, 0, 0, 1), 1);
+	}
+	stale_writer_stop(&w);
+}
+END_TEST
+
+/* The kernel takes the surface away, or a part: nothing may be due for a flush after that. */
+START_TEST(madvise_and_clear_refs_flush)
+{
+	struct exmap *ex = exmap_new(64 * MIB, 3000, 2);
+	int fd = open("/proc/self/clear_refs", O_WRONLY);
+
+	assert_ok(fd);
+	for (int round = 0; round < 3; round++) {
+		long mapped;
+
+		ck_assert_int_eq(alloc(ex, 0, 0, 2000), 2000);
+		ck_assert_int_eq(defer(ex, 0, 100, 200), 200);
+		ck_assert_int_eq(defer(ex, 1, 1500, 100), 100);
+		/* Of a page table that is empty after this, and may go. */
+		ck_assert_int_eq(release(ex, 0, 512, 512), 512);
+		assert_deferred(ex, 300);
+		if (round == 0)
+			assert_ok(madvise(ex->surface, 512 * PAGE, MADV_DONTNEED));
+		else if (round == 1)
+			assert_ok(madvise(ex->surface + 2000 * PAGE, PAGE, MADV_DONTNEED));
+		else if (write(fd, "4", 1) != 1)	/* A kernel without soft-dirty bits. */
+			ck_assert_int_eq(flush(ex, 0) + flush(ex, 1), 0);
+		assert_deferred(ex, 0);
+		mapped = stats(ex).alloc_count;
+		ck_assert_int_eq(alloc(ex, 1, 0, 2000), 2000 - mapped);
+		ck_assert_int_eq(release(ex, 1, 0, 2000), 2000);
+		assert_pages_add_up(ex->fd);
+	}
+}
+END_TEST
+
+START_TEST(munmap_gives_deferred_pages_back)
+{
+	struct exmap *ex = exmap_new(64 * MIB, 3000, 2);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 2000), 2000);
+	ck_assert_int_eq(defer(ex, 0, 0, 700), 700);
+	ck_assert_int_eq(defer(ex, 1, 1000, 100), 100);
+	assert_ok(munmap(ex->surface, ex->size));
+	assert_fdinfo(ex->fd, "pages-system", 0);
+	assert_deferred(ex, 0);
+}
+END_TEST
+
+START_TEST(killed_with_deferred_pages)
+{
+	enum { PAGES = 1000 };
+	long before = available_kib(), after;
+
+	for (int round = scaled(100); round; round--) {
+		int ready[2];
+		char byte;
+		pid_t pid;
+
+		assert_ok(pipe(ready));
+		pid = fork();
+		if (!pid) {
+			struct exmap *ex = exmap_new(GIB, PAGES, 1);
+
+			for (uint64_t page = 0;; page = (page + PAGES) % 200000) {
+				alloc(ex, 0, page, PAGES);
+				defer(ex, 0, page, PAGES - page / PAGES % 300);
+				if (page == 2 * PAGES && write(ready[1], "x", 1) != 1)
+					_exit(1);
+			}
+		}
+		ck_assert_int_eq(read(ready[0], &byte, 1), 1);
+		kill(pid, SIGKILL);
+		wait_child(pid, SIGKILL);
+		close(ready[0]);
+		close(ready[1]);
+	}
+	after = available_kib();
+	/* A tenth of what each has. */
+	ck_assert_msg(before - after < scaled(100) * PAGES * 4 / 10, "%ld KiB less memory than before",
+		      before - after);
+}
+END_TEST
+
+START_TEST(pinned_pages_are_not_recycled)
+{
+	struct exmap *ex = exmap_new(MIB, 20, 1);
+	struct iovec iov = { .iov_base = ex->surface, .iov_len = 10 * PAGE };
+	char buffer[PAGE];
+	int pipes[2];
+
+	assert_ok(pipe(pipes));
+	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+	memset(ex->surface, 'A', 10 * PAGE);
+	ck_assert_int_eq(vmsplice(pipes[1], &iov, 1, 0), 10 * PAGE);
+	ck_assert_int_eq(defer(ex, 0, 0, 10), 10);
+	/* All of the pool, so one of them would have to be among these. */
+	ck_assert_int_eq(alloc(ex, 0, 100, 20), 20);
+	memset(ex->surface + 100 * PAGE, 'B', 20 * PAGE);
+	for (int i = 0; i < 10; i++) {
+		ck_assert_int_eq(read(pipes[0], buffer, PAGE), PAGE);
+		ck_assert(all_bytes(buffer, 'A'));
+	}
+	ck_assert_int_eq(release(ex, 0, 100, 20), 20);
+	assert_pages_add_up(ex->fd);
+}
+END_TEST
+
+/* After it no new reference can be had, flushed or not. */
+START_TEST(deferred_pages_cannot_be_pinned)
+{
+	struct exmap *ex = exmap_new(MIB, 20, 1);
+	struct iovec iov = { .iov_base = ex->surface, .iov_len = PAGE };
+	int pipes[2];
+
+	assert_ok(pipe(pipes));
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+	ck_assert_int_eq(defer(ex, 0, 0, 1), 1);
+	assert_errno(vmsplice(pipes[1], &iov, 1, 0), EFAULT);
+}
+END_TEST
+
+START_TEST(shrinker_takes_deferred_pages)
+{
+	enum { POOL = 1000, KEPT = 100 };
+	struct exmap *ex = exmap_new(64 * MIB, POOL, 2);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, POOL), POOL);
+	ck_assert_int_eq(defer(ex, 0, 0, 500), 500);
+	ck_assert_int_eq(defer(ex, 1, 500, 400), 400);
+	ck_assert(shrink());
+	assert_deferred(ex, 0);
+	assert_fdinfo(ex->fd, "pages-system", KEPT);
+	assert_mapped(ex, KEPT);
+	ck_assert_int_eq(alloc(ex, 0, 0, POOL), POOL - KEPT);
+}
+END_TEST
+
+static const struct test tests[] = {
+	TEST(flags_and_opcodes_that_do_not_go_together),
+	TEST(flush_when_there_is_nothing_to_flush),
+	TEST(deferred_pages_are_neither_mapped_nor_free),
+	TEST(one_flush_for_512_pages),
+	TEST(flushed_before_it_is_mapped_again),
+	TEST_BOTH(flushed_before_it_is_read_again),
+	TEST(flushed_when_the_pool_is_empty),
+	TEST(no_false_enomem_while_pages_are_deferred),
+	TEST(same_addresses_by_threads),
+	TEST(stale_tlb_entries_reach_nothing),
+	TEST(stale_tlb_entries_do_not_survive_alloc),
+	TEST(madvise_and_clear_refs_flush),
+	TEST(munmap_gives_deferred_pages_back),
+	TEST(killed_with_deferred_pages),
+	TEST(pinned_pages_are_not_recycled),
+	TEST(deferred_pages_cannot_be_pinned),
+	TEST(shrinker_takes_deferred_pages),
+	{ }
+};
+
+int main(int argc, char **argv)
+{
+	return check_main(argc, argv, "Tests of EXMAP_FREE_DEFER.", tests);
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * A thread on another CPU that writes to an address all the time, whether a page is there
+ * or not: what is still in that CPU's TLB after a page was freed, it finds.
+ */
+#ifndef TEST_STALE_H
+#define TEST_STALE_H
+
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <stdatomic.h>
+
+#include "test_base.h"
+
+#define STALE_WORD 0x5741e5741e5741e5
+
+struct stale_writer {
+	volatile uint64_t *where;
+	pthread_t thread;
+	atomic_bool stop;
+	atomic_ulong rounds;
+};
+
+static __thread sigjmp_buf stale_jump;
+
+static void stale_segv(int sig)
+{
+	siglongjmp(stale_jump, 1);
+}
+
+static void *stale_write(void *arg)
+{
+	struct stale_writer *w = arg;
+	cpu_set_t cpu;
+
+	CPU_ZERO(&cpu);
+	CPU_SET(1, &cpu);
+	sched_setaffinity(0, sizeof(cpu), &cpu);
+	while (!atomic_load(&w->stop)) {
+		if (!sigsetjmp(stale_jump, 0))
+			for (;;) {
+				atomic_fetch_add(&w->rounds, 1);
+				for (int i = 0; i < 100; i++)
+					*w->where = STALE_WORD;
+				if (atomic_load(&w->stop))
+					break;
+			}
+	}
+	return NULL;
+}
+
+/* Start it on CPU 1, and go to CPU 0. */
+static void stale_writer_start(struct stale_writer *w, void *where)
+{
+	struct sigaction sa = { .sa_handler = stale_segv, .sa_flags = SA_NODEFER };
+	cpu_set_t cpu;
+
+	*w = (struct stale_writer){ .where = where };
+	ck_assert_msg(sysconf(_SC_NPROCESSORS_ONLN) > 1, "this takes two CPUs");
+	CPU_ZERO(&cpu);
+	CPU_SET(0, &cpu);
+	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
+	assert_ok(sigaction(SIGSEGV, &sa, NULL));
+	ck_assert(!pthread_create(&w->thread, NULL, stale_write, w));
+}
+
+/* Wait until it is surely at it, with the page in its TLB. */
+static void stale_writer_wait(struct stale_writer *w)
+{
+	unsigned long before = atomic_load(&w->rounds);
+
+	while (atomic_load(&w->rounds) < before + 2)
+		;
+}
+
+static void stale_writer_stop(struct stale_writer *w)
+{
+	atomic_store(&w->stop, true);
+	pthread_join(w->thread, NULL);
+}
+
+#endif /* TEST_STALE_H */
