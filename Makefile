@@ -5,7 +5,7 @@
 # make dkms-install  have dkms build and install the module for this kernel and later ones
 # make dkms-remove   undo that
 # make demo       the paper's Figures 8 and 10 and the example, from a throw-away machine
-# make figures    its Figures 9 and 10, from the same
+# make figures    its Figures 9 and 10, and what EXMAP_FREE_DEFER saves, from the same
 # make budget     what a READ costs in instructions, in the same; into the README
 # make cost       what every call costs, in the same
 # make bench-host Figure 8 on this very machine, with the module loaded
@@ -104,7 +104,7 @@ demo:
 	vm/demo
 
 figures:
-	vm/demo 9 10
+	vm/demo 9 10 shootdowns
 
 budget:
 	vm/budget

@@ -388,7 +388,7 @@ static inline int bench_action(struct exmap_interface *interface, unsigned int o
 	unsigned int nr = interface->nr, done = 0, i;
 	int failed;
 
-	failed = exmap_batch_run(interface, opcode, 0);
+	failed = exmap_batch_run(interface, opcode, exmap_flags(interface, opcode));
 	if (failed == -ENOMEM && opcode != EXMAP_OP_FREE)
 		return -1;
 	if (failed < 0)
@@ -507,16 +507,20 @@ static inline void *bench_thread(void *arg)
 
 /*
  * 1 IF and 2 IF: allocate a batch at one interface and free it at another, or at
- * the same, until time is up.
+ * the same, until time is up. The thread's @batches take turns.
  */
 static inline void bench_alloc_free(struct bench_thread *thread,
-				    struct exmap_interface *alloc, struct exmap_interface *free)
+				    struct exmap_interface *alloc, struct exmap_interface *free,
+				    unsigned int batches)
 {
-	const uint64_t page = bench_batch_page(thread->id, 0);
 	int nr = bench.batch;
+	unsigned int i = 0;
+	uint64_t page;
 
 	bench_start();
 	while (!bench_stopped()) {
+		page = bench_batch_page(thread->id, i);
+		i = i + 1 < batches ? i + 1 : 0;
 		bench_fill(alloc, page, nr);
 		if (bench_action(alloc, EXMAP_OP_ALLOC) != nr)
 			bench_fail("ALLOC at interface %u found no memory, with %u threads and "

@@ -140,7 +140,6 @@ static struct exmap_interface *exmap_alloc_interfaces(unsigned int nr)
 	for (i = 0; i < nr; i++) {
 		mutex_init(&interfaces[i].lock);
 		mutex_init(&interfaces[i].quarantine.lock);
-		interfaces[i].quarantine.start = ULONG_MAX;
 	}
 	return interfaces;
 }
@@ -309,22 +308,17 @@ static struct exmap_interface *exmap_get_interface(struct exmap *exmap, unsigned
 
 /* ACTION, STATS, CLONE */
 
-/* The flags that each opcode takes. */
-static const u64 exmap_action_flags[] = {
-	[EXMAP_OP_READ] = EXMAP_ALLOC_PROBE,
-	[EXMAP_OP_ALLOC] = EXMAP_ALLOC_PROBE,
-	[EXMAP_OP_FREE] = EXMAP_ALLOC_PROBE | EXMAP_FREE_DEFER,
-	[EXMAP_OP_WRITE] = EXMAP_ALLOC_PROBE,
-	[EXMAP_OP_FLUSH] = 0,
-};
-
+/* Whether the opcode is one, and has flags and entries as it may. */
 static bool exmap_action_known(const struct exmap_action_params *params)
 {
-	const unsigned int nr = ARRAY_SIZE(exmap_action_flags);
+	u64 flags = EXMAP_ALLOC_PROBE;
 
-	return params->opcode < nr && params->iov_len <= EXMAP_USER_INTERFACE_PAGES &&
-		!(params->flags & ~exmap_action_flags[array_index_nospec(params->opcode, nr)]) &&
-		!(params->opcode == EXMAP_OP_FLUSH && params->iov_len);
+	if (params->opcode == EXMAP_OP_FREE)
+		flags |= EXMAP_FREE_DEFER;
+	if (params->opcode == EXMAP_OP_FLUSH)
+		return !params->flags && !params->iov_len;
+	return params->opcode <= EXMAP_OP_WRITE && !(params->flags & ~flags) &&
+		params->iov_len <= EXMAP_USER_INTERFACE_PAGES;
 }
 
 static long exmap_ioctl_action(struct exmap *exmap, const void __user *arg)
@@ -343,10 +337,8 @@ static long exmap_ioctl_action(struct exmap *exmap, const void __user *arg)
 	interface = exmap_get_interface(exmap, params.interface);
 	if (IS_ERR(interface))
 		return PTR_ERR(interface);
-	if (params.opcode == EXMAP_OP_FLUSH)
-		return exmap_flush(exmap, interface);
 	if (!params.iov_len)
-		return 0;
+		return params.opcode == EXMAP_OP_FLUSH ? exmap_flush(exmap, interface) : 0;
 	probe = params.flags & EXMAP_ALLOC_PROBE;
 
 	iov = interface->user->iov;

@@ -122,16 +122,12 @@ struct exmap_counts {
  * @address: where they were. There the PTE says that a flush is due, until it is done. Set
  *	once, after @bundle
  * @nr: how many; may be read without @lock
- * @start: first address of all
- * @end: first address after the last
  */
 struct exmap_quarantine {
 	struct mutex lock;
 	struct exmap_bundle *bundle;
 	unsigned long *address;
 	unsigned int nr;
-	unsigned long start;
-	unsigned long end;
 };
 
 /**

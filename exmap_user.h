@@ -55,6 +55,7 @@ struct exmap {
  * @fd: the file that its calls go to: the exmap's, or its own
  * @nr: how many entries are in the batch
  * @ran: the batch has been carried out, and its entries hold answers
+ * @defer: FREE of a page, a run or a list puts its flush off; see exmap_defer()
  * @user: the entries, shared with the kernel
  */
 struct exmap_interface {
@@ -63,6 +64,7 @@ struct exmap_interface {
 	int fd;
 	unsigned int nr;
 	int ran;
+	int defer;
 	struct exmap_user_interface *user;
 };
 
@@ -312,11 +314,27 @@ static inline int exmap_batch_add(struct exmap_interface *interface, uint64_t pa
 	return 0;
 }
 
+/* Have the kernel carry out @nr entries. Returns what it returns, or a negative errno. */
+static inline int exmap_call(struct exmap_interface *interface, unsigned int opcode,
+			     unsigned int nr, uint64_t flags)
+{
+	struct exmap_action_params action;
+	int ret;
+
+	memset(&action, 0, sizeof(action));
+	action.interface = (uint16_t)interface->number;
+	action.iov_len = (uint16_t)nr;
+	action.opcode = (uint16_t)opcode;
+	action.flags = flags;
+	ret = ioctl(interface->fd, EXMAP_IOCTL_ACTION, &action);
+	return ret < 0 ? -errno : ret;
+}
+
 /**
  * exmap_batch_run - carry out the batch
  * @interface: whose
  * @opcode: EXMAP_OP_ALLOC, _FREE, _READ or _WRITE
- * @flags: 0 or EXMAP_ALLOC_PROBE
+ * @flags: 0 or EXMAP_ALLOC_PROBE; for EXMAP_OP_FREE also EXMAP_FREE_DEFER
  *
  * Return: how many entries failed: exmap_batch_answer() says which, and why; or a
  * negative errno, with nothing done and the batch as it was, to be run again. -EINVAL
@@ -325,20 +343,13 @@ static inline int exmap_batch_add(struct exmap_interface *interface, uint64_t pa
 static inline int exmap_batch_run(struct exmap_interface *interface, unsigned int opcode,
 				  uint64_t flags)
 {
-	struct exmap_action_params action;
 	int failed;
 
 	if (interface->ran)
 		return -EINVAL;
-	memset(&action, 0, sizeof(action));
-	action.interface = (uint16_t)interface->number;
-	action.iov_len = (uint16_t)interface->nr;
-	action.opcode = (uint16_t)opcode;
-	action.flags = flags;
-	failed = ioctl(interface->fd, EXMAP_IOCTL_ACTION, &action);
-	if (failed < 0)
-		return -errno;
-	interface->ran = 1;
+	failed = exmap_call(interface, opcode, interface->nr, flags);
+	if (failed >= 0)
+		interface->ran = 1;
 	return failed;
 }
 
@@ -356,6 +367,31 @@ static inline int exmap_batch_answer(const struct exmap_interface *interface, un
 	return iov->res ? iov->res : iov->pages;
 }
 
+/**
+ * exmap_defer - have an interface put its TLB shootdowns off, or not
+ * @interface: the calling thread's
+ * @on: whether exmap_page(), exmap_run() and exmap_list() pass EXMAP_FREE_DEFER with
+ *	EXMAP_OP_FREE from now on
+ *
+ * One shootdown for each 512 pages then, whatever the size of a call. Until it comes,
+ * readers may still find what was there, and writes to it get lost: see exmap(4).
+ */
+static inline void exmap_defer(struct exmap_interface *interface, int on)
+{
+	interface->defer = on;
+}
+
+/**
+ * exmap_flush - make up for the shootdowns that an interface has put off
+ * @interface: the calling thread's
+ *
+ * Return: 0, and nobody can reach what it has freed; or a negative errno.
+ */
+static inline int exmap_flush(struct exmap_interface *interface)
+{
+	return exmap_call(interface, EXMAP_OP_FLUSH, 0, 0);
+}
+
 /*
  * One page, a run or a list. They return how many pages were mapped, unmapped, read or
  * written: fewer than were asked for where some of them were there (or, for FREE and
@@ -363,10 +399,16 @@ static inline int exmap_batch_answer(const struct exmap_interface *interface, un
  * done are done: a batch tells which. They clear the interface's batch.
  */
 
+/* What comes with an opcode. */
+static inline uint64_t exmap_flags(const struct exmap_interface *interface, unsigned int opcode)
+{
+	return interface->defer && opcode == EXMAP_OP_FREE ? EXMAP_FREE_DEFER : 0;
+}
+
 /* Carry out the batch, and sum up its answers. */
 static inline long exmap_batch_sum(struct exmap_interface *interface, unsigned int opcode)
 {
-	int failed = exmap_batch_run(interface, opcode, 0);
+	int failed = exmap_batch_run(interface, opcode, exmap_flags(interface, opcode));
 	long sum = 0;
 	unsigned int i;
 	int pages;

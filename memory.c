@@ -420,20 +420,21 @@ static unsigned int exmap_alloc_singles(struct exmap_walk *walk, struct exmap_in
 	lockdep_assert_held(&interface->lock);
 	for (entry = iov; entry < end; entry++) {
 		unsigned long number = exmap_single(READ_ONCE(entry->value), first, pages);
-		pte_t *pte;
+		pte_t *pte, old;
 
 		if (unlikely(!number || !exmap_walk_lock(walk, number << PAGE_SHIFT)))
 			break;
 		pte = &walk->table[number % PTRS_PER_PTE];
-		if (likely(exmap_pte_free(*pte))) {
+		old = *pte;
+		if (likely(exmap_pte_free(old))) {
 			exmap_pte_set(exmap->mm, number << PAGE_SHIFT, pte,
 				      native_make_pte(bits | page_to_phys(*--free)));
 			exmap_answer(entry, 0, 1);
-		} else if (likely(pte_present(*pte))) {
-			exmap_answer(entry, 0, 0);
-		} else {
-			break;
+			continue;
 		}
+		if (unlikely(!(native_pte_val(old) & _PAGE_PRESENT)))
+			break;
+		exmap_answer(entry, 0, 0);
 	}
 	used = &interface->loaded->page[interface->count] - free;
 	WRITE_ONCE(interface->count, interface->count - used);
@@ -822,29 +823,26 @@ leave:
 /* FREE whose flush is put off */
 
 /*
- * Unmap @nr pages of the table from @pte, @address, on into quarantine, which has room
- * for them. Returns how many there were.
+ * Unmap a page, whose PTE is locked, into quarantine, which has room for it. False where
+ * there is none.
  */
-static unsigned int exmap_defer_run(struct exmap *exmap, struct exmap_quarantine *quarantine,
-				    unsigned long address, pte_t *pte, unsigned int nr)
+static __always_inline bool exmap_defer_page(struct exmap *exmap,
+					     struct exmap_quarantine *quarantine,
+					     unsigned long address, pte_t *pte)
 {
-	unsigned int all = quarantine->nr;
+	unsigned int nr = quarantine->nr;
+	pte_t old = *pte;
 
-	for (; nr; nr--, pte++, address += PAGE_SIZE) {
-		pte_t old = *pte;
-
-		if (!pte_present(old))
-			continue;
-		exmap_pte_clear(exmap->mm, address, pte, old);
-		WRITE_ONCE(*pte, EXMAP_PTE_DEFERRED);
-		quarantine->bundle->page[all] = pte_page(old);
-		quarantine->address[all] = address;
-		all++;
-	}
-	nr = all - quarantine->nr;
-	/* Under the PTE lock: who finds a flush due finds it in some quarantine. */
-	WRITE_ONCE(quarantine->nr, all);
-	return nr;
+	if (unlikely(!(native_pte_val(old) & _PAGE_PRESENT)))
+		return false;
+	exmap_pte_clear(exmap->mm, address, pte, old);
+	WRITE_ONCE(*pte, EXMAP_PTE_DEFERRED);
+	quarantine->bundle->page[nr] =
+		pfn_to_page((native_pte_val(old) & PTE_PFN_MASK) >> PAGE_SHIFT);
+	quarantine->address[nr] = address;
+	/* Before the PTE is unlocked: who finds a flush due there finds it here, too. */
+	WRITE_ONCE(quarantine->nr, nr + 1);
+	return true;
 }
 
 /*
@@ -857,30 +855,33 @@ static unsigned int exmap_defer_run(struct exmap *exmap, struct exmap_quarantine
 static void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *quarantine,
 				 struct exmap_interface *interface)
 {
+	const unsigned long *const end = quarantine->address + quarantine->nr, *address;
+	unsigned long lowest = ULONG_MAX, highest = 0;
 	struct exmap_walk walk = EXMAP_WALK(exmap);
 	struct mmu_notifier_range range;
-	unsigned int i;
 	pte_t *pte;
 
 	lockdep_assert_held(&quarantine->lock);
 	if (!quarantine->nr)
 		return;
-	exmap_unmap_begin(exmap, &range, quarantine->start, quarantine->end);
-	exmap_unmap_end(exmap, &range, quarantine->start, quarantine->end);
+	for (address = quarantine->address; address < end; address++) {
+		lowest = min(lowest, *address);
+		highest = max(highest, *address);
+	}
+	exmap_unmap_begin(exmap, &range, lowest, highest + PAGE_SIZE);
+	exmap_unmap_end(exmap, &range, lowest, highest + PAGE_SIZE);
 	exmap_count(&interface->counts.flushes, 1);
 	/* Others may map there now. */
-	for (i = 0; i < quarantine->nr; i++) {
-		if (WARN_ON_ONCE(!exmap_walk_lock(&walk, quarantine->address[i])))
+	for (address = quarantine->address; address < end; address++) {
+		if (WARN_ON_ONCE(!exmap_walk_lock(&walk, *address)))
 			continue;
-		pte = &walk.table[pte_index(quarantine->address[i])];
+		pte = &walk.table[pte_index(*address)];
 		if (!WARN_ON_ONCE(!pte_same(*pte, EXMAP_PTE_DEFERRED)))
 			WRITE_ONCE(*pte, native_make_pte(0));
 	}
 	exmap_walk_unlock(&walk);
 	exmap_stock_settle(exmap, interface, &quarantine->bundle, quarantine->nr);
 	WRITE_ONCE(quarantine->nr, 0);
-	quarantine->start = ULONG_MAX;
-	quarantine->end = 0;
 }
 
 /**
@@ -954,33 +955,61 @@ unsigned long exmap_quarantined(const struct exmap *exmap)
 	return pages;
 }
 
+/* Have room in quarantine: it holds as much as is flushed at once. */
+static __always_inline void exmap_defer_room(struct exmap_walk *walk,
+					     struct exmap_interface *interface)
+{
+	if (likely(interface->quarantine.nr < EXMAP_BUNDLE_PAGES))
+		return;
+	exmap_walk_unlock(walk);
+	exmap_quarantine_end(walk->exmap, &interface->quarantine, interface);
+}
+
 /* FREE of one entry into quarantine. Returns how many pages it unmapped. */
 static unsigned int exmap_defer_entry(struct exmap_walk *walk, struct exmap_interface *interface,
 				      unsigned long start, unsigned long end)
 {
 	struct exmap_quarantine *quarantine = &interface->quarantine;
-	unsigned int unmapped = 0, was, room;
 	unsigned long address, next;
+	unsigned int unmapped = 0;
 
 	for (address = start; address < end; address = next) {
-		if (quarantine->nr == EXMAP_BUNDLE_PAGES) {
-			exmap_walk_unlock(walk);
-			exmap_quarantine_end(walk->exmap, quarantine, interface);
-		}
-		room = EXMAP_BUNDLE_PAGES - quarantine->nr;
-		next = min(pmd_addr_end(address, end), address + room * PAGE_SIZE);
-		if (!exmap_walk_lock(walk, address))
-			continue;
-		was = exmap_defer_run(walk->exmap, quarantine, address,
-				      &walk->table[pte_index(address)],
-				      (next - address) >> PAGE_SHIFT);
-		if (!was)
-			continue;
-		unmapped += was;
-		quarantine->start = min(quarantine->start, address);
-		quarantine->end = max(quarantine->end, next);
+		next = address + PAGE_SIZE;
+		exmap_defer_room(walk, interface);
+		if (exmap_walk_lock(walk, address))
+			unmapped += exmap_defer_page(walk->exmap, quarantine, address,
+						     &walk->table[pte_index(address)]);
+		else
+			next = pmd_addr_end(address, end);
 	}
 	return unmapped;
+}
+
+/*
+ * FREE of entries of one page each into quarantine, as long as these are mapped and there
+ * is room. Returns how many are done.
+ */
+static unsigned int exmap_defer_singles(struct exmap_walk *walk, struct exmap_interface *interface,
+					struct exmap_iov *iov, unsigned int nr)
+{
+	struct exmap *exmap = walk->exmap;
+	const unsigned long first = exmap->start >> PAGE_SHIFT;
+	const unsigned long pages = (exmap->end >> PAGE_SHIFT) - first;
+	struct exmap_quarantine *quarantine = &interface->quarantine;
+	const unsigned int room = EXMAP_BUNDLE_PAGES - quarantine->nr;
+	struct exmap_iov *const end = iov + min(nr, room), *entry;
+
+	lockdep_assert_held(&quarantine->lock);
+	for (entry = iov; entry < end; entry++) {
+		unsigned long number = exmap_single(READ_ONCE(entry->value), first, pages);
+
+		if (unlikely(!number || !exmap_walk_lock(walk, number << PAGE_SHIFT)) ||
+		    unlikely(!exmap_defer_page(exmap, quarantine, number << PAGE_SHIFT,
+					       &walk->table[number % PTRS_PER_PTE])))
+			break;
+		exmap_answer(entry, 0, 1);
+	}
+	return entry - iov;
 }
 
 /**
@@ -1014,6 +1043,12 @@ long exmap_free_deferred(struct exmap *exmap, struct exmap_interface *interface,
 		WRITE_ONCE(exmap->deferred, true);
 	mutex_lock(&interface->quarantine.lock);
 	for (i = 0; i < nr; i++) {
+		exmap_defer_room(&walk, interface);
+		was = exmap_defer_singles(&walk, interface, &iov[i], nr - i);
+		unmapped += was;
+		i += was;
+		if (i == nr)
+			break;
 		if (exmap_request(exmap, READ_ONCE(iov[i].value), &start, &end)) {
 			exmap_answer(&iov[i], -EFAULT, 0);
 			failed++;

@@ -8,22 +8,24 @@
 #include <sys/pidfd.h>
 #include <sys/uio.h>
 
-enum { SHARED_FD = 256, BASELINE };
+enum { SHARED_FD = 256, DEFER, BASELINE };
 
 static const struct option options[] = {
 	{ "shared-fd", no_argument, NULL, SHARED_FD },
+	{ "defer", no_argument, NULL, DEFER },
 	{ "baseline", required_argument, NULL, BASELINE },
 	{ }
 };
 
-static bool shared_fd;
+static bool shared_fd, defer;
 static const char *baseline;
 static int self;	/* pidfd */
 
 static void option(int value, const char *argument)
 {
-	if (value == SHARED_FD) {
-		shared_fd = true;
+	if (value == SHARED_FD || value == DEFER) {
+		shared_fd |= value == SHARED_FD;
+		defer |= value == DEFER;
 		return;
 	}
 	if (strcmp(argument, "madvise") && strcmp(argument, "process_madvise"))
@@ -42,6 +44,9 @@ static const struct bench_program program = {
 	.own_help =
 	"      --shared-fd        one fd for all threads, not one CLONEd for each;\n"
 	"                         scenario 1if-shared instead of 1if\n"
+	"      --defer            free with EXMAP_FREE_DEFER, and come back to the same\n"
+	"                         addresses after 1024 other pages or more; scenario\n"
+	"                         1if-deferred\n"
 	"      --baseline HOW     without exmap: touch every page of a batch of anonymous\n"
 	"                         memory, then free them one by one with\n"
 	"                           madvise          a call for each page\n"
@@ -49,6 +54,12 @@ static const struct bench_program program = {
 	.min_threads = 1,
 	.max_threads = EXMAP_MAX_INTERFACES,
 };
+
+/* So many that what is in quarantine is flushed before its address comes round again. */
+static unsigned int batches(void)
+{
+	return defer ? 1 + (1023 + bench.batch) / bench.batch : 1;
+}
 
 static void one_interface(struct bench_thread *thread)
 {
@@ -58,7 +69,8 @@ static void one_interface(struct bench_thread *thread)
 		bench_attach_shared(&interface, thread->id);
 	else
 		bench_attach(&interface, thread->id);
-	bench_alloc_free(thread, &interface, &interface);
+	exmap_defer(&interface, defer);
+	bench_alloc_free(thread, &interface, &interface, batches());
 }
 
 /* The baselines */
@@ -140,14 +152,16 @@ static void run_baseline(void)
 int main(int argc, char **argv)
 {
 	bench_options(argc, argv, &program);
-	if (baseline && shared_fd)
-		bench_fail("--baseline needs no fd: leave out --shared-fd");
+	if (baseline && (shared_fd || defer))
+		bench_fail("--baseline has no fd and no deferred flush: leave out --shared-fd and --defer");
+	if (shared_fd && defer)
+		bench_fail("--shared-fd and --defer are scenarios of their own: take one of them");
 	if (baseline) {
 		run_baseline();
 		return 0;
 	}
 	bench_need_pages();
-	bench_setup(bench.threads, 1);
-	bench_run(shared_fd ? "1if-shared" : "1if", one_interface);
+	bench_setup(bench.threads, batches());
+	bench_run(shared_fd ? "1if-shared" : defer ? "1if-deferred" : "1if", one_interface);
 	return 0;
 }

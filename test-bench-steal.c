@@ -26,7 +26,7 @@ static void two_interfaces(struct bench_thread *thread)
 	bench_attach(&alloc, 2 * thread->id);
 	bench_attach_shared(&free, 2 * thread->id + 1);
 	free.fd = alloc.fd;	/* one for the thread */
-	bench_alloc_free(thread, &alloc, &free);
+	bench_alloc_free(thread, &alloc, &free, 1);
 }
 
 int main(int argc, char **argv)

@@ -823,6 +823,49 @@ START_TEST(batch_flags)
 }
 END_TEST
 
+static void assert_deferred(const struct exmap *exmap, long pages)
+{
+	char path[64], line[256];
+	long deferred = -1;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", exmap->fd);
+	f = fopen(path, "r");
+	ck_assert_ptr_nonnull(f);
+	while (fgets(line, sizeof(line), f))
+		sscanf(line, "exmap-pages-deferred: %ld", &deferred);
+	fclose(f);
+	ck_assert_int_eq(deferred, pages);
+}
+
+START_TEST(flush_can_be_put_off)
+{
+	const uint64_t list[] = { 50, 60 };
+	struct exmap_interface interface;
+	struct exmap exmap;
+
+	open_attached(&exmap, &interface, 100, -1);
+	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_ALLOC, 0, 100), 100);
+	exmap_defer(&interface, 1);
+	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_FREE, 10), 1);
+	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_FREE, 20, 10), 10);
+	ck_assert_int_eq(exmap_list(&interface, EXMAP_OP_FREE, list, 2), 2);
+	assert_deferred(&exmap, 13);
+	/* It is no flag of ALLOC. */
+	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_ALLOC, 1000), 1);
+	exmap_defer(&interface, 0);
+	ck_assert_int_eq(exmap_flush(&interface), 0);
+	assert_deferred(&exmap, 0);
+	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_FREE, 11), 1);
+	assert_deferred(&exmap, 0);
+	ck_assert_int_eq(exmap_batch_add(&interface, 0, 5), 0);
+	ck_assert_int_eq(exmap_batch_run(&interface, EXMAP_OP_FREE, EXMAP_FREE_DEFER), 0);
+	assert_deferred(&exmap, 5);
+	munmap(exmap.surface, exmap.surface_pages * EXMAP_PAGE_SIZE);
+	ck_assert_int_eq(exmap_flush(&interface), -EPROTO);
+}
+END_TEST
+
 START_TEST(batch_can_be_run_again_after_enomem)
 {
 	struct exmap_interface one, other;
@@ -879,6 +922,7 @@ static const struct test tests[] = {
 	TEST(batch_answer_is_the_error),
 	TEST(batch_is_forgotten),
 	TEST(batch_flags),
+	TEST(flush_can_be_put_off),
 	TEST(batch_can_be_run_again_after_enomem),
 	{ }
 };
