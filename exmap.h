@@ -328,7 +328,7 @@ long exmap_flush(struct exmap *exmap, struct exmap_interface *interface);
 bool exmap_quarantine_flush(struct exmap *exmap, struct exmap_quarantine *quarantine,
 			    struct exmap_interface *interface);
 unsigned long exmap_quarantined(const struct exmap *exmap);
-int exmap_enter(struct exmap *exmap, struct exmap_interface *interface);
+int exmap_enter_late(struct exmap *exmap, struct exmap_interface *interface, enum exmap_gate gate);
 int exmap_request(const struct exmap *exmap, u64 value, unsigned long *start, unsigned long *end);
 int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
 		  unsigned long start, unsigned long end, bool probe, struct exmap_slot *slot);
@@ -337,6 +337,25 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 int exmap_pin(struct exmap *exmap, unsigned long start, unsigned long end,
 	      struct exmap_slot *slot);
 u64 exmap_mapped(struct exmap *exmap);
+
+/**
+ * exmap_enter - take an interface's lock when the gate is open
+ * @exmap: has been set up; mmap_lock is not held, since whoever closed the gate may
+ *	be waiting for it
+ * @interface: the interface
+ *
+ * Return: with the lock held in any case: 0; -EPROTO where there is no surface;
+ * -EINTR where the caller is being killed.
+ */
+static inline int exmap_enter(struct exmap *exmap, struct exmap_interface *interface)
+{
+	enum exmap_gate gate;
+
+	mutex_lock(&interface->lock);
+	/* Just once: from here on it may change any time, and waits for us. */
+	gate = READ_ONCE(exmap->gate);
+	return likely(gate == EXMAP_GATE_OPEN) ? 0 : exmap_enter_late(exmap, interface, gate);
+}
 
 /* pool.c */
 int exmap_pool_init(void);

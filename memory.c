@@ -78,7 +78,10 @@ static void exmap_walk_unlock(struct exmap_walk *walk)
 	walk->region = NO_REGION;
 }
 
-/* Look a page table up and lock it. False where there is none. */
+/*
+ * Look a page table up and lock it. False where there is none. It stays as long as the
+ * gate is open.
+ */
 static bool exmap_walk_table(struct exmap_walk *walk, unsigned long address)
 {
 	pmd_t *pmd = exmap_pmd(walk->exmap, address);
@@ -86,20 +89,31 @@ static bool exmap_walk_table(struct exmap_walk *walk, unsigned long address)
 
 	if (!pmd)
 		return false;
-	for (;;) {
-		value = READ_ONCE(*pmd);
-		if (pmd_none(value))
-			return false;
-		walk->lock = pte_lockptr(walk->exmap->mm, &value);
-		spin_lock(walk->lock);
-		__release(walk->lock);
-		if (likely(pmd_same(value, READ_ONCE(*pmd))))
-			break;
-		exmap_walk_unlock(walk);
-	}
+	value = READ_ONCE(*pmd);
+	if (pmd_none(value))
+		return false;
+	walk->lock = pte_lockptr(walk->exmap->mm, &value);
 	walk->region = address >> PMD_SHIFT;
 	walk->table = (pte_t *)pmd_page_vaddr(value);
+	spin_lock(walk->lock);
+	__release(walk->lock);
 	return true;
+}
+
+/*
+ * The same with the gate closed, where madvise() elsewhere may be freeing an empty table,
+ * by RCU: then it is not in its place any more once it can be locked.
+ */
+static bool exmap_walk_table_closed(struct exmap_walk *walk, unsigned long address)
+{
+	bool found;
+
+	rcu_read_lock();
+	while ((found = exmap_walk_table(walk, address)) &&
+	       walk->table != (pte_t *)pmd_page_vaddr(READ_ONCE(*exmap_pmd(walk->exmap, address))))
+		exmap_walk_unlock(walk);
+	rcu_read_unlock();
+	return found;
 }
 
 /* Go on to another page table. False where there is none. */
@@ -119,25 +133,18 @@ static __always_inline bool exmap_walk_lock(struct exmap_walk *walk, unsigned lo
 }
 
 /**
- * exmap_enter - take an interface's lock when the gate is open
- * @exmap: has been set up; mmap_lock is not held, since whoever closed the gate may
- *	be waiting for it
- * @interface: the interface
+ * exmap_enter_late - enter when the gate is open, or will not be any more
+ * @exmap: as for exmap_enter()
+ * @interface: its lock is held
+ * @gate: what the gate was
  *
- * Return: with the lock held in any case: 0; -EPROTO where there is no surface;
- * -EINTR where the caller is being killed.
+ * Return: as exmap_enter().
  */
-int exmap_enter(struct exmap *exmap, struct exmap_interface *interface)
+int exmap_enter_late(struct exmap *exmap, struct exmap_interface *interface, enum exmap_gate gate)
 {
-	enum exmap_gate gate;
 	int err = 0;
 
-	for (;;) {
-		mutex_lock(&interface->lock);
-		/* Just once: from here on it may change any time, and waits for us. */
-		gate = READ_ONCE(exmap->gate);
-		if (likely(gate == EXMAP_GATE_OPEN))
-			return 0;
+	for (; gate != EXMAP_GATE_OPEN; gate = READ_ONCE(exmap->gate)) {
 		if (gate != EXMAP_GATE_CLOSED)
 			return -EPROTO;
 		if (err)
@@ -145,7 +152,9 @@ int exmap_enter(struct exmap *exmap, struct exmap_interface *interface)
 		mutex_unlock(&interface->lock);
 		err = wait_event_killable(exmap->gate_wait,
 					  READ_ONCE(exmap->gate) != EXMAP_GATE_CLOSED);
+		mutex_lock(&interface->lock);
 	}
+	return 0;
 }
 
 static int exmap_reenter(struct exmap *exmap, struct exmap_interface *interface)
@@ -727,6 +736,12 @@ static unsigned int exmap_free_entry(struct exmap_unmap *unmap, struct exmap_int
 }
 
 /*
+ * More pages than that the kernel does not flush one by one, but all that the TLBs hold
+ * (tlb_single_page_flush_ceiling, Linux 6.1 to 7.3): then it does not matter where they are.
+ */
+#define EXMAP_FLUSH_SINGLE 33
+
+/*
  * FREE of entries of one page each, as long as these are mapped and there is room in
  * limbo. Returns how many are done.
  */
@@ -740,7 +755,9 @@ static unsigned int exmap_free_singles(struct exmap_unmap *unmap, struct exmap_i
 	struct page **limbo = &interface->limbo->page[interface->nr_limbo];
 	const unsigned int room = EXMAP_BUNDLE_PAGES - interface->nr_limbo;
 	struct exmap_iov *const end = iov + min(nr, room), *entry;
-	unsigned long lowest = ULONG_MAX, highest = 0;
+	const bool few = end - iov <= EXMAP_FLUSH_SINGLE;
+	unsigned long lowest = few ? ULONG_MAX : first;
+	unsigned long highest = few ? 0 : first + pages - 1;
 
 	lockdep_assert_held(&interface->lock);
 	for (entry = iov; entry < end; entry++) {
@@ -755,8 +772,10 @@ static unsigned int exmap_free_singles(struct exmap_unmap *unmap, struct exmap_i
 			break;
 		exmap_pte_clear(exmap->mm, number << PAGE_SHIFT, pte, old);
 		*limbo++ = pfn_to_page((native_pte_val(old) & PTE_PFN_MASK) >> PAGE_SHIFT);
-		lowest = min(lowest, number);
-		highest = max(highest, number);
+		if (few) {
+			lowest = min(lowest, number);
+			highest = max(highest, number);
+		}
 		exmap_answer(entry, 0, 1);
 	}
 	if (entry == iov)
@@ -784,7 +803,7 @@ static unsigned int exmap_free_singles(struct exmap_unmap *unmap, struct exmap_i
 long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
 		struct exmap_iov *iov, unsigned int nr)
 {
-	struct exmap_unmap unmap;
+	struct exmap_unmap unmap = { .walk = EXMAP_WALK(exmap) };
 	unsigned long start, end;
 	long unmapped = 0, failed = 0;
 	unsigned int i, was;
@@ -793,7 +812,6 @@ long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
 	err = exmap_enter(exmap, interface);
 	if (err)
 		goto leave;
-	unmap.walk = (struct exmap_walk)EXMAP_WALK(exmap);
 	exmap_free_begin(&unmap);
 	for (i = 0; i < nr; i++) {
 		exmap_free_room(&unmap, interface);
@@ -1365,7 +1383,6 @@ static void exmap_reap(struct exmap *exmap, unsigned long start, unsigned long e
 	struct mmu_notifier_range range;
 	unsigned long address, next;
 	unsigned int nr = 0;
-	bool found;
 	pte_t *pte;
 
 	mutex_lock(&exmap->reap_lock);
@@ -1378,11 +1395,7 @@ static void exmap_reap(struct exmap *exmap, unsigned long start, unsigned long e
 		if (walk.region != address >> PMD_SHIFT) {
 			exmap_walk_unlock(&walk);
 			cond_resched();
-			/* madvise() elsewhere may be freeing an empty table. */
-			rcu_read_lock();
-			found = exmap_walk_table(&walk, address);
-			rcu_read_unlock();
-			if (!found) {
+			if (!exmap_walk_table_closed(&walk, address)) {
 				next = pmd_addr_end(address, end);
 				continue;
 			}
@@ -1424,8 +1437,8 @@ static void exmap_surface_kill(struct exmap *exmap)
  */
 static bool exmap_concerns(const struct exmap *exmap, const struct mmu_notifier_range *range)
 {
-	return range->start < READ_ONCE(exmap->end) && range->end > exmap->start &&
-		range->owner != exmap && READ_ONCE(exmap->gate) != EXMAP_GATE_DEAD &&
+	return range->owner != exmap && range->start < READ_ONCE(exmap->end) &&
+		range->end > exmap->start && READ_ONCE(exmap->gate) != EXMAP_GATE_DEAD &&
 		mmu_notifier_range_blockable(range);
 }
 

@@ -423,23 +423,31 @@ void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
 			struct exmap_bundle **limbo, unsigned int nr)
 {
 	struct exmap_bundle *bundle = *limbo;
-	struct page **end = &bundle->page[nr], **from, **to;
+	struct page **from = bundle->page, **const end = from + nr;
+	struct page **to, **last;
 
 	lockdep_assert_held(&interface->lock);
-	for (from = to = bundle->page; from < end; from++) {
-		if (likely(page_ref_count(*from) == 1))
-			*to++ = *from;
-		else
+	/* Where the loaded bundle is empty this one takes its place, and they stay in it. */
+	if (!interface->count) {
+		*limbo = interface->loaded;
+		interface->loaded = bundle;
+	}
+	to = &interface->loaded->page[interface->count];
+	last = &interface->loaded->page[EXMAP_BUNDLE_PAGES];
+	for (; from < end; from++) {
+		if (unlikely(page_ref_count(*from) != 1)) {
 			exmap_pool_release(exmap, from, 1);
+			continue;
+		}
+		if (unlikely(to == last)) {
+			exmap_stock_push_full(interface, interface->loaded);
+			interface->loaded = exmap_stock_empty(exmap, interface);
+			to = interface->loaded->page;
+			last = to + EXMAP_BUNDLE_PAGES;
+		}
+		*to++ = *from;
 	}
-	nr = to - bundle->page;
-	if (interface->count) {
-		exmap_stock_add(exmap, interface, bundle->page, nr);
-		return;
-	}
-	*limbo = interface->loaded;
-	interface->loaded = bundle;
-	WRITE_ONCE(interface->count, nr);
+	WRITE_ONCE(interface->count, to - interface->loaded->page);
 	exmap_stock_pushed(interface);
 }
 
