@@ -237,8 +237,8 @@ static __always_inline bool exmap_pte_free(pte_t pte)
  * there. @interface: its lock is held; takes what had to be flushed. Another thread may
  * have one due again the moment it is done: then its page was mapped during this call.
  */
-static bool exmap_walk_flushed(struct exmap_walk *walk, struct exmap_interface *interface,
-			       unsigned long address)
+static noinline bool exmap_walk_flushed(struct exmap_walk *walk, struct exmap_interface *interface,
+					unsigned long address)
 {
 	if (!exmap_walk_lock(walk, address))
 		return false;
@@ -567,9 +567,11 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 		 * A table that was there when the page was reserved may have been
 		 * freed by MADV_DONTNEED: as if that had come after us.
 		 */
-		if (!slot->error && exmap_walk_flushed(&walk, interface, slot->address)) {
+		if (!slot->error && exmap_walk_lock(&walk, slot->address)) {
 			pte = &walk.table[pte_index(slot->address)];
-			if (exmap_pte_free(*pte)) {
+			if (likely(exmap_pte_free(*pte)) ||
+			    (exmap_walk_flushed(&walk, interface, slot->address) &&
+			     exmap_pte_free(*pte))) {
 				exmap_pte_set(exmap->mm, slot->address, pte,
 					      __pte(exmap->pte | page_to_phys(slot->page)));
 				mapped++;
