@@ -8,6 +8,7 @@
 # make figures    its Figures 9 and 10, and what EXMAP_FREE_DEFER saves, from the same
 # make budget     what a READ costs in instructions, in the same; into the README
 # make cost       what every call costs, in the same
+# make growth     whether that grows with surface, interfaces, exmaps and pool, in the same
 # make bench-host Figure 8 on this very machine, with the module loaded
 # make check      the test suite, in the same
 # make check-package  the test of the Debian packages, in another
@@ -27,7 +28,8 @@ override CFLAGS += -std=gnu11 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE 
 CHECK_LIBS = $(shell pkg-config --cflags --libs check)
 
 TESTS = test-exmap test-defer test-hostile test-io test-uring test-faults test-user test-user-cxx
-BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same test-bench-read test-bench-cost
+BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same test-bench-read test-bench-cost \
+	test-bench-growth
 EXAMPLES = examples/bufferpool
 PROGRAMS = $(TESTS) test-fuzz $(BENCHES) exmap-top $(EXAMPLES)
 
@@ -112,6 +114,9 @@ budget:
 cost:
 	vm/cost
 
+growth:
+	vm/growth
+
 bench-host: programs
 	./bench-host
 
@@ -133,4 +138,4 @@ vm:
 	vm/run -l -- bash
 
 .PHONY: all module programs install install-dev dkms-source dkms-install dkms-remove clean demo
-.PHONY: figures budget cost bench-host check check-package style sparse vm
+.PHONY: figures budget cost growth bench-host check check-package style sparse vm

@@ -1,0 +1,481 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Whether what exmap costs grows with what there is: the size of the surface, interfaces,
+ * exmaps in this process and in others, the size of the pool; and what it takes of the
+ * kernel's memory. On a clock that goes one nanosecond further with each instruction
+ * (vm/run -i).
+ *
+ * Cost per page is of 4096 pages, the best of three rounds after one that does not count:
+ * then pages are in the pool, and page tables are there.
+ */
+#include "bench_common.h"
+
+#include <sys/wait.h>
+
+#define TOTAL 4096U	/* pages per round */
+#define ROUNDS 3
+#define GIB ((uint64_t)262144)	/* pages */
+#define MIB ((uint64_t)256)
+#define LARGEST (4096 * GIB)	/* the largest surface */
+#define GROW 64		/* pages that an interface takes from the system at its first use */
+#define MANY 64U	/* exmaps; and interfaces in the larger case for memory */
+
+/*
+ * A surface of any size is used in the same way: of so many page tables, which lie
+ * equally far apart over all of it, eight pages each. A batch of 512 pages, picked in no
+ * order, has each of its pages in another table, as one picked at random on a large
+ * surface has. That is all of them where the surface is 1 GiB; on a larger one picking at
+ * random would take more tables in all, but no more per page.
+ */
+#define TABLES 512U
+
+/* Page numbers of the pages that are used: adjacent ones where @spread is 0. */
+struct place {
+	uint64_t first;
+	uint64_t spread;
+};
+
+static struct exmap exmap[MANY];
+static struct exmap_interface interface[EXMAP_MAX_INTERFACES];
+
+static void __attribute__((noreturn)) fail(const char *what, int err)
+{
+	bench_fail("%s: %s", what, exmap_strerror(err));
+}
+
+static void __attribute__((format(printf, 2, 3)))
+print(double value, const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	vprintf(format, arguments);
+	va_end(arguments);
+	printf(",%.7g\n", value);
+	if (fflush(stdout))
+		fail("standard output", -errno);
+}
+
+/* Cost per page */
+
+static uint64_t nth_page(const struct place *place, unsigned int n)
+{
+	/* An odd factor: n % TABLES goes to each table once. */
+	return place->first + (place->spread ?
+			       n * 211 % TABLES * place->spread + n / TABLES * 64 : n);
+}
+
+/* All pages, at interface 0. Returns the time spent in calls. */
+static uint64_t sweep(const struct place *place, unsigned int opcode, unsigned int batch)
+{
+	uint64_t spent = 0, start;
+	unsigned int n, i;
+
+	for (n = 0; n < TOTAL; n += batch) {
+		struct exmap_action_params params = {
+			.interface = (uint16_t)interface[0].number,
+			.iov_len = (uint16_t)batch,
+			.opcode = (uint16_t)opcode,
+		};
+		int failed;
+
+		exmap_batch_clear(&interface[0]);
+		for (i = 0; i < batch; i++)
+			exmap_batch_add(&interface[0], nth_page(place, n + i), 1);
+		start = bench_nanoseconds();
+		failed = ioctl(interface[0].fd, EXMAP_IOCTL_ACTION, &params);
+		spent += bench_nanoseconds() - start;
+		if (failed)
+			fail("an ACTION", -errno);
+		for (i = 0; i < batch; i++)
+			if (exmap_batch_answer(&interface[0], i) != 1)
+				fail("a page", exmap_batch_answer(&interface[0], i));
+	}
+	return spent;
+}
+
+/* What it costs at interface 0. */
+static void measure(const char *what, uint64_t size, const struct place *place)
+{
+	static const unsigned int batches[] = { 1, 512 };
+	unsigned int i;
+	int round;
+
+	for (i = 0; i < 2; i++) {
+		uint64_t alloc = UINT64_MAX, free = UINT64_MAX, spent;
+
+		for (round = 0; round <= ROUNDS; round++) {
+			spent = sweep(place, EXMAP_OP_ALLOC, batches[i]);
+			if (round && spent < alloc)
+				alloc = spent;
+			spent = sweep(place, EXMAP_OP_FREE, batches[i]);
+			if (round && spent < free)
+				free = spent;
+		}
+		print((double)alloc / TOTAL, "%s,%lu,alloc,%u", what, size, batches[i]);
+		print((double)free / TOTAL, "%s,%lu,free,%u", what, size, batches[i]);
+	}
+}
+
+static void open_exmap(struct exmap *new, uint64_t surface, uint64_t pool, unsigned int interfaces)
+{
+	int err = exmap_open(new, surface, pool, interfaces, -1, 0);
+
+	if (err)
+		fail("an exmap", err);
+}
+
+/* With the number of an interface and a page of its own, which is gone again after that. */
+static void use(struct exmap *of, struct exmap_interface *with, unsigned int number)
+{
+	int err = exmap_attach_to(of, with, number);
+
+	if (!err)
+		err = exmap_page(with, EXMAP_OP_ALLOC, number);
+	if (err == 1)
+		err = exmap_page(with, EXMAP_OP_FREE, number);
+	if (err != 1)
+		fail("the first use of an interface", err);
+}
+
+static void detach(unsigned int interfaces)
+{
+	while (interfaces--)
+		exmap_detach(&interface[interfaces]);
+}
+
+static void surfaces(void)
+{
+	static const uint64_t sizes[] = { GIB, 64 * GIB, LARGEST };
+	unsigned int i;
+
+	for (i = 0; i < 3; i++) {
+		struct place place = { .spread = sizes[i] / TABLES };
+
+		/* Up to a table more, so that it can begin with one. */
+		open_exmap(&exmap[0], sizes[i] + BENCH_TABLE_PAGES, TOTAL + GROW, 1);
+		use(&exmap[0], &interface[0], 0);
+		place.first = -((uintptr_t)exmap[0].surface / BENCH_PAGE_SIZE) % BENCH_TABLE_PAGES;
+		measure("surface", sizes[i] / GIB, &place);
+		detach(1);
+		exmap_close(&exmap[0]);
+	}
+}
+
+/* The others adjacent pages, which cost least: then a call more shows most. */
+static const struct place adjacent;
+
+static void interfaces(void)
+{
+	static const unsigned int numbers[] = { 1, 32, EXMAP_MAX_INTERFACES };
+	unsigned int i, j;
+
+	for (i = 0; i < 3; i++) {
+		open_exmap(&exmap[0], GIB, TOTAL + numbers[i] * GROW, numbers[i]);
+		for (j = 0; j < numbers[i]; j++)
+			use(&exmap[0], &interface[j], j);
+		measure("interfaces", numbers[i], &adjacent);
+		detach(numbers[i]);
+		exmap_close(&exmap[0]);
+	}
+}
+
+/* Open, mapped, set up, and used once, each. */
+static void exmaps(void)
+{
+	static const unsigned int numbers[] = { 1, 8, MANY };
+	unsigned int i, j;
+
+	for (i = 0; i < 3; i++) {
+		for (j = 0; j < numbers[i]; j++) {
+			open_exmap(&exmap[j], GIB, TOTAL + GROW, 1);
+			use(&exmap[j], &interface[j], 0);
+		}
+		measure("exmaps", numbers[i], &adjacent);
+		detach(numbers[i]);
+		for (j = 0; j < numbers[i]; j++)
+			exmap_close(&exmap[j]);
+	}
+}
+
+/* A process with an exmap, until there is no writer to @until any more. */
+static void __attribute__((noreturn)) child(int ready, int until)
+{
+	char byte = 0;
+
+	open_exmap(&exmap[0], GIB, TOTAL, 1);
+	use(&exmap[0], &interface[0], 0);
+	if (write(ready, &byte, 1) != 1)
+		fail("a pipe", -errno);
+	while (read(until, &byte, 1) < 0 && errno == EINTR)
+		;
+	_exit(0);
+}
+
+/* The same with all but one of them in processes of their own. */
+static void processes(void)
+{
+	static const unsigned int numbers[] = { 1, 8, MANY };
+	int ready[2], until[2], status;
+	unsigned int i, j;
+	char byte;
+
+	for (i = 0; i < 3; i++) {
+		if (pipe(ready) || pipe(until))
+			fail("a pipe", -errno);
+		for (j = 1; j < numbers[i]; j++) {
+			pid_t pid = fork();
+
+			if (pid < 0)
+				fail("a process", -errno);
+			if (!pid) {
+				close(ready[0]);
+				close(until[1]);
+				child(ready[1], until[0]);
+			}
+		}
+		close(ready[1]);
+		close(until[0]);
+		for (j = 1; j < numbers[i]; j++)
+			if (read(ready[0], &byte, 1) != 1)
+				bench_fail("another process failed (above)");
+		open_exmap(&exmap[0], GIB, TOTAL + GROW, 1);
+		use(&exmap[0], &interface[0], 0);
+		measure("processes", numbers[i], &adjacent);
+		detach(1);
+		exmap_close(&exmap[0]);
+		close(until[1]);
+		close(ready[0]);
+		while (wait(&status) > 0)
+			;
+	}
+}
+
+/* SETUP */
+
+static uint64_t setup(uint64_t pool)
+{
+	struct exmap_ioctl_setup params = { .fd = -1, .max_interfaces = 1, .buffer_size = pool };
+	int fd = exmap_open_device();
+	uint64_t spent;
+	void *surface;
+
+	if (fd < 0)
+		fail("/dev/exmap", fd);
+	surface = mmap(NULL, GIB * BENCH_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		       (off_t)EXMAP_OFF_EXMAP);
+	if (surface == MAP_FAILED)
+		fail("a surface", -errno);
+	spent = bench_nanoseconds();
+	if (ioctl(fd, EXMAP_IOCTL_SETUP, &params))
+		fail("SETUP", -errno);
+	spent = bench_nanoseconds() - spent;
+	munmap(surface, GIB * BENCH_PAGE_SIZE);
+	close(fd);
+	return spent;
+}
+
+static void setups(void)
+{
+	static const uint64_t sizes[] = { MIB, GIB, 64 * GIB };
+	uint64_t best[] = { UINT64_MAX, UINT64_MAX, UINT64_MAX }, spent;
+	unsigned int i;
+	int round;
+
+	/* By turns: the first SETUP of a process does more. */
+	for (round = 0; round < 5 * ROUNDS; round++)
+		for (i = 0; i < 3; i++) {
+			spent = setup(sizes[i]);
+			if (spent < best[i])
+				best[i] = spent;
+		}
+	for (i = 0; i < 3; i++)
+		print(best[i], "setup,%lu,,", sizes[i] / MIB);
+}
+
+/* Memory */
+
+static int refresh;	/* /proc/sys/vm/stat_refresh */
+
+/* The sum of what stands behind a name in a file, or the first where @all is not set. */
+static uint64_t number_in(const char *path, const char *name, bool all)
+{
+	/* Not from the heap: that would come and go between two looks. */
+	static char text[65536];
+	const size_t len = strlen(name);
+	uint64_t sum = 0;
+	ssize_t got, size = 0;
+	bool found = false;
+	char *at;
+	int fd;
+
+	fd = open(path, O_RDONLY);
+	while (fd >= 0 && (got = read(fd, text + size, sizeof(text) - 1 - size)) > 0)
+		size += got;
+	if (fd < 0 || got < 0)
+		bench_fail("%s: %s", path, strerror(errno));
+	close(fd);
+	text[size] = '\0';
+	for (at = text; (at = strstr(at, name)) && (all || !found); found = true) {
+		at += len;
+		sum += strtoull(at, NULL, 10);
+	}
+	if (!found)
+		bench_fail("%s has no '%s'", path, name);
+	return sum;
+}
+
+/*
+ * Bytes of free memory of the system, to the page: what is counted on each CPU is added
+ * up first, and pages that the allocator keeps on a CPU count, too. The rest of the
+ * machine must be quiet.
+ */
+static int64_t free_memory(void)
+{
+	if (write(refresh, "1", 1) != 1)
+		bench_fail("/proc/sys/vm/stat_refresh: %s", strerror(errno));
+	return (int64_t)(number_in("/proc/zoneinfo", " nr_free_pages ", true) +
+			 number_in("/proc/zoneinfo", " count: ", true)) * (int64_t)EXMAP_PAGE_SIZE;
+}
+
+/*
+ * The same once it stays so: page tables, for one, are free only after an RCU grace
+ * period. Nothing tells when that is over.
+ */
+static int64_t free_memory_settled(void)
+{
+	int64_t last, now = free_memory();
+
+	do {
+		last = now;
+		nanosleep(&(struct timespec){ .tv_nsec = 200000000 }, NULL);
+		now = free_memory();
+	} while (now != last);
+	return now;
+}
+
+/* Bytes of this process's page tables. */
+static int64_t tables(void)
+{
+	return (int64_t)number_in("/proc/self/status", "VmPTE:", false) * 1024;
+}
+
+/*
+ * What an exmap takes of the kernel's memory with a surface of 4 TiB and a pool of 256 MiB,
+ * once nothing has been used, once its interfaces are attached to, and once all of its
+ * pool is mapped; but for the pool's pages themselves, and with page tables apart.
+ */
+struct takes {
+	int64_t untouched;
+	int64_t attached;
+	int64_t full;
+	int64_t tables;
+};
+
+#define POOL (256 * MIB)
+
+static struct takes take(unsigned int interfaces)
+{
+	const uint64_t each = POOL / interfaces;
+	const int64_t memory = free_memory_settled(), table = tables();
+	struct takes takes;
+	unsigned int i;
+	int err;
+
+	open_exmap(&exmap[0], LARGEST, POOL, interfaces);
+	takes.untouched = memory - free_memory() - (tables() - table);
+	for (i = 0; i < interfaces; i++) {
+		err = exmap_attach_to(&exmap[0], &interface[i], i);
+		if (err)
+			fail("an interface", err);
+	}
+	takes.attached = memory - free_memory() - (tables() - table);
+	for (i = 0; i < interfaces; i++)
+		if (exmap_run(&interface[i], EXMAP_OP_ALLOC, i * each, each) != (long)each)
+			bench_fail("the pool of %lu pages cannot be mapped", POOL);
+	takes.tables = tables() - table;
+	takes.full = memory - free_memory() - takes.tables - (int64_t)(POOL * EXMAP_PAGE_SIZE);
+	detach(interfaces);
+	exmap_close(&exmap[0]);
+	return takes;
+}
+
+static int compare(const void *a, const void *b)
+{
+	const struct takes *one = a, *other = b;
+
+	return (one->full > other->full) - (one->full < other->full);
+}
+
+/* The median: between two looks something else may have happened, on either side. */
+static struct takes take_median(unsigned int interfaces)
+{
+	struct takes takes[ROUNDS];
+	int round;
+
+	for (round = 0; round < ROUNDS; round++)
+		takes[round] = take(interfaces);
+	qsort(takes, ROUNDS, sizeof(*takes), compare);
+	return takes[ROUNDS / 2];
+}
+
+static void memory(void)
+{
+	const double pool = POOL * EXMAP_PAGE_SIZE;
+	struct takes one, many;
+
+	take(MANY);	/* slabs and the like are there after this */
+	one = take_median(1);
+	many = take_median(MANY);
+	print((double)one.untouched / LARGEST, "memory-surface,%lu,,", LARGEST / GIB);
+	print((double)(many.attached - many.untouched) / MANY, "memory-interface,%u,,", MANY);
+	print((double)one.full / POOL, "memory-pool,1,,");
+	print(one.full / (pool + one.tables), "memory-share,1,,");
+	print((double)many.full / POOL, "memory-pool,%u,,", MANY);
+	print(many.full / (pool + many.tables), "memory-share,%u,,", MANY);
+}
+
+static void usage(void)
+{
+	puts("usage: test-bench-growth\n"
+	     "\n"
+	     "Prints what ALLOC and FREE cost per page with more and more of everything, as\n"
+	     "  what,size,opcode,batch,value\n"
+	     "in nanoseconds, which are instructions where the clock counts these: vm/run -i.\n"
+	     "  surface     size in GiB, pages all over it\n"
+	     "  interfaces  how many have been used; the cost is at one of them\n"
+	     "  exmaps      how many are open in this process\n"
+	     "  processes   how many have one open\n"
+	     "And without opcode and batch:\n"
+	     "  setup       nanoseconds of a SETUP; size of the pool in MiB\n"
+	     "  memory-surface    bytes of kernel memory for a page of an untouched surface\n"
+	     "  memory-interface  bytes for an interface\n"
+	     "  memory-pool       bytes for a page of a pool of 256 MiB, the page not included;\n"
+	     "                    size is interfaces in use\n"
+	     "  memory-share      the same as a part of pool and page tables\n"
+	     "Takes 600 MiB of memory, and for the memory rows a machine that does nothing else.\n"
+	     "Exits 0, 1 on failure, 77 where it is not root. make growth makes a table of it.");
+}
+
+int main(int argc, char **argv)
+{
+	if (argc > 1) {
+		usage();
+		return argc != 2 || strcmp(argv[1], "--help");
+	}
+	/* It may look at all of the machine's memory, and set up a pool of any size. */
+	refresh = open("/proc/sys/vm/stat_refresh", O_WRONLY);
+	if (refresh < 0 && (errno == EACCES || errno == EPERM))
+		bench_exit(BENCH_SKIP, "/proc/sys/vm/stat_refresh is for root");
+	if (refresh < 0)
+		fail("/proc/sys/vm/stat_refresh", -errno);
+
+	puts("what,size,opcode,batch,value");
+	surfaces();
+	interfaces();
+	exmaps();
+	processes();
+	setups();
+	memory();
+	return 0;
+}
