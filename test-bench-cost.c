@@ -142,6 +142,29 @@ static void steal(unsigned int batch)
 	print("steal", batch, 1, best);
 }
 
+/*
+ * ALLOC and FREE together, in the scenarios of the paper: 1 IF and 2 IF free each batch
+ * before the next, in the pool several are on their way from one thread to another.
+ */
+static void scenario(const char *name, int free_at, unsigned int on_the_way)
+{
+	uint64_t best = UINT64_MAX;
+	unsigned int done, i;
+	int round;
+
+	for (round = 0; round <= ROUNDS; round++) {
+		spent = 0;
+		for (done = 0; done < TOTAL; done += on_the_way) {
+			for (i = 0; i < on_the_way; i += 512)
+				call(0, EXMAP_OP_ALLOC, done + i, 512, 1);
+			for (i = 0; i < on_the_way; i += 512)
+				call(free_at, EXMAP_OP_FREE, done + i, 512, 1);
+		}
+		keep_best(&best);
+	}
+	print(name, 512, 1, best);
+}
+
 /* A first write to each page of an ALLOC. */
 static void touch(void)
 {
@@ -327,6 +350,9 @@ int main(int argc, char **argv)
 	for (j = 0; j < 4; j++)
 		free_deferred(batches[j]);
 	alloc_and_free("alloc-elsewhere", EXMAP_OP_ALLOC, 1, 512, 1);
+	scenario("1if", 0, 512);
+	scenario("2if", 1, 512);
+	scenario("pool", 1, TOTAL);
 	touch();
 	for (j = 0; backing >= 0 && j < 4; j++)
 		alloc_and_free("read", EXMAP_OP_READ, 0, batches[j], MAX_STRIDE);
