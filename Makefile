@@ -9,6 +9,7 @@
 # make budget     what a READ costs in instructions, in the same; into the README
 # make cost       what every call costs, in the same
 # make growth     whether that grows with surface, interfaces, exmaps and pool, in the same
+# make contention  what two threads do of what one does, in the same, on two idle processors
 # make bench-host Figure 8 on this very machine, with the module loaded
 # make check      the test suite, in the same
 # make check-package  the test of the Debian packages, in another
@@ -117,6 +118,9 @@ cost:
 growth:
 	vm/growth
 
+contention:
+	vm/contention
+
 bench-host: programs
 	./bench-host
 
@@ -138,4 +142,4 @@ vm:
 	vm/run -l -- bash
 
 .PHONY: all module programs install install-dev dkms-source dkms-install dkms-remove clean demo
-.PHONY: figures budget cost growth bench-host check check-package style sparse vm
+.PHONY: figures budget cost growth contention bench-host check check-package style sparse vm

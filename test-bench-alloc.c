@@ -8,26 +8,27 @@
 #include <sys/pidfd.h>
 #include <sys/uio.h>
 
-enum { SHARED_FD = 256, DEFER, BASELINE };
+enum { SHARED_FD = 256, OWN_EXMAP, DEFER, BASELINE };
 
 static const struct option options[] = {
 	{ "shared-fd", no_argument, NULL, SHARED_FD },
+	{ "own-exmap", no_argument, NULL, OWN_EXMAP },
 	{ "defer", no_argument, NULL, DEFER },
 	{ "baseline", required_argument, NULL, BASELINE },
 	{ }
 };
 
-static bool shared_fd, defer;
+static int variant;	/* one of these, or 0 */
 static const char *baseline;
 static int self;	/* pidfd */
 
 static void option(int value, const char *argument)
 {
-	if (value == SHARED_FD || value == DEFER) {
-		shared_fd |= value == SHARED_FD;
-		defer |= value == DEFER;
+	if (variant)
+		bench_fail("--shared-fd, --own-exmap, --defer and --baseline: take one of them");
+	variant = value;
+	if (value != BASELINE)
 		return;
-	}
 	if (strcmp(argument, "madvise") && strcmp(argument, "process_madvise"))
 		bench_fail("--baseline is '%s' and should be madvise or process_madvise", argument);
 	baseline = argument;
@@ -44,6 +45,8 @@ static const struct bench_program program = {
 	.own_help =
 	"      --shared-fd        one fd for all threads, not one CLONEd for each;\n"
 	"                         scenario 1if-shared instead of 1if\n"
+	"      --own-exmap        an exmap for each thread: they share the process and what\n"
+	"                         comes with it, but nothing of exmap; scenario 1if-own\n"
 	"      --defer            free with EXMAP_FREE_DEFER, and come back to the same\n"
 	"                         addresses after 1024 other pages or more; scenario\n"
 	"                         1if-deferred\n"
@@ -58,18 +61,32 @@ static const struct bench_program program = {
 /* So many that what is in quarantine is flushed before its address comes round again. */
 static unsigned int batches(void)
 {
-	return defer ? 1 + (1023 + bench.batch) / bench.batch : 1;
+	return variant == DEFER ? 1 + (1023 + bench.batch) / bench.batch : 1;
+}
+
+/* The same as bench_setup() has made, but for the place of its surface. */
+static void attach_own(struct exmap *exmap, struct exmap_interface *interface)
+{
+	int err = exmap_open(exmap, bench.exmap.surface_pages, bench.pages, 1, -1, 0);
+
+	if (!err)
+		err = exmap_attach(exmap, interface);
+	if (err)
+		bench_fail("an exmap for one thread: %s", exmap_strerror(err));
 }
 
 static void one_interface(struct bench_thread *thread)
 {
 	struct exmap_interface interface;
+	struct exmap exmap;
 
-	if (shared_fd)
+	if (variant == OWN_EXMAP)
+		attach_own(&exmap, &interface);
+	else if (variant == SHARED_FD)
 		bench_attach_shared(&interface, thread->id);
 	else
 		bench_attach(&interface, thread->id);
-	exmap_defer(&interface, defer);
+	exmap_defer(&interface, variant == DEFER);
 	bench_alloc_free(thread, &interface, &interface, batches());
 }
 
@@ -149,19 +166,30 @@ static void run_baseline(void)
 	bench_run(baseline, batch_madvise);
 }
 
+/* What it is called in the output. */
+static const char *scenario(void)
+{
+	switch (variant) {
+	case SHARED_FD:
+		return "1if-shared";
+	case OWN_EXMAP:
+		return "1if-own";
+	case DEFER:
+		return "1if-deferred";
+	default:
+		return "1if";
+	}
+}
+
 int main(int argc, char **argv)
 {
 	bench_options(argc, argv, &program);
-	if (baseline && (shared_fd || defer))
-		bench_fail("--baseline has no fd and no deferred flush: leave out --shared-fd and --defer");
-	if (shared_fd && defer)
-		bench_fail("--shared-fd and --defer are scenarios of their own: take one of them");
 	if (baseline) {
 		run_baseline();
 		return 0;
 	}
 	bench_need_pages();
 	bench_setup(bench.threads, batches());
-	bench_run(shared_fd ? "1if-shared" : defer ? "1if-deferred" : "1if", one_interface);
+	bench_run(scenario(), one_interface);
 	return 0;
 }
