@@ -256,12 +256,14 @@ struct exmap {
  * @exmap: what it works on; changed by CLONE, at most once
  * @first: what came with the open, if @exmap is another now: a call on another
  *	thread may still be looking at it
+ *
+ * In a cache line of its own: each call reads it.
  */
 struct exmap_file {
 	struct mm_struct *mm;
 	struct exmap *exmap;
 	struct exmap *first;
-};
+} ____cacheline_aligned_in_smp;
 
 struct io_uring_cmd;
 

@@ -647,7 +647,7 @@ static unsigned int exmap_unmap_run(struct exmap *exmap, struct exmap_interface 
  * Pages are about to be unmapped, until exmap_unmap_end(). Other MMUs that
  * follow our page tables (KVM, IOMMUs with shared addresses, GPUs) hold no
  * reference to a page, so they have to be told like the generic code tells them.
- * Our own notifier knows these ranges by their owner.
+ * Our own notifiers, of all exmaps that the process has, know these ranges by their owner.
  *
  * The kernel's inline wrappers would tell lockdep that memory may be reclaimed
  * under an interface's lock. That is not so: a callback is not allowed to allocate.
@@ -661,7 +661,7 @@ static void exmap_unmap_begin(struct exmap *exmap, struct mmu_notifier_range *ra
 		.end = end,
 		.flags = MMU_NOTIFIER_RANGE_BLOCKABLE,
 		.event = MMU_NOTIFY_CLEAR,
-		.owner = exmap,
+		.owner = (void *)&exmap_notifier_ops,
 	};
 	static_call(exmap_mmu_notifier_start)(range);
 }
@@ -1433,13 +1433,13 @@ static void exmap_surface_kill(struct exmap *exmap)
 }
 
 /*
- * Whether a range is our business: not where it is our own doing, and not what is
- * at the surface's place after its death. The OOM reaper's ranges, which must not
- * block, leave shared mappings alone.
+ * Whether a range is our business: not where it is an exmap's doing, which is no other's
+ * surface, and not what is at the surface's place after its death. The OOM reaper's
+ * ranges, which must not block, leave shared mappings alone.
  */
 static bool exmap_concerns(const struct exmap *exmap, const struct mmu_notifier_range *range)
 {
-	return range->owner != exmap && range->start < READ_ONCE(exmap->end) &&
+	return range->owner != &exmap_notifier_ops && range->start < READ_ONCE(exmap->end) &&
 		range->end > exmap->start && READ_ONCE(exmap->gate) != EXMAP_GATE_DEAD &&
 		mmu_notifier_range_blockable(range);
 }
