@@ -28,8 +28,9 @@
  *   mmap_lock > pool->transit > interface->lock > quarantine->lock > PTE lock > pool->lock
  *   mmap_lock > exmap->reap_lock > PTE lock
  *   exmap->lock > exmap->gate_lock
- *   any lock, where memory is short > exmap_pools_lock > interface->lock > pool->lock,
- *	the first two by trylock only
+ *   any lock, where memory is short > exmap_pools_lock > interface->lock >
+ *	quarantine->lock > PTE lock > pool->lock, the first two by trylock only; the others
+ *	no one holds who needs memory
  * One interface's lock is taken inside another's by trylock, or by the one task
  * that holds pool->transit for writing.
  * The MMU notifier takes interface locks and PTE locks. So nothing that sleeps

@@ -271,7 +271,7 @@ static unsigned int exmap_missing(struct exmap_walk *walk, unsigned long address
 }
 
 /*
- * Make sure that a range has its page tables, and the interface as many free
+ * Make sure that a range has its page tables and no flush due, and the interface as many free
  * pages as are missing there. Where it has to drop the interface's lock it looks
  * at both again. Returns 0, or with nothing changed on the surface -ENOMEM,
  * -EPROTO or -EINTR.
@@ -300,6 +300,10 @@ again:
 			return populated;
 		goto again;
 	}
+	/* Before pages are counted: a flush may take a while, and bring some. */
+	if (unlikely(READ_ONCE(exmap->deferred)))
+		for (address = start; address < end; address += PAGE_SIZE)
+			exmap_walk_flushed(walk, interface, address);
 	if (likely(exmap_stock(interface) >= (end - start) >> PAGE_SHIFT))
 		return 0;
 
@@ -357,9 +361,6 @@ static int exmap_alloc_entry(struct exmap_walk *walk, struct exmap_interface *in
 	err = exmap_prepare(walk, interface, start, end);
 	if (err)
 		return err;
-	if (unlikely(READ_ONCE(walk->exmap->deferred)))
-		for (address = start; address < end; address += PAGE_SIZE)
-			exmap_walk_flushed(walk, interface, address);
 	for (address = start; address < end; address = next) {
 		next = pmd_addr_end(address, end);
 		if (!exmap_walk_lock(walk, address))
@@ -1081,7 +1082,8 @@ long exmap_free_deferred(struct exmap *exmap, struct exmap_interface *interface,
 	exmap_walk_unlock(&walk);
 	mutex_unlock(&interface->quarantine.lock);
 	exmap_count(&interface->counts.frees, unmapped);
-	exmap_stock_pushed(interface);
+	if (unmapped)
+		exmap_stock_pushed(interface);
 	exmap_stock_trim(exmap, interface);
 leave:
 	trace_exmap_free(exmap, interface, nr, unmapped, err ?: failed);
@@ -1172,11 +1174,10 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 	gate = READ_ONCE(exmap->gate);
 	if (gate == EXMAP_GATE_OPEN && exmap_walk_flushed(&walk, interface, vmf->address)) {
 		pte = &walk.table[pte_index(vmf->address)];
+		mapped = exmap_map_run(exmap, interface, vmf->address, pte, 1);
 		/* Who took the last page may have mapped it right here. */
-		if (!exmap_pte_free(*pte))
+		if (mapped || !exmap_pte_free(*pte))
 			err = 0;
-		else if (!err)
-			mapped = exmap_map_run(exmap, interface, vmf->address, pte, 1);
 	}
 	if (err)
 		ret = VM_FAULT_SIGBUS;
@@ -1343,8 +1344,8 @@ static bool exmap_gate_close(struct exmap *exmap, enum exmap_gate gate)
 	/* An interface that comes later finds the gate closed. */
 	for (i = 0; interfaces && i < exmap_nr_interfaces(exmap); i++) {
 		mutex_lock(&interfaces[i].lock);
-		if (alive)
-			exmap_quarantine_flush(exmap, &interfaces[i].quarantine, &interfaces[i]);
+		if (alive && exmap_quarantine_flush(exmap, &interfaces[i].quarantine, &interfaces[i]))
+			exmap_stock_trim(exmap, &interfaces[i]);
 		mutex_unlock(&interfaces[i].lock);
 	}
 	return alive;

@@ -427,6 +427,8 @@ void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
 	struct page **to, **last;
 
 	lockdep_assert_held(&interface->lock);
+	if (unlikely(!nr))
+		return;
 	/* Where the loaded bundle is empty this one takes its place, and they stay in it. */
 	if (!interface->count) {
 		*limbo = interface->loaded;
