@@ -67,6 +67,14 @@ struct content {
 
 enum state { ABSENT, STALE, KNOWN };	/* STALE: mapped, with anything of this exmap's in it */
 
+#define NOBODY 0xff
+
+/* Where a page was freed and its flush may be due yet: a touch may find what it held. */
+struct due {
+	uint8_t from;		/* the interface that freed it, or NOBODY */
+	bool known;		/* what it held is still in content[] */
+};
+
 /*
  * An exmap, in the same place always: surface, interfaces and descriptors have addresses and
  * numbers that nothing else gets. A thread that comes too late does no harm.
@@ -86,6 +94,7 @@ struct exmap {
 	uint64_t file_size;
 	uint8_t state[MAX_PAGES];
 	struct content content[MAX_PAGES];
+	struct due due[MAX_PAGES];
 	struct content in_file[MAX_PAGES];
 
 	/* Odd while it is being replaced; who writes to it has the lock. */
@@ -111,6 +120,7 @@ static __thread struct task {
 	volatile sig_atomic_t touching;
 	void *volatile fault;
 	uint64_t owned[SLOTS];	/* pages of its stripe that are mapped */
+	uint64_t due[SLOTS];	/* those that are not, and whose flush may be due */
 	unsigned int generation[SLOTS];
 } me;
 
@@ -276,6 +286,14 @@ static int store(const struct exmap *ex, unsigned int page, uint64_t tag)
 	return number;
 }
 
+/* Read the first word of a page that the page table has there, whatever is in a TLB. */
+static bool load_by_table(const struct exmap *ex, unsigned int page, uint64_t *word)
+{
+	struct iovec here = { word, sizeof(*word) }, there = { address(ex, page), sizeof(*word) };
+
+	return process_vm_readv(getpid(), &here, 1, &there, 1, 0) == sizeof(*word);
+}
+
 /* Tags: whose it is (28 bits), of which page (16), a counter (20). */
 static uint64_t owner(const struct exmap *ex)
 {
@@ -380,6 +398,54 @@ static unsigned long stats_count(const struct exmap *ex, int fd)
 	return stats.alloc_count;
 }
 
+struct books {
+	unsigned long system, mapped, free, deferred, in_flight;
+};
+
+static bool read_books(const struct exmap *ex, struct books *books)
+{
+	char path[64], text[8192], *found;
+	struct {
+		const char *key;
+		unsigned long *value;
+	} rows[] = {
+		{ "exmap-pages-system:", &books->system }, { "exmap-pages-mapped:", &books->mapped },
+		{ "exmap-pages-free:", &books->free }, { "exmap-pages-deferred:", &books->deferred },
+		{ "exmap-pages-in-flight:", &books->in_flight },
+	};
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd_of(ex, 0));
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	die_if(fd < 0);
+	memset(text, 0, sizeof(text));
+	die_if(read(fd, text, sizeof(text) - 1) < 0);
+	close(fd);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		found = strstr(text, rows[i].key);
+		if (found)
+			*rows[i].value = strtoul(found + strlen(rows[i].key), NULL, 10);
+		else
+			fail("fdinfo has no %s", rows[i].key);
+	}
+	return books->system == books->mapped + books->free + books->deferred + books->in_flight;
+}
+
+/* While no call is at work each page is in one place; @most of them wait for their flush. */
+static void check_books(const struct exmap *ex, unsigned long mapped, unsigned long most)
+{
+	struct books books;
+
+	note(ex, 0, "fdinfo");
+	/* The kernel may be taking pages back. */
+	for (int i = 0; !read_books(ex, &books) && i < 100; i++)
+		usleep(1000);
+	if (!read_books(ex, &books) || books.mapped != mapped || books.deferred > most)
+		fail("%lu pages: %lu mapped (expected %lu), %lu free, %lu deferred (at most %lu), "
+		     "%lu in flight", books.system, books.mapped, mapped, books.free, books.deferred,
+		     most, books.in_flight);
+}
+
 /*
  * The model
  */
@@ -389,6 +455,11 @@ static void check_stats(struct exmap *ex)
 
 	if (count != ex->mapped)
 		fail("alloc_count is %lu, expected %u", count, ex->mapped);
+}
+
+static bool is_mapped(const struct exmap *ex, uint64_t page)
+{
+	return ex->state[page] != ABSENT;
 }
 
 /* What mincore says about a range. */
@@ -432,6 +503,7 @@ static void check_content(struct exmap *ex, unsigned int page)
 static void model_map(struct exmap *ex, unsigned int page, const struct content *content)
 {
 	ex->mapped++;
+	ex->due[page].from = NOBODY;
 	ex->state[page] = content ? KNOWN : STALE;
 	if (content)
 		ex->content[page] = *content;
@@ -441,6 +513,34 @@ static void model_unmap(struct exmap *ex, unsigned int page)
 {
 	ex->mapped -= ex->state[page] != ABSENT;
 	ex->state[page] = ABSENT;
+}
+
+/* Nothing that an interface has freed, or with NOBODY any of them, is to be flushed yet. */
+static void model_flush(struct exmap *ex, uint8_t from)
+{
+	for (unsigned int page = 0; page < ex->pages; page++)
+		if (from == NOBODY || ex->due[page].from == from)
+			ex->due[page].from = NOBODY;
+}
+
+static bool is_due(const struct exmap *ex, unsigned int page)
+{
+	return ex->due[page].from != NOBODY;
+}
+
+static void model_check_books(struct exmap *ex)
+{
+	unsigned long most = 0;
+
+	for (unsigned int page = 0; page < ex->pages; page++)
+		most += is_due(ex, page);
+	check_books(ex, ex->mapped, most);
+}
+
+static void flush(struct exmap *ex, unsigned int interface)
+{
+	expect(ex, action_at(any_fd(ex), interface, EXMAP_OP_FLUSH, 0, 0), 0);
+	model_flush(ex, interface);
 }
 
 static void model_tag(struct exmap *ex, unsigned int page)
@@ -453,25 +553,75 @@ static void model_tag(struct exmap *ex, unsigned int page)
 	ex->state[page] = KNOWN;
 }
 
-/* A page that is not mapped: a touch maps it where there are pages left, or is a signal. */
-static void check_absent(struct exmap *ex, unsigned int page)
+/* What is mapped is what touches find, not what was there before. */
+static void check_table(struct exmap *ex, unsigned int page)
 {
-	struct content content;
-	uint64_t between;
+	uint64_t word;
+
+	model_tag(ex, page);
+	note(ex, 0, "process_vm_readv of page %ld", page);
+	if (!counted(load_by_table(ex, page, &word)))
+		fail("%s", strerror(errno));
+	if (word != ex->content[page].first)
+		fail("page %u holds %#lx, and a touch finds another one with %#lx", page, word,
+		     ex->content[page].first);
+}
+
+/* A page that is not mapped has been touched with this result. */
+static void absent_touched(struct exmap *ex, unsigned int page, int got)
+{
 	bool alloc = ex->flags & EXMAP_PAGEFAULT_ALLOC;
 	int want = !alloc ? SIGSEGV : ex->mapped < ex->pool ? 0 : SIGBUS;
+
+	if (got != want && (got || !is_due(ex, page)))
+		fail("signal %d, expected %d", got, want);
+	/* Half way through a flush may come, too. */
+	if (got && me.fault != address(ex, page) && !is_due(ex, page))
+		fail("fault at %p, expected %p", me.fault, address(ex, page));
+	if (!got && alloc && (!is_due(ex, page) || look(ex, page, 1)[0] & 1))
+		model_map(ex, page, NULL);
+	check_mapped(ex, page, 1);
+	if (is_mapped(ex, page))
+		check_content(ex, page);
+}
+
+/*
+ * A page that is not mapped: a touch maps it where there are pages left, or is a signal; or,
+ * as long as a flush is due, it finds what was there.
+ */
+static void check_absent(struct exmap *ex, unsigned int page)
+{
+	struct content content, *want = &ex->content[page];
+	uint64_t between;
 	int got;
 
+	if (is_due(ex, page) && one_in(2))
+		flush(ex, ex->due[page].from);
 	note(ex, 0, "touch page %ld, which is not mapped", page);
 	got = load(ex, page, &content, &between);
-	if (got != want)
-		fail("signal %d, expected %d", got, want);
-	if (got && me.fault != address(ex, page))
-		fail("fault at %p, expected %p", me.fault, address(ex, page));
-	if (got)
+	absent_touched(ex, page, got);
+	if (got || is_mapped(ex, page))
 		return;
-	model_map(ex, page, NULL);
-	check_content(ex, page);
+	check_own(ex, page, content, between);
+	if (ex->due[page].known && (content.first != want->first || content.last != want->last))
+		fail("page %u held %#lx and %#lx when it was freed, and before the flush %#lx and %#lx",
+		     page, want->first, want->last, content.first, content.last);
+}
+
+/* The same with a write to it. */
+static void write_to_absent(struct exmap *ex, unsigned int page)
+{
+	uint64_t tag = new_tag(ex, page);
+	int got;
+
+	note(ex, 0, "write to page %ld, which is not mapped", page);
+	got = store(ex, page, tag);
+	absent_touched(ex, page, got);
+	if (is_mapped(ex, page))
+		return;
+	/* Where the second word was a signal the first may have been written. */
+	ex->content[page] = (struct content){ tag, tag };
+	ex->due[page].known = !got;
 }
 
 /* After calls for which mapping pages is right: learn which those were. */
@@ -494,6 +644,7 @@ static void check_all(struct exmap *ex)
 	static const char zeros[PAGE];
 
 	check_stats(ex);
+	model_check_books(ex);
 	check_mapped(ex, 0, ex->pages);
 	for (unsigned int page = 0; page < ex->pages; page++) {
 		if (ex->state[page] == ABSENT)
@@ -532,10 +683,11 @@ static struct exmap_iov pick_entry(struct exmap *ex, unsigned int most)
 	return (struct exmap_iov){ .page = ex->pages - below(3) + below(3), .len = below(5) };
 }
 
-static bool is_mapped(const struct exmap *ex, uint64_t page)
-{
-	return ex->state[page] != ABSENT;
-}
+/* ACTION, or a part of what a range stands for. */
+struct call {
+	unsigned int opcode, interface;
+	uint64_t flags;
+};
 
 /* What became of an entry. */
 struct outcome {
@@ -569,10 +721,15 @@ static int model_fill(struct exmap *ex, unsigned int opcode, unsigned int page, 
 	return 0;
 }
 
-static void model_free(struct exmap *ex, unsigned int page, unsigned int len, struct outcome *out)
+static void model_free(struct exmap *ex, const struct call *call, unsigned int page,
+		       unsigned int len, struct outcome *out)
 {
 	for (; len; len--, page++) {
-		out->pages += is_mapped(ex, page);
+		if (!is_mapped(ex, page))
+			continue;
+		out->pages++;
+		if (call->flags & EXMAP_FREE_DEFER)
+			ex->due[page] = (struct due){ call->interface, ex->state[page] == KNOWN };
 		model_unmap(ex, page);
 	}
 }
@@ -597,19 +754,21 @@ static void model_write(struct exmap *ex, unsigned int page, unsigned int len, s
 }
 
 /* Do with the model what an entry asks for. Returns 0, or -ENOMEM: that ends the call. */
-static int model_entry(struct exmap *ex, unsigned int opcode, bool probe, uint64_t page,
-		       unsigned int len, struct outcome *out)
+static int model_entry(struct exmap *ex, const struct call *call, uint64_t page, unsigned int len,
+		       struct outcome *out)
 {
+	const unsigned int opcode = call->opcode;
+
 	*out = (struct outcome){ .good = page + len };
 	if (page > ex->pages || len > ex->pages - page) {
 		out->res = -EFAULT;
 		return 0;
 	}
 	if (opcode == EXMAP_OP_FREE)
-		model_free(ex, page, len, out);
+		model_free(ex, call, page, len, out);
 	else if (opcode == EXMAP_OP_WRITE)
 		model_write(ex, page, len, out);
-	else if (!probe || !len || !is_mapped(ex, page))
+	else if (!(call->flags & EXMAP_ALLOC_PROBE) || !len || !is_mapped(ex, page))
 		return model_fill(ex, opcode, page, len, out);
 	return 0;
 }
@@ -620,10 +779,10 @@ static bool needs_file(unsigned int opcode)
 }
 
 /* What ACTION has returned, and has put in place of the entries, is right. */
-static void check_answers(struct exmap *ex, unsigned int opcode, bool probe, unsigned int nr,
-			  long got, const struct exmap_iov *iov)
+static void check_answers(struct exmap *ex, const struct call *call, unsigned int nr, long got,
+			  const struct exmap_iov *iov)
 {
-	int err = needs_file(opcode) && ex->file < 0 ? -EOPNOTSUPP : 0;
+	int err = needs_file(call->opcode) && ex->file < 0 ? -EOPNOTSUPP : 0;
 	struct outcome out;
 	uint64_t want;
 	long failed = 0;
@@ -633,7 +792,7 @@ static void check_answers(struct exmap *ex, unsigned int opcode, bool probe, uns
 
 		out = (struct outcome){ };
 		if (!err)
-			err = model_entry(ex, opcode, probe, request.page, request.len, &out);
+			err = model_entry(ex, call, request.page, request.len, &out);
 		if (err && !i)
 			break;
 		if (err)
@@ -671,12 +830,26 @@ static void check_some(struct exmap *ex, unsigned int nr)
 		page += below(entry.len);
 	if (page >= ex->pages)
 		return;
-	if (ex->state[page] == ABSENT && one_in(16))
+	if (!is_mapped(ex, page) && one_in(is_due(ex, page) ? 4 : 16))
 		check_absent(ex, page);
-	else if (ex->state[page] != ABSENT && one_in(2))
+	else if (is_mapped(ex, page) && one_in(16))
+		check_table(ex, page);
+	else if (is_mapped(ex, page) && one_in(2))
 		model_tag(ex, page);
-	else if (ex->state[page] != ABSENT)
+	else if (is_mapped(ex, page))
 		check_content(ex, page);
+}
+
+/* Carry out what is in me.request. */
+static void do_call(struct exmap *ex, const struct call *call, unsigned int nr)
+{
+	struct exmap_iov *iov = interface_of(ex, call->interface)->iov;
+	long got;
+
+	me.request[nr].value = rnd();
+	memcpy(iov, me.request, (nr < ENTRIES ? nr + 1 : nr) * sizeof(*iov));
+	got = action(ex, any_fd(ex), call->interface, call->opcode, nr, call->flags);
+	check_answers(ex, call, nr, got, iov);
 }
 
 static void do_action(struct exmap *ex)
@@ -685,36 +858,87 @@ static void do_action(struct exmap *ex)
 		EXMAP_OP_ALLOC, EXMAP_OP_FREE, EXMAP_OP_ALLOC, EXMAP_OP_FREE, EXMAP_OP_ALLOC,
 		EXMAP_OP_FREE, EXMAP_OP_READ, EXMAP_OP_FREE, EXMAP_OP_READ, EXMAP_OP_WRITE,
 	};
-	unsigned int opcode = opcodes[below(sizeof(opcodes))];
-	unsigned int interface = below(ex->interfaces), nr = batch();
-	struct exmap_iov *iov = interface_of(ex, interface)->iov;
-	bool probe = one_in(8);
-	long got;
+	struct call call = { opcodes[below(sizeof(opcodes))], below(ex->interfaces), 0 };
+	unsigned int nr = batch();
 
+	if (one_in(8))
+		call.flags |= EXMAP_ALLOC_PROBE;
+	if (call.opcode == EXMAP_OP_FREE && one_in(2))
+		call.flags |= EXMAP_FREE_DEFER;
 	/* Of overlapping entries a READ may see, or not, what it has read for the one before. */
-	if (probe && opcode == EXMAP_OP_READ)
+	if (call.opcode == EXMAP_OP_READ && call.flags)
 		nr = 1;
 	for (unsigned int i = 0; i < nr; i++)
 		me.request[i] = pick_entry(ex, nr > 32 ? 2 : 4095);
-	me.request[nr].value = rnd();
-	memcpy(iov, me.request, (nr < ENTRIES ? nr + 1 : nr) * sizeof(*iov));
-	got = action(ex, any_fd(ex), interface, opcode, nr, probe ? EXMAP_ALLOC_PROBE : 0);
-	check_answers(ex, opcode, probe, nr, got, iov);
+	do_call(ex, &call, nr);
 	for (int i = 0; i < 2; i++)
 		check_some(ex, nr);
+}
+
+static void do_flush(struct exmap *ex)
+{
+	flush(ex, below(ex->interfaces));
+	if (one_in(4))
+		model_check_books(ex);
+}
+
+/* A page is in the TLB, is freed with its flush put off, and then flushed in one of several ways. */
+static void do_defer(struct exmap *ex)
+{
+	struct call call = { EXMAP_OP_FREE, below(ex->interfaces), EXMAP_FREE_DEFER };
+	unsigned int page, len;
+
+	pick(ex, 1, &page, &len);
+	if (!is_mapped(ex, page))
+		return;
+	model_tag(ex, page);
+	me.request[0] = (struct exmap_iov){ .page = page, .len = 1 };
+	do_call(ex, &call, 1);
+	if (one_in(4))
+		write_to_absent(ex, page);
+	else if (one_in(2))
+		check_absent(ex, page);
+	if (is_mapped(ex, page))
+		return;
+	switch (below(4)) {
+	case 0:
+		flush(ex, call.interface);
+		check_absent(ex, page);
+		break;
+	case 1:
+		/* Not where it was, but all are flushed. */
+		expect(ex, madvise(address(ex, ex->pages - 1), PAGE, MADV_DONTNEED), 0);
+		model_unmap(ex, ex->pages - 1);
+		model_flush(ex, NOBODY);
+		check_absent(ex, page);
+		break;
+	case 2:
+		call = (struct call){ EXMAP_OP_ALLOC, below(ex->interfaces), 0 };
+		me.request[0] = (struct exmap_iov){ .page = page, .len = 1 };
+		do_call(ex, &call, 1);
+		if (is_mapped(ex, page))
+			check_table(ex, page);
+		break;
+	}
 }
 
 static void do_bad_action(struct exmap *ex)
 {
 	const unsigned int last = ex->interfaces - 1, opcode = below(4), nr = below(3);
+	const unsigned int no_free = opcode == EXMAP_OP_FREE ? EXMAP_OP_FLUSH : opcode;
+	const unsigned int no_proxy = one_in(2) ? EXMAP_OP_FREE : EXMAP_OP_FLUSH;
 	void *wild = (void *)(rnd() >> below(64) | 1UL << 63);
 	int fd = any_fd(ex);
-	one_of(8);
+	one_of(12);
 
 	or_expect(ex, -EINVAL, action_at(fd, ex->interfaces + below(3000), opcode, nr, 0));
-	or_expect(ex, -EINVAL, action_at(fd, last, 4 + below(65532), nr, 0));
+	or_expect(ex, -EINVAL, action_at(fd, last, 5 + below(65531), nr, 0));
 	or_expect(ex, -EINVAL, action_at(fd, last, opcode, 513 + below(65023), 0));
-	or_expect(ex, -EINVAL, action_at(fd, last, opcode, nr, 2UL << below(63)));
+	or_expect(ex, -EINVAL, action_at(fd, last, opcode, nr, one_in(8) ? 2 : 8UL << below(61)));
+	or_expect(ex, -EINVAL, action_at(fd, last, no_free, nr, EXMAP_FREE_DEFER | below(2)));
+	or_expect(ex, -EINVAL, action_at(fd, last, EXMAP_OP_FLUSH, 1 + below(600), 0));
+	or_expect(ex, -EINVAL, action_at(fd, last, EXMAP_OP_FLUSH, 0, 1UL << below(64)));
+	or_expect(ex, -EINVAL, pread(fd, ex->surface, PAGE, no_proxy << 8 | last));
 	or_expect(ex, 0, action_at(fd, last, opcode, 0, below(2)));
 	or_expect(ex, -EFAULT, ioctl(fd, EXMAP_IOCTL_ACTION, wild));
 	or_expect(ex, -EFAULT, ioctl(fd, EXMAP_IOCTL_STATS, wild));
@@ -725,6 +949,7 @@ static void do_bad_action(struct exmap *ex)
 static long model_proxy(struct exmap *ex, unsigned int opcode, const struct iovec *iov,
 			unsigned int nr)
 {
+	const struct call call = { .opcode = opcode };
 	struct outcome out;
 	long done = 0;
 	int err = 0;
@@ -735,7 +960,7 @@ static long model_proxy(struct exmap *ex, unsigned int opcode, const struct iove
 
 		for (; left; page += len, left -= len) {
 			len = left < 4096 ? left : 4096;
-			if (model_entry(ex, opcode, false, page, len, &out))
+			if (model_entry(ex, &call, page, len, &out))
 				return done || err == -ENODATA ? done : err ?: -ENOMEM;
 			if (err)
 				continue;
@@ -817,11 +1042,11 @@ static void do_touch(struct exmap *ex)
 	pick(ex, 8, &page, &len);
 	note(ex, 0, "touch %ld+%ld", page, len);
 	for (; len; len--, page++) {
-		if (ex->state[page] == ABSENT && one_in(32))
+		if (!is_mapped(ex, page) && one_in(is_due(ex, page) ? 8 : 32))
 			check_absent(ex, page);
-		else if (ex->state[page] != ABSENT && one_in(2))
+		else if (is_mapped(ex, page) && one_in(2))
 			model_tag(ex, page);
-		else if (ex->state[page] != ABSENT)
+		else if (is_mapped(ex, page))
 			check_content(ex, page);
 	}
 }
@@ -835,8 +1060,11 @@ static void do_dontneed(struct exmap *ex)
 	note(ex, 0, "madvise(%ld): %ld+%ld", advice, page, len);
 	if (counted(madvise(address(ex, page), len * PAGE, advice)))
 		fail("%s", strerror(errno));
+	if (len)
+		model_flush(ex, NOBODY);
 	for (; len; len--)
 		model_unmap(ex, page++);
+	model_check_books(ex);
 }
 
 /* Whatever they return, they change nothing but what a touch might. */
@@ -952,7 +1180,7 @@ static void do_mapping(struct exmap *ex)
 /* What is in a page that is pinned stays there, whatever becomes of its place. */
 static void do_pin(struct exmap *ex)
 {
-	struct exmap_iov *iov = interface_of(ex, 0)->iov;
+	struct call call = { EXMAP_OP_FREE, below(ex->interfaces), one_in(2) ? EXMAP_FREE_DEFER : 0 };
 	unsigned int page = below(ex->pages);
 	uint64_t was, got;
 	struct iovec range = { address(ex, page), PAGE };
@@ -964,10 +1192,8 @@ static void do_pin(struct exmap *ex)
 	was = ex->content[page].first;
 	die_if(pipe2(ends, O_CLOEXEC));
 	if (counted(vmsplice(ends[1], &range, 1, 0)) == PAGE) {
-		me.request[0] = iov[0] = (struct exmap_iov){ .page = page, .len = 1 };
-		me.request[1] = iov[1];
-		check_answers(ex, EXMAP_OP_FREE, false, 1,
-			      action(ex, any_fd(ex), 0, EXMAP_OP_FREE, 1, 0), iov);
+		me.request[0] = (struct exmap_iov){ .page = page, .len = 1 };
+		do_call(ex, &call, 1);
 		for (int i = 0; i < 4; i++) {
 			do_action(ex);
 			do_touch(ex);
@@ -1073,6 +1299,8 @@ static int check_child(const struct exmap *ex, unsigned int page)
 		return 4;
 	if (load(ex, page, &content, &between) != SIGSEGV)
 		return 5;
+	if (action_at(fd, 0, EXMAP_OP_FLUSH, 0, 0) != -1 || errno != EPERM)
+		return 6;
 	return 0;
 }
 
@@ -1146,18 +1374,20 @@ static void choose(struct exmap *ex)
 	ex->hot = below(ex->pages);
 	ex->file_size = 0;
 	memset(ex->state, 0, sizeof(ex->state));
+	memset(ex->due, NOBODY, sizeof(ex->due));
 	memset(ex->in_file, 0, sizeof(ex->in_file));
 }
 
 static void bad_setup(struct exmap *ex, int fd)
 {
-	one_of(8);
+	one_of(9);
 
 	or_expect(ex, -EINVAL, setup(fd, -1, one_in(2) ? 0 : 1025, 10, 0));
 	or_expect(ex, -EINVAL, setup(fd, -1, 1, one_in(2) ? 0 : 1UL << 60, 0));
 	or_expect(ex, -EINVAL, setup(fd, -1, 1, 10, 1UL << (2 + below(62))));
 	or_expect(ex, -EBADF, setup(fd, 99, 1, 10, 0));
 	or_expect(ex, -EBADF, action_at(fd, 0, EXMAP_OP_ALLOC, 1, 0));
+	or_expect(ex, -EBADF, action_at(fd, 0, EXMAP_OP_FLUSH, 0, 0));
 	or_expect(ex, -EBADF, pread(fd, ex->surface, PAGE, 0));
 	or_expect(ex, -ENXIO, mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, EXMAP_OFF_INTERFACE(0)));
 	or_expect(ex, -EBADF, ioctl(fd, EXMAP_IOCTL_STATS, interface_of(ex, 0)));
@@ -1182,6 +1412,8 @@ static void make(struct exmap *ex, int backing)
 		       (long)interface_of(ex, i));
 	if (!surface_first) {
 		expect(ex, action_at(fd, 0, EXMAP_OP_ALLOC, 1, 0), -EPROTO);
+		expect(ex, action_at(fd, 0, EXMAP_OP_FREE, 1, EXMAP_FREE_DEFER), -EPROTO);
+		expect(ex, action_at(fd, 0, EXMAP_OP_FLUSH, 0, 0), -EPROTO);
 		expect(ex, map(ex->surface, ex->pages * PAGE, fd, EXMAP_OFF_EXMAP), (long)ex->surface);
 	}
 	die_if(dup3(fd, fd_of(ex, 0), O_CLOEXEC) < 0);
@@ -1242,6 +1474,9 @@ static void check_dead(struct exmap *ex)
 	for (unsigned int opcode = 0; opcode < 4; opcode++)
 		if (!needs_file(opcode) || ex->file >= 0)
 			expect(ex, action_at(fd, 0, opcode, 1, 0), -EPROTO);
+	expect(ex, action_at(fd, 0, EXMAP_OP_FREE, 1, EXMAP_FREE_DEFER), -EPROTO);
+	expect(ex, action_at(fd, 0, EXMAP_OP_FLUSH, 0, 0), -EPROTO);
+	check_books(ex, 0, 0);
 	if (ex->file >= 0)
 		expect(ex, pread(fd, ex->surface, PAGE, 0), -EPROTO);
 }
@@ -1289,7 +1524,7 @@ static void run_model(unsigned long calls)
 		{ 350, do_bad_action }, { 1000, do_proxy }, { 1500, do_touch }, { 60, do_dontneed },
 		{ 40, do_madvise }, { 40, do_mapping }, { 40, do_clone }, { 60, do_file },
 		{ 50, do_odd }, { 30, do_pin }, { 2, do_fork }, { 5, do_replace },
-		{ 10000, do_action },
+		{ 300, do_defer }, { 60, do_flush }, { 10000, do_action },
 	};
 
 	for (struct exmap *ex = exmaps; ex < exmaps + SLOTS; ex++)
@@ -1302,6 +1537,8 @@ static void run_model(unsigned long calls)
 			ex->hot = below(ex->pages);
 		if (one_in(3))
 			check_stats(ex);
+		if (one_in(64))
+			model_check_books(ex);
 		if (one_in(6)) {
 			unsigned int page = below(ex->pages), nr = 1 + below(64);
 
@@ -1360,6 +1597,7 @@ static bool enter_stripe(struct exmap *ex, unsigned int *generation)
 		return false;
 	me.generation[slot] = *generation;
 	me.owned[slot] = 0;
+	me.due[slot] = ~0UL;
 	return true;
 }
 
@@ -1387,20 +1625,53 @@ static void check_owned(struct exmap *ex, unsigned int generation, unsigned int 
 		fail("page %u holds %#lx and %#lx, of another page", page, got.first, got.last);
 }
 
+/* A page of the stripe is not there. What waits for its flush is at least nobody else's. */
+static void check_not_owned(struct exmap *ex, unsigned int generation, unsigned int page)
+{
+	bool due = me.due[ex - exmaps] >> page % STRIPE & 1;
+	struct content got;
+	uint64_t between;
+
+	/* Any other thread's touch may map it. */
+	if (ex->flags & EXMAP_PAGEFAULT_ALLOC)
+		return;
+	if (load(ex, page, &got, &between) || !still(ex, generation))
+		return;
+	if (!due)
+		fail("page %u is not mapped, and a touch finds %#lx", page, got.first);
+	check_own(ex, page, got, between);
+	if ((got.first >> 20 & 0xffff) != page || (got.last >> 20 & 0xffff) != page)
+		fail("page %u was freed, and before the flush holds %#lx and %#lx, of another page",
+		     page, got.first, got.last);
+}
+
+/* What is mapped is what touches find. */
+static void check_owned_table(struct exmap *ex, unsigned int generation, unsigned int page)
+{
+	uint64_t word;
+
+	if (!load_by_table(ex, page, &word) || !still(ex, generation))
+		return;
+	if (!is_own(ex, word) || (word >> 20 & 0xffff) != page)
+		fail("page %u holds %#lx, and what touches find is another one", page, word);
+}
+
 static void tag_owned(struct exmap *ex, unsigned int generation, unsigned int page)
 {
 	int number = store(ex, page, new_tag(ex, page));
 
 	if (number && still(ex, generation))
 		fail("page %u is mapped, and a touch is signal %d", page, number);
+	if (one_in(4))
+		check_owned_table(ex, generation, page);
 }
 
 /* An entry that went well. */
-static void own_entry(struct exmap *ex, unsigned int generation, unsigned int opcode,
+static void own_entry(struct exmap *ex, unsigned int generation, unsigned int opcode, bool defer,
 		      unsigned int page, unsigned int len, struct exmap_iov answer)
 {
 	uint64_t mask = (len < 64 ? (1UL << len) - 1 : ~0UL) << page;
-	uint64_t *owned = &me.owned[ex - exmaps];
+	uint64_t *owned = &me.owned[ex - exmaps], *due = &me.due[ex - exmaps];
 	bool fills = opcode == EXMAP_OP_ALLOC || opcode == EXMAP_OP_READ;
 	uint64_t done = fills ? mask & ~*owned : mask & *owned;
 	unsigned int first = me.number * STRIPE;
@@ -1413,6 +1684,10 @@ static void own_entry(struct exmap *ex, unsigned int generation, unsigned int op
 		*owned &= ~mask;
 	else if (fills)
 		*owned |= mask;
+	if (defer)
+		*due |= done;
+	else if (fills)
+		*due &= ~mask;
 	for (; fills && done; done &= done - 1) {
 		page = first + __builtin_ctzl(done);
 		if (opcode == EXMAP_OP_READ && !(ex->flags & EXMAP_PAGEFAULT_ALLOC))
@@ -1421,26 +1696,15 @@ static void own_entry(struct exmap *ex, unsigned int generation, unsigned int op
 	}
 }
 
-/* A call on the thread's own stripe and interface: it is known what comes of it. */
-static void own_action(struct exmap *ex)
+/* Carry out what is in me.request, on the thread's own stripe: it is known what comes of it. */
+static void own_call(struct exmap *ex, unsigned int generation, unsigned int opcode, bool defer,
+		     unsigned int nr)
 {
-	static const uint8_t opcodes[] = {
-		EXMAP_OP_ALLOC, EXMAP_OP_FREE, EXMAP_OP_ALLOC, EXMAP_OP_FREE, EXMAP_OP_READ, EXMAP_OP_WRITE,
-	};
-	unsigned int opcode = opcodes[below(sizeof(opcodes))], nr = 1 + below(4), generation, page;
-	const struct exmap_iov *iov = interface_of(ex, me.number)->iov;
+	struct exmap_iov *iov = interface_of(ex, me.number)->iov;
 	long got, failed = 0;
 
-	if (!enter_stripe(ex, &generation))
-		return;
-	for (unsigned int i = 0; i < nr; i++) {
-		page = below(STRIPE);
-		me.request[i] = (struct exmap_iov){
-			.page = me.number * STRIPE + page, .len = 1 + below(STRIPE - page) % 8,
-		};
-		interface_of(ex, me.number)->iov[i] = me.request[i];
-	}
-	got = action(ex, fd_of(ex, below(FDS)), me.number, opcode, nr, 0);
+	memcpy(iov, me.request, nr * sizeof(*iov));
+	got = action(ex, fd_of(ex, below(FDS)), me.number, opcode, nr, defer ? EXMAP_FREE_DEFER : 0);
 	if (!still(ex, generation))
 		return;
 	if (got < 0) {
@@ -1453,11 +1717,29 @@ static void own_action(struct exmap *ex)
 			fail("entry %u: res %d, pages %d", i, iov[i].res, iov[i].pages);
 		failed += iov[i].res != 0;
 		if (!iov[i].res)
-			own_entry(ex, generation, opcode, me.request[i].page % STRIPE,
+			own_entry(ex, generation, opcode, defer, me.request[i].page % STRIPE,
 				  me.request[i].len, iov[i]);
 	}
 	if (got != failed && still(ex, generation))
 		fail("returned %ld, expected %ld", got, failed);
+}
+
+static void own_action(struct exmap *ex)
+{
+	static const uint8_t opcodes[] = {
+		EXMAP_OP_ALLOC, EXMAP_OP_FREE, EXMAP_OP_ALLOC, EXMAP_OP_FREE, EXMAP_OP_READ, EXMAP_OP_WRITE,
+	};
+	unsigned int opcode = opcodes[below(sizeof(opcodes))], nr = 1 + below(4), generation, page;
+
+	if (!enter_stripe(ex, &generation))
+		return;
+	for (unsigned int i = 0; i < nr; i++) {
+		page = below(STRIPE);
+		me.request[i] = (struct exmap_iov){
+			.page = me.number * STRIPE + page, .len = 1 + below(STRIPE - page) % 8,
+		};
+	}
+	own_call(ex, generation, opcode, opcode == EXMAP_OP_FREE && one_in(2), nr);
 }
 
 /* The same at an interface that others free pages at, which ranges need no entries for. */
@@ -1480,6 +1762,7 @@ static void own_proxy(struct exmap *ex)
 		fail("returned %ld, expected %lu", got, len * PAGE);
 	done = mask & ~me.owned[ex - exmaps];
 	me.owned[ex - exmaps] |= mask;
+	me.due[ex - exmaps] &= ~mask;
 	for (uint64_t left = done; left; left &= left - 1)
 		tag_owned(ex, generation, me.number * STRIPE + __builtin_ctzl(left));
 	/* Whoever can still write to them by a stale TLB entry, does. */
@@ -1499,7 +1782,45 @@ static void own_touch(struct exmap *ex)
 		page = below(STRIPE);
 		if (me.owned[ex - exmaps] >> page & 1)
 			check_owned(ex, generation, me.number * STRIPE + page, false);
+		else
+			check_not_owned(ex, generation, me.number * STRIPE + page);
 	}
+}
+
+/* All that waits for it is flushed; then no touch finds what was there. */
+static void own_flush(struct exmap *ex)
+{
+	uint64_t was;
+	unsigned int generation;
+	long got;
+
+	if (!enter_stripe(ex, &generation))
+		return;
+	got = action(ex, fd_of(ex, below(FDS)), me.number, EXMAP_OP_FLUSH, 0, 0);
+	if (!still(ex, generation))
+		return;
+	if (got)
+		fail("returned %ld", got);
+	was = me.due[ex - exmaps];
+	me.due[ex - exmaps] = 0;
+	for (; was; was &= was - 1)
+		check_not_owned(ex, generation, me.number * STRIPE + __builtin_ctzl(was));
+}
+
+/* A page is in the TLB, is freed with its flush put off, and mapped again. */
+static void own_defer(struct exmap *ex)
+{
+	unsigned int page = below(STRIPE), generation;
+
+	if (!enter_stripe(ex, &generation) || !(me.owned[ex - exmaps] >> page & 1))
+		return;
+	page += me.number * STRIPE;
+	tag_owned(ex, generation, page);
+	me.request[0] = (struct exmap_iov){ .page = page, .len = 1 };
+	own_call(ex, generation, EXMAP_OP_FREE, true, 1);
+	check_not_owned(ex, generation, page);
+	if (still(ex, generation))
+		own_call(ex, generation, EXMAP_OP_ALLOC, false, 1);
 }
 
 /* Any page, of others' stripes, too. */
@@ -1554,12 +1875,27 @@ static void any_action(struct exmap *ex)
 {
 	unsigned int nr = one_in(16) ? below(ENTRIES + 1) : 1 + below(8), interface = shared_interface();
 	unsigned int opcode = one_in(3) ? EXMAP_OP_FREE : below(4);
+	uint64_t flags = below(2);
 	long got;
 
+	if (opcode == EXMAP_OP_FREE && one_in(2))
+		flags |= EXMAP_FREE_DEFER;
 	any_entries(ex);
 	note(ex, 0, "ACTION at shared interface %ld", interface);
-	got = counted(action_at(fd_of(ex, below(FDS)), interface, opcode, nr, below(2)));
+	got = counted(action_at(fd_of(ex, below(FDS)), interface, opcode, nr, flags));
 	if (got > nr || (got < 0 && !may_fail_with(got)))
+		fail("returned %ld", got);
+}
+
+/* At any interface, which may be another thread's own. */
+static void any_flush(struct exmap *ex)
+{
+	unsigned int interface = below(options.threads + SHARED);
+	long got;
+
+	note(ex, 0, "FLUSH at interface %ld", interface);
+	got = counted(action_at(fd_of(ex, below(FDS)), interface, EXMAP_OP_FLUSH, 0, 0));
+	if (got && !may_fail_with(got))
 		fail("returned %ld", got);
 }
 
@@ -1684,6 +2020,7 @@ static void check_sum(struct exmap *ex)
 {
 	const unsigned char *seen = look(ex, 0, ex->pages);
 	unsigned long count = stats_count(ex, fd_of(ex, 0)), mapped = 0;
+	bool flushed = one_in(2);
 	struct content got;
 	uint64_t between;
 
@@ -1697,6 +2034,12 @@ static void check_sum(struct exmap *ex)
 	}
 	if (count != mapped || mapped > ex->pool)
 		fail("alloc_count is %lu, and %lu pages are mapped", count, mapped);
+	check_books(ex, mapped, ex->pool);
+	for (unsigned int i = 0; i < ex->interfaces; i++)
+		if (flushed)
+			expect(ex, action_at(fd_of(ex, 0), i, EXMAP_OP_FLUSH, 0, 0), 0);
+	if (flushed)
+		check_books(ex, mapped, 0);
 }
 
 static unsigned long total_calls(const struct progress *p)
@@ -1728,7 +2071,8 @@ static void *run_thread(void *argument)
 		{ 1500, own_touch }, { 800, any_touch }, { 1500, any_action }, { 1500, own_proxy },
 		{ 200, any_hammer }, { 500, any_entries }, { 500, any_proxy }, { 200, any_stats },
 		{ 60, any_madvise }, { 40, any_mapping }, { 20, any_clone }, { 2, any_fork },
-		{ 8, any_replace }, { 10000, own_action },
+		{ 8, any_replace }, { 300, own_flush }, { 300, own_defer }, { 100, any_flush },
+		{ 10000, own_action },
 	};
 	const struct thread *thread = argument;
 
