@@ -1700,11 +1700,13 @@ static void own_entry(struct exmap *ex, unsigned int generation, unsigned int op
 static void own_call(struct exmap *ex, unsigned int generation, unsigned int opcode, bool defer,
 		     unsigned int nr)
 {
-	struct exmap_iov *iov = interface_of(ex, me.number)->iov;
+	struct exmap_iov *entries = interface_of(ex, me.number)->iov, iov[4];
 	long got, failed = 0;
 
-	memcpy(iov, me.request, nr * sizeof(*iov));
+	memcpy(entries, me.request, nr * sizeof(*iov));
 	got = action(ex, fd_of(ex, below(FDS)), me.number, opcode, nr, defer ? EXMAP_FREE_DEFER : 0);
+	/* Before the interface may be unmapped. */
+	memcpy(iov, entries, nr * sizeof(*iov));
 	if (!still(ex, generation))
 		return;
 	if (got < 0) {
