@@ -84,6 +84,7 @@ struct exmap {
 	unsigned int pages, pool, interfaces;
 	uint64_t flags;
 	char *surface;
+	unsigned int quota;	/* pages that each thread may have, and the pool holds; or 0 */
 	int file;		/* the backing file, or -1 */
 	bool read_only;
 
@@ -1567,7 +1568,7 @@ static void pick_shared(const struct exmap *ex, unsigned int *page, unsigned int
 {
 	unsigned int first = first_shared(), pages = ex->pages - first;
 
-	*page = first + (one_in(2) ? below(HOT) : below(pages));
+	*page = first + (pages ? one_in(2) ? below(HOT) : below(pages) : 0);
 	*len = one_in(64) ? below(4096) : 1 + below(16);
 	if (*len > ex->pages - *page)
 		*len = ex->pages - *page;
@@ -1599,6 +1600,18 @@ static bool enter_stripe(struct exmap *ex, unsigned int *generation)
 	me.owned[slot] = 0;
 	me.due[slot] = ~0UL;
 	return true;
+}
+
+/* Whether it is right that there were no pages left. */
+static bool may_be_empty(const struct exmap *ex, long ret)
+{
+	return ret == -ENOMEM && !ex->quota;
+}
+
+/* Whether a thread may map these pages of its stripe, too. */
+static bool within_quota(const struct exmap *ex, uint64_t mask)
+{
+	return !ex->quota || __builtin_popcountl(me.owned[ex - exmaps] | mask) <= (int)ex->quota;
 }
 
 /* Whether nothing has happened to it since. If so, what is wrong is a failure. */
@@ -1710,12 +1723,12 @@ static void own_call(struct exmap *ex, unsigned int generation, unsigned int opc
 	if (!still(ex, generation))
 		return;
 	if (got < 0) {
-		if (got != (needs_file(opcode) && ex->file < 0 ? -EOPNOTSUPP : -ENOMEM))
+		if (needs_file(opcode) && ex->file < 0 ? got != -EOPNOTSUPP : !may_be_empty(ex, got))
 			fail("returned %ld", got);
 		return;
 	}
 	for (unsigned int i = 0; i < nr; i++) {
-		if (iov[i].res && (iov[i].res != -ENOMEM || iov[i].pages))
+		if (iov[i].res && (!may_be_empty(ex, iov[i].res) || iov[i].pages))
 			fail("entry %u: res %d, pages %d", i, iov[i].res, iov[i].pages);
 		failed += iov[i].res != 0;
 		if (!iov[i].res)
@@ -1731,15 +1744,18 @@ static void own_action(struct exmap *ex)
 	static const uint8_t opcodes[] = {
 		EXMAP_OP_ALLOC, EXMAP_OP_FREE, EXMAP_OP_ALLOC, EXMAP_OP_FREE, EXMAP_OP_READ, EXMAP_OP_WRITE,
 	};
-	unsigned int opcode = opcodes[below(sizeof(opcodes))], nr = 1 + below(4), generation, page;
+	unsigned int opcode = opcodes[below(sizeof(opcodes))], generation, page;
+	unsigned int nr = ex->quota ? 1 : 1 + below(4), most = ex->quota ? 1 + below(2) : 8;
 
 	if (!enter_stripe(ex, &generation))
 		return;
 	for (unsigned int i = 0; i < nr; i++) {
 		page = below(STRIPE);
 		me.request[i] = (struct exmap_iov){
-			.page = me.number * STRIPE + page, .len = 1 + below(STRIPE - page) % 8,
+			.page = me.number * STRIPE + page, .len = 1 + below(STRIPE - page) % most,
 		};
+		if (!within_quota(ex, ((1UL << me.request[i].len) - 1) << page))
+			opcode = EXMAP_OP_FREE;
 	}
 	own_call(ex, generation, opcode, opcode == EXMAP_OP_FREE && one_in(2), nr);
 }
@@ -1748,17 +1764,17 @@ static void own_action(struct exmap *ex)
 static void own_proxy(struct exmap *ex)
 {
 	unsigned int opcode = ex->file >= 0 && one_in(4) ? EXMAP_OP_READ : EXMAP_OP_ALLOC, generation;
-	unsigned int first = below(STRIPE), len = 1 + below(STRIPE - first) % 8;
+	unsigned int first = below(STRIPE), len = 1 + below(STRIPE - first) % (ex->quota ? 2 : 8);
 	unsigned int page = me.number * STRIPE + first;
 	uint64_t mask = ((1UL << len) - 1) << first, done;
 	long got;
 
-	if (!enter_stripe(ex, &generation))
+	if (!enter_stripe(ex, &generation) || !within_quota(ex, mask))
 		return;
 	note(ex, 0, "opcode %ld by pread, own stripe: %ld+%ld", opcode, page, len);
 	got = counted(pread(fd_of(ex, below(FDS)), address(ex, page), len * PAGE,
 			    opcode << 8 | shared_interface()));
-	if (!still(ex, generation) || got == -ENOMEM)
+	if (!still(ex, generation) || may_be_empty(ex, got))
 		return;
 	if (got != (long)(len * PAGE))
 		fail("returned %ld, expected %lu", got, len * PAGE);
@@ -1976,13 +1992,19 @@ static void any_fork(struct exmap *ex)
 	pthread_rwlock_unlock(&ex->lock);
 }
 
+/*
+ * The last of them has stripes only, and just the pages that all may have: one that is free,
+ * wherever it is, is always for somebody.
+ */
 static void shared_make(struct exmap *ex)
 {
 	unsigned int slot = ex - exmaps, first = first_shared();
 
 	ex->number = slot;
-	ex->pages = 2 * MAX_THREADS * STRIPE + below(4096);
-	ex->pool = one_in(2) ? first / 2 + below(first) : 1 + below(3000);
+	ex->quota = slot == SLOTS - 1 ? 1 + below(4) : 0;
+	ex->pages = ex->quota ? first : 2 * MAX_THREADS * STRIPE + below(4096);
+	ex->pool = ex->quota ? ex->quota * options.threads :
+		one_in(2) ? first / 2 + below(first) : 1 + below(3000);
 	ex->interfaces = options.threads + SHARED;
 	ex->flags = slot == 0 ? EXMAP_PAGEFAULT_ALLOC : 0;
 	ex->surface = window_of(ex) + (slot * 100 + 1) * PAGE;
@@ -1997,7 +2019,7 @@ static void shared_make(struct exmap *ex)
 		make_clone(ex, fd_of(ex, 0), ex->fds);
 }
 
-static void any_replace(struct exmap *ex)
+static void replace(struct exmap *ex)
 {
 	bool surface_first = one_in(2);
 
@@ -2015,6 +2037,13 @@ static void any_replace(struct exmap *ex)
 	shared_make(ex);
 	atomic_fetch_add(&ex->generation, 1);
 	pthread_rwlock_unlock(&ex->lock);
+}
+
+/* A call that comes too late would have pages beyond its thread's quota. */
+static void any_replace(struct exmap *ex)
+{
+	if (!ex->quota)
+		replace(ex);
 }
 
 /* All have paused: it must add up, and all that is there be its own. */
@@ -2086,6 +2115,8 @@ static void *run_thread(void *argument)
 		if (!me.number) {
 			for (struct exmap *ex = exmaps; ex < exmaps + SLOTS; ex++)
 				check_sum(ex);
+			if (one_in(4))
+				replace(&exmaps[SLOTS - 1]);
 			atomic_store(&enough, total_calls(&progress[me.process]) >= thread->calls);
 		}
 		pthread_barrier_wait(&pause_ends);
