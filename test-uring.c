@@ -1491,6 +1491,7 @@ static void dontneed_in_flight(enum kind kind)
 {
 	struct request r;
 	size_t mapped;
+	long result;
 
 	request_in_flight(&r, kind);
 	assert_ok(madvise(r.ex->surface, r.ex->size, MADV_DONTNEED));
@@ -1500,7 +1501,10 @@ static void dontneed_in_flight(enum kind kind)
 	memset(where(r.ex, 1200), 0x5a, (POOL - PAGES) * PAGE);
 	ck_assert(request_pending(&r));
 	device_go();
-	assert_result(&r, PAGES * PAGE);
+	result = request_wait(&r);
+	/* Entries count what was mapped: nothing, where the page table is gone. */
+	if (!is_fixed(kind) || is_write(kind) || result)
+		ck_assert_int_eq(result, PAGES * PAGE);
 	/* They may also count as read first, and taken away then. */
 	mapped = resident(r.ex, FIRST, PAGES);
 	if (is_write(kind))
