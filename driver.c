@@ -44,7 +44,6 @@ static struct exmap *exmap_create(void)
 	/* Kept allocated until the last file is closed, which may be in a child. */
 	exmap->mm = current->mm;
 	mmgrab(exmap->mm);
-	exmap->notifier.ops = &exmap_notifier_ops;
 	return exmap;
 }
 
@@ -66,8 +65,7 @@ static void exmap_put(struct exmap *exmap)
 	if (!refcount_dec_and_test(&exmap->refs))
 		return;
 	if (exmap->interfaces) {
-		/* Its callbacks are over after this. */
-		mmu_notifier_unregister(&exmap->notifier, exmap->mm);
+		exmap_watch_leave(exmap);
 		trace_exmap_teardown(exmap);
 		exmap_pool_destroy(exmap);
 		exmap_free_interfaces(exmap->interfaces, exmap_nr_interfaces(exmap));
@@ -204,10 +202,9 @@ static int exmap_setup(struct exmap *exmap, const struct exmap_ioctl_setup *setu
 	 * not at mmap: this takes mmap_lock. Without interfaces there are no pages,
 	 * so there was nothing to be told so far.
 	 */
-	err = mmu_notifier_register(&exmap->notifier, exmap->mm);
+	err = exmap_watch_join(exmap);
 	if (err)
 		goto destroy_pool;
-	exmap_surface_verify(exmap);
 
 	exmap->file = file ? get_file(file) : NULL;
 	exmap->max_interfaces = setup->max_interfaces;
@@ -697,6 +694,7 @@ io_exit:
 static void __exit exmap_exit(void)
 {
 	misc_deregister(&exmap_device);
+	exmap_watch_exit();
 	exmap_pool_exit();
 	exmap_io_exit();
 }

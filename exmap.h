@@ -28,6 +28,7 @@
  *   mmap_lock > pool->transit > interface->lock > quarantine->lock > PTE lock > pool->lock
  *   mmap_lock > exmap->reap_lock > PTE lock
  *   exmap->lock > exmap->gate_lock
+ *   exmap->lock, mmap_lock > watch->lock
  *   any lock, where memory is short > exmap_pools_lock > interface->lock >
  *	quarantine->lock > PTE lock > pool->lock, the first two by trylock only; the others
  *	no one holds who needs memory
@@ -174,6 +175,18 @@ struct exmap_interface {
 	struct exmap_quarantine quarantine;
 } ____cacheline_aligned_in_smp;
 
+/**
+ * struct exmap_watch - tells the exmaps of a process what the kernel does to its memory
+ * @notifier: registered by the first SETUP, and gone with the last close
+ * @lock: guards @exmaps
+ * @exmaps: those that are set up; the callbacks read it under SRCU
+ */
+struct exmap_watch {
+	struct mmu_notifier notifier;
+	spinlock_t lock;
+	struct list_head exmaps;
+};
+
 enum exmap_gate {
 	EXMAP_GATE_UNMAPPED,	/* there is no surface yet */
 	EXMAP_GATE_OPEN,
@@ -216,8 +229,8 @@ enum exmap_gate {
  * @refs: open files, clones included
  * @orphan: a CLONE turned its file to another exmap; written under @lock
  * @lock: serializes SETUP and CLONE
- * @notifier: tells when the kernel takes the surface, or a part of it, away;
- *	registered by SETUP
+ * @watch: tells when the kernel takes the surface, or a part of it, away; set by SETUP
+ * @neighbours: the other exmaps that it tells; @watch->lock
  * @pool: the pages
  */
 struct exmap {
@@ -246,7 +259,8 @@ struct exmap {
 	refcount_t refs;
 	bool orphan;
 	struct mutex lock;
-	struct mmu_notifier notifier;
+	struct exmap_watch *watch;
+	struct list_head neighbours;
 
 	struct exmap_pool pool ____cacheline_aligned_in_smp;
 };
@@ -317,9 +331,10 @@ static inline void exmap_count(u64 *counter, unsigned long more)
 }
 
 /* memory.c */
-extern const struct mmu_notifier_ops exmap_notifier_ops;
+int exmap_watch_join(struct exmap *exmap);
+void exmap_watch_leave(struct exmap *exmap);
+void exmap_watch_exit(void);
 int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma);
-void exmap_surface_verify(struct exmap *exmap);
 void exmap_surface_destroy(struct exmap *exmap);
 long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 		 struct exmap_iov *iov, unsigned int nr, bool probe);

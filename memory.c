@@ -24,6 +24,7 @@
 #include "trace.h"
 
 static const struct vm_operations_struct exmap_vma_ops;
+static const struct mmu_notifier_ops exmap_notifier_ops;
 
 static void exmap_quarantine_recall(struct exmap *exmap, struct exmap_interface *interface,
 				    unsigned long address);
@@ -648,7 +649,7 @@ static unsigned int exmap_unmap_run(struct exmap *exmap, struct exmap_interface 
  * Pages are about to be unmapped, until exmap_unmap_end(). Other MMUs that
  * follow our page tables (KVM, IOMMUs with shared addresses, GPUs) hold no
  * reference to a page, so they have to be told like the generic code tells them.
- * Our own notifiers, of all exmaps that the process has, know these ranges by their owner.
+ * Our own notifier knows these ranges by their owner.
  *
  * The kernel's inline wrappers would tell lockdep that memory may be reclaimed
  * under an interface's lock. That is not so: a callback is not allowed to allocate.
@@ -1291,24 +1292,6 @@ int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma)
 }
 
 /**
- * exmap_surface_verify - notice that the surface has been unmapped already
- * @exmap: its notifier has just been registered; mmap_lock is not held
- *
- * An unmapping before the registration was not announced to us, one that comes
- * after it is.
- */
-void exmap_surface_verify(struct exmap *exmap)
-{
-	mmap_read_lock(exmap->mm);
-	if (exmap->end && !exmap_vma(exmap)) {
-		spin_lock(&exmap->gate_lock);
-		WRITE_ONCE(exmap->gate, EXMAP_GATE_DEAD);
-		spin_unlock(&exmap->gate_lock);
-	}
-	mmap_read_unlock(exmap->mm);
-}
-
-/**
  * exmap_surface_destroy - free what exmap_surface_map() allocated, if it was called
  * @exmap: nobody else has it, or it is still without a surface
  */
@@ -1434,14 +1417,13 @@ static void exmap_surface_kill(struct exmap *exmap)
 }
 
 /*
- * Whether a range is our business: not where it is an exmap's doing, which is no other's
- * surface, and not what is at the surface's place after its death. The OOM reaper's
- * ranges, which must not block, leave shared mappings alone.
+ * Whether a range is an exmap's business: not what is at the surface's place after its
+ * death. The OOM reaper's ranges, which must not block, leave shared mappings alone.
  */
 static bool exmap_concerns(const struct exmap *exmap, const struct mmu_notifier_range *range)
 {
-	return range->owner != &exmap_notifier_ops && range->start < READ_ONCE(exmap->end) &&
-		range->end > exmap->start && READ_ONCE(exmap->gate) != EXMAP_GATE_DEAD &&
+	return range->start < READ_ONCE(exmap->end) && range->end > exmap->start &&
+		READ_ONCE(exmap->gate) != EXMAP_GATE_DEAD &&
 		mmu_notifier_range_blockable(range);
 }
 
@@ -1450,13 +1432,8 @@ static bool exmap_concerns(const struct exmap *exmap, const struct mmu_notifier_
  * compare addresses. The VMA cannot be looked up here: munmap() has taken it out
  * of the tree by now.
  */
-static int exmap_invalidate_range_start(struct mmu_notifier *notifier,
-					const struct mmu_notifier_range *range)
+static void exmap_invalidate(struct exmap *exmap, const struct mmu_notifier_range *range)
 {
-	struct exmap *exmap = container_of(notifier, struct exmap, notifier);
-
-	if (!exmap_concerns(exmap, range))
-		return 0;
 	switch (range->event) {
 	case MMU_NOTIFY_UNMAP:
 		/* Also where mremap() is about to move it, and will fail. */
@@ -1473,29 +1450,148 @@ static int exmap_invalidate_range_start(struct mmu_notifier *notifier,
 			exmap_reap(exmap, max(range->start, exmap->start),
 				   min(range->end, exmap->end));
 	}
+}
+
+/* Of a process, for all its exmaps: what any of them has announced is no other's business. */
+static bool exmap_is_own(const struct mmu_notifier_range *range)
+{
+	return range->owner == &exmap_notifier_ops;
+}
+
+static int exmap_invalidate_range_start(struct mmu_notifier *notifier,
+					const struct mmu_notifier_range *range)
+{
+	struct exmap_watch *watch = container_of(notifier, struct exmap_watch, notifier);
+	struct exmap *exmap;
+
+	if (exmap_is_own(range))
+		return 0;
+	list_for_each_entry_rcu(exmap, &watch->exmaps, neighbours, true)
+		if (exmap_concerns(exmap, range))
+			exmap_invalidate(exmap, range);
 	return 0;
 }
 
 static void exmap_invalidate_range_end(struct mmu_notifier *notifier,
 				       const struct mmu_notifier_range *range)
 {
-	struct exmap *exmap = container_of(notifier, struct exmap, notifier);
+	struct exmap_watch *watch = container_of(notifier, struct exmap_watch, notifier);
+	struct exmap *exmap;
 
-	if (exmap_concerns(exmap, range))
-		exmap_gate_open(exmap);
+	if (exmap_is_own(range))
+		return;
+	list_for_each_entry_rcu(exmap, &watch->exmaps, neighbours, true)
+		if (exmap_concerns(exmap, range))
+			exmap_gate_open(exmap);
 }
 
 /* The mm goes: no thread is left in it. Only files may remain elsewhere. */
 static void exmap_release(struct mmu_notifier *notifier, struct mm_struct *mm)
 {
-	struct exmap *exmap = container_of(notifier, struct exmap, notifier);
+	struct exmap_watch *watch = container_of(notifier, struct exmap_watch, notifier);
+	struct exmap *exmap;
 
-	if (READ_ONCE(exmap->end))
-		exmap_surface_kill(exmap);
+	list_for_each_entry_rcu(exmap, &watch->exmaps, neighbours, true)
+		if (READ_ONCE(exmap->end))
+			exmap_surface_kill(exmap);
 }
 
-const struct mmu_notifier_ops exmap_notifier_ops = {
+/* For exmap_watch_exit(): their memory is freed after an SRCU grace period. */
+static atomic_t exmap_watches = ATOMIC_INIT(0);
+
+static struct mmu_notifier *exmap_watch_alloc(struct mm_struct *mm)
+{
+	struct exmap_watch *watch = kzalloc(sizeof(*watch), GFP_KERNEL_ACCOUNT);
+
+	if (!watch)
+		return ERR_PTR(-ENOMEM);
+	atomic_inc(&exmap_watches);
+	spin_lock_init(&watch->lock);
+	INIT_LIST_HEAD(&watch->exmaps);
+	return &watch->notifier;
+}
+
+static void exmap_watch_free(struct mmu_notifier *notifier)
+{
+	kfree(container_of(notifier, struct exmap_watch, notifier));
+	if (atomic_dec_and_test(&exmap_watches))
+		wake_up_var(&exmap_watches);
+}
+
+static const struct mmu_notifier_ops exmap_notifier_ops = {
 	.release = exmap_release,
 	.invalidate_range_start = exmap_invalidate_range_start,
 	.invalidate_range_end = exmap_invalidate_range_end,
+	.alloc_notifier = exmap_watch_alloc,
+	.free_notifier = exmap_watch_free,
 };
+
+/**
+ * exmap_watch_join - be told what the kernel does to the surface, or will do
+ * @exmap: its lock is held; mmap_lock is not
+ *
+ * The kernel calls every notifier of a process for each FREE at any of its exmaps, so these
+ * have one between them. Who unmapped the surface before this did not announce it to us.
+ *
+ * Return: 0, -ENOMEM, or -EINTR where there is a signal to be dealt with.
+ */
+int exmap_watch_join(struct exmap *exmap)
+{
+	struct mmu_notifier *notifier;
+	struct vm_area_struct *vma;
+	int err = 0;
+
+	if (mmap_write_lock_killable(exmap->mm))
+		return -EINTR;
+	notifier = mmu_notifier_get_locked(&exmap_notifier_ops, exmap->mm);
+	if (IS_ERR(notifier)) {
+		err = PTR_ERR(notifier);
+		goto unlock;
+	}
+	vma = exmap->end ? exmap_vma(exmap) : NULL;
+	if (vma) {
+		/*
+		 * Nobody is at work on it, who had announced the beginning to others: the
+		 * end alone would open a gate that another has closed.
+		 */
+		vma_start_write(vma);
+	} else if (exmap->end) {
+		spin_lock(&exmap->gate_lock);
+		WRITE_ONCE(exmap->gate, EXMAP_GATE_DEAD);
+		spin_unlock(&exmap->gate_lock);
+	}
+	exmap->watch = container_of(notifier, struct exmap_watch, notifier);
+	spin_lock(&exmap->watch->lock);
+	list_add_tail_rcu(&exmap->neighbours, &exmap->watch->exmaps);
+	spin_unlock(&exmap->watch->lock);
+unlock:
+	mmap_write_unlock(exmap->mm);
+	return err;
+}
+
+/**
+ * exmap_watch_leave - undo exmap_watch_join()
+ * @exmap: nobody else has it
+ *
+ * No callback is at work on it after this.
+ */
+void exmap_watch_leave(struct exmap *exmap)
+{
+	struct exmap_watch *watch = exmap->watch;
+
+	spin_lock(&watch->lock);
+	list_del_rcu(&exmap->neighbours);
+	spin_unlock(&watch->lock);
+	mmu_notifier_synchronize();
+	mmu_notifier_put(&watch->notifier);
+}
+
+/**
+ * exmap_watch_exit - wait for what exmap_watch_leave() has left to SRCU; no exmap is left
+ */
+void exmap_watch_exit(void)
+{
+	wait_var_event(&exmap_watches, !atomic_read(&exmap_watches));
+	/* And for the callback in which the last was freed. */
+	mmu_notifier_synchronize();
+}

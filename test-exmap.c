@@ -1912,6 +1912,64 @@ START_TEST(clear_refs_is_survived)
 }
 END_TEST
 
+struct madviser {
+	char *_Atomic where;
+	size_t size;
+	atomic_bool stop;
+};
+
+static void *madvise_worker(void *arg)
+{
+	struct madviser *m = arg;
+	char *where;
+
+	while (!atomic_load(&m->stop)) {
+		where = atomic_load(&m->where);
+		if (where)
+			madvise(where, m->size, MADV_DONTNEED);
+	}
+	return NULL;
+}
+
+/*
+ * SETUP while the kernel is at work on the surface, in a process that has an exmap already:
+ * what has begun before must not end for the new one. (Its gate would stay closed for ever.)
+ */
+START_TEST(setup_while_madvise_runs)
+{
+	enum { PAGES = 600 };
+	struct exmap *first = exmap_new(MIB, 10, 1);
+	struct madviser m = { .size = PAGES * PAGE };
+	struct exmap ex = { .size = PAGES * PAGE };
+	pthread_t thread[2];
+
+	ck_assert_int_eq(alloc(first, 0, 0, 10), 10);
+	for (int i = 0; i < 2; i++)
+		ck_assert(!pthread_create(&thread[i], NULL, madvise_worker, &m));
+	for (int round = scaled(300); round; round--) {
+		ex.fd = exmap_open();
+		ex.surface = map_surface(ex.fd, ex.size);
+		assert_ok(ex.surface);
+		atomic_store(&m.where, ex.surface);
+		assert_ok(exmap_setup(ex.fd, 1, PAGES, 0));
+		ex.interface[0] = map_interface(ex.fd, 0);
+		assert_ok(ex.interface[0]);
+		/* What it maps may be gone the next moment. */
+		ck_assert_int_ge(alloc(&ex, 0, 0, PAGES), 0);
+		ck_assert_int_ge(release(&ex, 0, 0, PAGES), 0);
+		atomic_store(&m.where, NULL);
+		assert_ok(munmap(ex.surface, ex.size));
+		assert_ok(munmap(ex.interface[0], PAGE));
+		assert_ok(close(ex.fd));
+		assert_mapped(first, 10);
+	}
+	atomic_store(&m.stop, true);
+	for (int i = 0; i < 2; i++)
+		pthread_join(thread[i], NULL);
+	ck_assert_int_eq(release(first, 0, 0, 10), 10);
+}
+END_TEST
+
 START_TEST(mlockall_and_populate_are_survived)
 {
 	struct exmap *ex;
@@ -2472,6 +2530,7 @@ static const struct test tests[] = {
 	TEST(madvise_dontneed_takes_pages_away),
 	TEST(clear_refs_is_survived),
 	TEST(mlockall_and_populate_are_survived),
+	TEST_LONG(setup_while_madvise_runs, 300),
 	TEST(munmap_while_calls_run),
 	TEST(madvise_and_clear_refs_while_calls_run),
 	TEST(memory_in_place_of_a_surface),
