@@ -1282,7 +1282,8 @@ int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma)
 	vma->vm_ops = &exmap_vma_ops;
 	vma->vm_private_data = exmap;
 	exmap->start = vma->vm_start;
-	WRITE_ONCE(exmap->end, vma->vm_end);
+	/* After the start: see exmap_concerns(). */
+	smp_store_release(&exmap->end, vma->vm_end);
 
 	spin_lock(&exmap->gate_lock);
 	/* After the addresses: see exmap_has_surface(). */
@@ -1419,12 +1420,30 @@ static void exmap_surface_kill(struct exmap *exmap)
 /*
  * Whether a range is an exmap's business: not what is at the surface's place after its
  * death. The OOM reaper's ranges, which must not block, leave shared mappings alone.
+ *
+ * Who changes protection or unmaps may do so with many VMAs at once, holding mmap_lock. Who
+ * zaps pages does it in one VMA, and the surface is not split. What sticks out of it is
+ * the 2 MiB around a huge page of a neighbour, which 6.1 and 6.12 announce where they
+ * split it (__split_huge_pmd() for rmap), though nothing happens to the surface. They hold no
+ * lock then that would keep others from mapping one there, or from SETUP.
  */
 static bool exmap_concerns(const struct exmap *exmap, const struct mmu_notifier_range *range)
 {
-	return range->start < READ_ONCE(exmap->end) && range->end > exmap->start &&
-		READ_ONCE(exmap->gate) != EXMAP_GATE_DEAD &&
-		mmu_notifier_range_blockable(range);
+	/* Before the start, which mmap has set first. */
+	const unsigned long end = smp_load_acquire(&exmap->end);
+
+	if (range->start >= end || range->end <= exmap->start ||
+	    READ_ONCE(exmap->gate) == EXMAP_GATE_DEAD || !mmu_notifier_range_blockable(range))
+		return false;
+	switch (range->event) {
+	case MMU_NOTIFY_UNMAP:
+	case MMU_NOTIFY_PROTECTION_VMA:
+	case MMU_NOTIFY_PROTECTION_PAGE:
+	case MMU_NOTIFY_SOFT_DIRTY:
+		return true;
+	default:
+		return range->start >= exmap->start && range->end <= end;
+	}
 }
 
 /*
@@ -1447,8 +1466,7 @@ static void exmap_invalidate(struct exmap *exmap, const struct mmu_notifier_rang
 	default:
 		/* MADV_DONTNEED; and whatever may zap a page */
 		if (exmap_gate_close(exmap, EXMAP_GATE_CLOSED))
-			exmap_reap(exmap, max(range->start, exmap->start),
-				   min(range->end, exmap->end));
+			exmap_reap(exmap, range->start, range->end);
 	}
 }
 
@@ -1552,7 +1570,8 @@ int exmap_watch_join(struct exmap *exmap)
 	if (vma) {
 		/*
 		 * Nobody is at work on it, who had announced the beginning to others: the
-		 * end alone would open a gate that another has closed.
+		 * end alone would open a gate that another has closed. (Who is holds mmap_lock
+		 * or the VMA's lock from beginning to end.)
 		 */
 		vma_start_write(vma);
 	} else if (exmap->end) {
@@ -1592,6 +1611,6 @@ void exmap_watch_leave(struct exmap *exmap)
 void exmap_watch_exit(void)
 {
 	wait_var_event(&exmap_watches, !atomic_read(&exmap_watches));
-	/* And for the callback in which the last was freed. */
-	mmu_notifier_synchronize();
+	/* And for the callback in which the last was freed: it runs with BH off. */
+	synchronize_rcu();
 }

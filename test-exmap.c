@@ -1889,6 +1889,42 @@ START_TEST(madvise_dontneed_takes_pages_away)
 }
 END_TEST
 
+/*
+ * Where a huge page of a neighbour is split, 6.1 and 6.12 announce all of its 2 MiB, of which
+ * the surface has a half.
+ */
+START_TEST(huge_page_of_a_neighbour_is_split)
+{
+	enum { PAGES = MIB / PAGE };
+	struct exmap ex = { .fd = exmap_open(), .size = MIB };
+	char *area = mmap(NULL, 4 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *huge = (char *)(((uintptr_t)area + 2 * MIB - 1) & -(2 * MIB));
+
+	assert_ok(area);
+	assert_ok(madvise(huge, 2 * MIB, MADV_HUGEPAGE));
+	memset(huge, 'h', 2 * MIB);
+	ck_assert_int_eq(kib_of("/proc/self/smaps_rollup", "AnonHugePages:"), 2048);
+	assert_ok(munmap(huge + MIB, MIB));
+	ex.surface = mmap(huge + MIB, MIB, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, ex.fd,
+			  EXMAP_OFF_EXMAP);
+	assert_ok(ex.surface);
+	assert_ok(exmap_setup(ex.fd, 1, PAGES, 0));
+	ex.interface[0] = map_interface(ex.fd, 0);
+	assert_ok(ex.interface[0]);
+	ck_assert_int_eq(alloc(&ex, 0, 0, PAGES), PAGES);
+	memset(ex.surface, 'x', MIB);
+
+	assert_ok(madvise(huge, MIB / 2, MADV_PAGEOUT));
+	assert_mapped(&ex, PAGES);
+	ck_assert_uint_eq(resident(&ex, 0, PAGES), PAGES);
+	for (int page = 0; page < PAGES; page++)
+		ck_assert(all_bytes(ex.surface + page * PAGE, 'x'));
+	/* And the gate is as it was. */
+	assert_ok(madvise(ex.surface, MIB / 2, MADV_DONTNEED));
+	ck_assert_int_eq(release(&ex, 0, 0, PAGES), PAGES / 2);
+}
+END_TEST
+
 /* Soft-dirty tracking takes write permission out of PTEs, then faults put it back. */
 START_TEST(clear_refs_is_survived)
 {
@@ -2528,6 +2564,7 @@ static const struct test tests[] = {
 	TEST(exec_leaves_a_useless_fd),
 	TEST(exit_with_pages_mapped),
 	TEST(madvise_dontneed_takes_pages_away),
+	TEST_NEEDS(huge_page_of_a_neighbour_is_split, "/sys/kernel/mm/transparent_hugepage"),
 	TEST(clear_refs_is_survived),
 	TEST(mlockall_and_populate_are_survived),
 	TEST_LONG(setup_while_madvise_runs, 300),
