@@ -68,8 +68,11 @@ static void stale_writer_start(struct stale_writer *w, void *where)
 /* Wait until it is surely at it, with the page in its TLB. */
 static void stale_writer_wait(struct stale_writer *w)
 {
-	unsigned long before = atomic_load(&w->rounds);
+	unsigned long before;
 
+	/* What the caller has written there may still be on its way, behind what is read here. */
+	atomic_thread_fence(memory_order_seq_cst);
+	before = atomic_load(&w->rounds);
 	while (atomic_load(&w->rounds) < before + 2)
 		;
 }
