@@ -471,25 +471,7 @@ END_TEST
 
 START_TEST(pinned_pages_are_not_recycled)
 {
-	struct exmap *ex = exmap_new(MIB, 20, 1);
-	struct iovec iov = { .iov_base = ex->surface, .iov_len = 10 * PAGE };
-	char buffer[PAGE];
-	int pipes[2];
-
-	assert_ok(pipe(pipes));
-	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
-	memset(ex->surface, 'A', 10 * PAGE);
-	ck_assert_int_eq(vmsplice(pipes[1], &iov, 1, 0), 10 * PAGE);
-	ck_assert_int_eq(defer(ex, 0, 0, 10), 10);
-	/* All of the pool, so one of them would have to be among these. */
-	ck_assert_int_eq(alloc(ex, 0, 100, 20), 20);
-	memset(ex->surface + 100 * PAGE, 'B', 20 * PAGE);
-	for (int i = 0; i < 10; i++) {
-		ck_assert_int_eq(read(pipes[0], buffer, PAGE), PAGE);
-		ck_assert(all_bytes(buffer, 'A'));
-	}
-	ck_assert_int_eq(release(ex, 0, 100, 20), 20);
-	assert_pages_add_up(ex->fd);
+	pinned_pages_are_kept(EXMAP_FREE_DEFER);
 }
 END_TEST
 

@@ -823,20 +823,7 @@ START_TEST(batch_flags)
 }
 END_TEST
 
-static void assert_deferred(const struct exmap *exmap, long pages)
-{
-	char path[64], line[256];
-	long deferred = -1;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", exmap->fd);
-	f = fopen(path, "r");
-	ck_assert_ptr_nonnull(f);
-	while (fgets(line, sizeof(line), f))
-		sscanf(line, "exmap-pages-deferred: %ld", &deferred);
-	fclose(f);
-	ck_assert_int_eq(deferred, pages);
-}
+#define assert_deferred(exmap, n) assert_fdinfo((exmap)->fd, "pages-deferred", n)
 
 START_TEST(flush_can_be_put_off)
 {

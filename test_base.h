@@ -60,6 +60,27 @@ static inline long kib_of(const char *file, const char *key)
 	return kib;
 }
 
+/* What /proc/self/fdinfo says about an exmap; -1 where it says nothing. */
+static inline long fdinfo(int fd, const char *key)
+{
+	char path[64], line[256];
+	size_t len = strlen(key);
+	long number = -1;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	f = fopen(path, "r");
+	ck_assert_ptr_nonnull(f);
+	while (fgets(line, sizeof(line), f))
+		if (!strncmp(line, "exmap-", 6) && !strncmp(line + 6, key, len) &&
+		    line[6 + len] == ':')
+			number = atol(line + 6 + len + 1);
+	fclose(f);
+	return number;
+}
+
+#define assert_fdinfo(fd, key, want) ck_assert_int_eq(fdinfo(fd, key), want)
+
 /*
  * Memory to be had, in KiB. What CPUs keep at hand of it (tens of MiB, since Linux 6.7)
  * the kernel does not count.
