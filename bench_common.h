@@ -418,6 +418,39 @@ static inline uint64_t bench_nanoseconds(void)
 	return now.tv_sec * 1000000000UL + now.tv_nsec;
 }
 
+/* A call that failed, and what exmap_strerror() says about it. */
+static inline void __attribute__((noreturn)) bench_fail_with(const char *what, int err)
+{
+	bench_fail("%s: %s", what, exmap_strerror(err));
+}
+
+/*
+ * Carry out a batch of single pages, all of which have to come off. Returns how many
+ * nanoseconds the call itself took.
+ */
+static inline uint64_t bench_timed_action(struct exmap_interface *interface, unsigned int opcode)
+{
+	struct exmap_action_params params = {
+		.interface = (uint16_t)interface->number,
+		.iov_len = (uint16_t)interface->nr,
+		.opcode = (uint16_t)opcode,
+		.flags = exmap_flags(interface, opcode),
+	};
+	uint64_t start, spent;
+	unsigned int i;
+	int failed;
+
+	start = bench_nanoseconds();
+	failed = ioctl(interface->fd, EXMAP_IOCTL_ACTION, &params);
+	spent = bench_nanoseconds() - start;
+	if (failed)
+		bench_fail_with("an ACTION", -errno);
+	for (i = 0; i < interface->nr; i++)
+		if (exmap_batch_answer(interface, i) != 1)
+			bench_fail_with("a page", exmap_batch_answer(interface, i));
+	return spent;
+}
+
 static inline double bench_now(void)
 {
 	return bench_nanoseconds() / 1e9;

@@ -26,11 +26,6 @@ static struct exmap_interface interface[2];
 static char *anonymous;
 static uint64_t spent;
 
-static void __attribute__((noreturn)) fail(const char *what, int err)
-{
-	bench_fail("%s: %s", what, exmap_strerror(err));
-}
-
 /* Evaluates to what @call does, and adds the time to @spent. */
 #define timed(call) ({					\
 	uint64_t start_ = bench_nanoseconds();		\
@@ -44,22 +39,12 @@ static void __attribute__((noreturn)) fail(const char *what, int err)
 static void call(int which, unsigned int opcode, uint64_t page, unsigned int batch,
 		 unsigned int stride)
 {
-	struct exmap_action_params params = {
-		.interface = (uint16_t)interface[which].number,
-		.iov_len = (uint16_t)batch,
-		.opcode = (uint16_t)opcode,
-		.flags = exmap_flags(&interface[which], opcode),
-	};
 	unsigned int i;
 
 	exmap_batch_clear(&interface[which]);
 	for (i = 0; i < batch; i++)
 		exmap_batch_add(&interface[which], page + i * stride, 1);
-	if (timed(ioctl(exmap.fd, EXMAP_IOCTL_ACTION, &params)))
-		fail("an ACTION", -errno);
-	for (i = 0; i < batch; i++)
-		if (exmap_batch_answer(&interface[which], i) != 1)
-			fail("a page", exmap_batch_answer(&interface[which], i));
+	spent += bench_timed_action(&interface[which], opcode);
 }
 
 static void sweep(int which, unsigned int opcode, unsigned int batch, unsigned int stride)
@@ -116,7 +101,7 @@ static void free_deferred(unsigned int batch)
 		exmap_defer(&interface[0], 0);
 		err = timed(exmap_flush(&interface[0]));
 		if (err)
-			fail("a FLUSH", err);
+			bench_fail_with("a FLUSH", err);
 		keep_best(&best);
 	}
 	print("free-deferred", batch, 1, best);
@@ -207,7 +192,7 @@ static void fault_and_madvise(void)
 		for (i = 0; i < TOTAL; i++)
 			if (timed(madvise(anonymous + i * EXMAP_PAGE_SIZE, EXMAP_PAGE_SIZE,
 					  MADV_DONTNEED)))
-				fail("MADV_DONTNEED", -errno);
+				bench_fail_with("MADV_DONTNEED", -errno);
 		keep_best(&free);
 	}
 	print("fault", 1, 1, fault);
@@ -225,7 +210,7 @@ static void populate(void)
 		for (i = 0; i < TOTAL; i += 512)
 			if (timed(madvise(anonymous + i * EXMAP_PAGE_SIZE, 512 * EXMAP_PAGE_SIZE,
 					  MADV_POPULATE_WRITE)))
-				fail("MADV_POPULATE_WRITE", -errno);
+				bench_fail_with("MADV_POPULATE_WRITE", -errno);
 		keep_best(&best);
 		madvise(anonymous, TOTAL * EXMAP_PAGE_SIZE, MADV_DONTNEED);
 	}
@@ -297,7 +282,7 @@ static void set_up(uint64_t pool, int backing)
 	for (i = 0; i < 2 && !err; i++)
 		err = exmap_attach(&exmap, &interface[i]);
 	if (err)
-		fail("an exmap", err);
+		bench_fail_with("an exmap", err);
 }
 
 static void tear_down(void)
@@ -331,11 +316,11 @@ int main(int argc, char **argv)
 	if (argc == 2)
 		backing = open(argv[1], O_RDONLY | O_DIRECT);
 	if (argc == 2 && backing < 0)
-		fail(argv[1], -errno);
+		bench_fail_with(argv[1], -errno);
 	anonymous = mmap(NULL, TOTAL * EXMAP_PAGE_SIZE, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (anonymous == MAP_FAILED)
-		fail("anonymous memory", -errno);
+		bench_fail_with("anonymous memory", -errno);
 	madvise(anonymous, TOTAL * EXMAP_PAGE_SIZE, MADV_NOHUGEPAGE);
 
 	puts("operation,batch,stride,nanoseconds_per_page");

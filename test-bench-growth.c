@@ -38,11 +38,6 @@ struct place {
 static struct exmap exmap[MANY];
 static struct exmap_interface interface[EXMAP_MAX_INTERFACES];
 
-static void __attribute__((noreturn)) fail(const char *what, int err)
-{
-	bench_fail("%s: %s", what, exmap_strerror(err));
-}
-
 static void __attribute__((format(printf, 2, 3)))
 print(double value, const char *format, ...)
 {
@@ -53,7 +48,7 @@ print(double value, const char *format, ...)
 	va_end(arguments);
 	printf(",%.7g\n", value);
 	if (fflush(stdout))
-		fail("standard output", -errno);
+		bench_fail_with("standard output", -errno);
 }
 
 /* Cost per page */
@@ -68,28 +63,14 @@ static uint64_t nth_page(const struct place *place, unsigned int n)
 /* All pages, at interface 0. Returns the time spent in calls. */
 static uint64_t sweep(const struct place *place, unsigned int opcode, unsigned int batch)
 {
-	uint64_t spent = 0, start;
+	uint64_t spent = 0;
 	unsigned int n, i;
 
 	for (n = 0; n < TOTAL; n += batch) {
-		struct exmap_action_params params = {
-			.interface = (uint16_t)interface[0].number,
-			.iov_len = (uint16_t)batch,
-			.opcode = (uint16_t)opcode,
-		};
-		int failed;
-
 		exmap_batch_clear(&interface[0]);
 		for (i = 0; i < batch; i++)
 			exmap_batch_add(&interface[0], nth_page(place, n + i), 1);
-		start = bench_nanoseconds();
-		failed = ioctl(interface[0].fd, EXMAP_IOCTL_ACTION, &params);
-		spent += bench_nanoseconds() - start;
-		if (failed)
-			fail("an ACTION", -errno);
-		for (i = 0; i < batch; i++)
-			if (exmap_batch_answer(&interface[0], i) != 1)
-				fail("a page", exmap_batch_answer(&interface[0], i));
+		spent += bench_timed_action(&interface[0], opcode);
 	}
 	return spent;
 }
@@ -122,7 +103,7 @@ static void open_exmap(struct exmap *new, uint64_t surface, uint64_t pool, unsig
 	int err = exmap_open(new, surface, pool, interfaces, -1, 0);
 
 	if (err)
-		fail("an exmap", err);
+		bench_fail_with("an exmap", err);
 }
 
 /* With the number of an interface and a page of its own, which is gone again after that. */
@@ -135,7 +116,7 @@ static void use(struct exmap *of, struct exmap_interface *with, unsigned int num
 	if (err == 1)
 		err = exmap_page(with, EXMAP_OP_FREE, number);
 	if (err != 1)
-		fail("the first use of an interface", err);
+		bench_fail_with("the first use of an interface", err);
 }
 
 static void detach(unsigned int interfaces)
@@ -206,7 +187,7 @@ static void __attribute__((noreturn)) child(int ready, int until)
 	open_exmap(&exmap[0], GIB, TOTAL, 1);
 	use(&exmap[0], &interface[0], 0);
 	if (write(ready, &byte, 1) != 1)
-		fail("a pipe", -errno);
+		bench_fail_with("a pipe", -errno);
 	while (read(until, &byte, 1) < 0 && errno == EINTR)
 		;
 	_exit(0);
@@ -222,12 +203,12 @@ static void processes(void)
 
 	for (i = 0; i < 3; i++) {
 		if (pipe(ready) || pipe(until))
-			fail("a pipe", -errno);
+			bench_fail_with("a pipe", -errno);
 		for (j = 1; j < numbers[i]; j++) {
 			pid_t pid = fork();
 
 			if (pid < 0)
-				fail("a process", -errno);
+				bench_fail_with("a process", -errno);
 			if (!pid) {
 				close(ready[0]);
 				close(until[1]);
@@ -261,14 +242,14 @@ static uint64_t setup(uint64_t pool)
 	void *surface;
 
 	if (fd < 0)
-		fail("/dev/exmap", fd);
+		bench_fail_with("/dev/exmap", fd);
 	surface = mmap(NULL, GIB * BENCH_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
 		       (off_t)EXMAP_OFF_EXMAP);
 	if (surface == MAP_FAILED)
-		fail("a surface", -errno);
+		bench_fail_with("a surface", -errno);
 	spent = bench_nanoseconds();
 	if (ioctl(fd, EXMAP_IOCTL_SETUP, &params))
-		fail("SETUP", -errno);
+		bench_fail_with("SETUP", -errno);
 	spent = bench_nanoseconds() - spent;
 	munmap(surface, GIB * BENCH_PAGE_SIZE);
 	close(fd);
@@ -387,7 +368,7 @@ static struct takes take(unsigned int interfaces)
 	for (i = 0; i < interfaces; i++) {
 		err = exmap_attach_to(&exmap[0], &interface[i], i);
 		if (err)
-			fail("an interface", err);
+			bench_fail_with("an interface", err);
 	}
 	takes.attached = memory - free_memory() - (tables() - table);
 	for (i = 0; i < interfaces; i++)
@@ -468,7 +449,7 @@ int main(int argc, char **argv)
 	if (refresh < 0 && (errno == EACCES || errno == EPERM))
 		bench_exit(BENCH_SKIP, "/proc/sys/vm/stat_refresh is for root");
 	if (refresh < 0)
-		fail("/proc/sys/vm/stat_refresh", -errno);
+		bench_fail_with("/proc/sys/vm/stat_refresh", -errno);
 
 	puts("what,size,opcode,batch,value");
 	surfaces();
