@@ -272,9 +272,9 @@ static unsigned int exmap_missing(struct exmap_walk *walk, unsigned long address
 }
 
 /*
- * Make sure that a range has its page tables and no flush due, and the interface as many free
- * pages as are missing there. Where it has to drop the interface's lock it looks
- * at both again. Returns 0, or with nothing changed on the surface -ENOMEM,
+ * Make sure that a range has its page tables and no flush due, and the interface as many
+ * free pages as are missing there. Where it has to drop the interface's lock it looks
+ * at all of it again. Returns 0, or with nothing changed on the surface -ENOMEM,
  * -EPROTO or -EINTR.
  */
 static int exmap_prepare(struct exmap_walk *walk, struct exmap_interface *interface,
@@ -414,8 +414,8 @@ static __always_inline unsigned long exmap_single(u64 request, unsigned long fir
 
 /*
  * ALLOC of entries of one page each, which most are, as long as their page tables are
- * there, no flush is due, and there are free pages in the loaded bundle. Adds to @mapped how many it mapped.
- * Returns how many entries are done.
+ * there, no flush is due, and there are free pages in the loaded bundle. Adds to @mapped
+ * how many it mapped. Returns how many entries are done.
  */
 static unsigned int exmap_alloc_singles(struct exmap_walk *walk, struct exmap_interface *interface,
 					struct exmap_iov *iov, unsigned int nr, long *mapped)
@@ -1042,8 +1042,9 @@ static unsigned int exmap_defer_singles(struct exmap_walk *walk, struct exmap_in
  * @nr: how many
  *
  * The pages are flushed when the quarantine is full, when the pool is empty, when ALLOC
- * or READ is about to map one of the addresses again, by exmap_flush(), and when the kernel is at
- * work on the surface. Where there is no memory for a quarantine they are flushed at once.
+ * or READ is about to map one of the addresses again, by exmap_flush(), and when the
+ * kernel is at work on the surface. Where there is no memory for a quarantine they are
+ * flushed at once.
  *
  * Return: as exmap_free().
  */
