@@ -9,6 +9,7 @@
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/nospec.h>
+#include <linux/pagemap.h>
 #include <linux/sched/mm.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
@@ -90,6 +91,16 @@ static struct exmap *exmap_of(const struct file *file)
 	return smp_load_acquire(&owner->exmap);
 }
 
+/* As an inode's is when it is new. No page will ever be in it. */
+static void exmap_mapping_init(struct address_space *mapping, struct inode *inode)
+{
+	address_space_init_once(mapping);
+	init_rwsem(&mapping->invalidate_lock);
+	mapping_set_gfp_mask(mapping, GFP_HIGHUSER_MOVABLE);
+	mapping->host = inode;
+	mapping->a_ops = &empty_aops;
+}
+
 static int exmap_open(struct inode *inode, struct file *file)
 {
 	struct exmap_file *owner;
@@ -107,6 +118,8 @@ static int exmap_open(struct inode *inode, struct file *file)
 	}
 	owner->mm = exmap->mm;
 	owner->exmap = exmap;
+	exmap_mapping_init(&owner->mapping, inode);
+	file->f_mapping = &owner->mapping;
 	file->private_data = owner;
 	/* Have io_uring try it right here before it asks a thread of its own. */
 	file->f_mode |= FMODE_NOWAIT;

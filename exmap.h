@@ -27,11 +27,12 @@
  *   exmap->lock > mmap_lock
  *   mmap_lock > pool->transit > interface->lock > quarantine->lock > PTE lock > pool->lock
  *   mmap_lock > exmap->reap_lock > PTE lock
+ *   quarantine->lock, exmap->reap_lock > exmap->mapping->i_mmap_rwsem
  *   exmap->lock > exmap->gate_lock
  *   exmap->lock, mmap_lock > watch->lock
  *   any lock, where memory is short > exmap_pools_lock > interface->lock >
- *	quarantine->lock > PTE lock > pool->lock, the first two by trylock only; the others
- *	no one holds who needs memory
+ *	quarantine->lock > i_mmap_rwsem, PTE lock > pool->lock, the first two by trylock
+ *	only; the others no one holds who needs memory
  * One interface's lock is taken inside another's by trylock, or by the one task
  * that holds pool->transit for writing.
  * The MMU notifier takes interface locks and PTE locks. So nothing that sleeps
@@ -204,6 +205,8 @@ enum exmap_gate {
  * @directory: for each GiB of address space from @start on the page table that
  *	has one pmd_t per 2 MiB, or NULL where there is none yet. Such a table
  *	stays until the surface is unmapped, so these are set once
+ * @mapping: of the file whose mapping the surface is, which stays as long as that does; its
+ *	i_mmap_rwsem is held where other MMUs are told of what was unmapped
  *
  * @mm: whose it is; we keep it allocated
  * @id: its number, for people: no other exmap has it, ever
@@ -239,6 +242,7 @@ struct exmap {
 	unsigned long end;
 	pteval_t pte;
 	pmd_t **directory;
+	struct address_space *mapping;
 	struct mm_struct *mm;
 	struct exmap_interface *interfaces;
 	struct file *file;
@@ -271,13 +275,16 @@ struct exmap {
  * @exmap: what it works on; changed by CLONE, at most once
  * @first: what came with the open, if @exmap is another now: a call on another
  *	thread may still be looking at it
+ * @mapping: its own, rather than that of the device: without pages, but FREE takes its
+ *	i_mmap_rwsem, which other exmaps have nothing to do with
  *
- * In a cache line of its own: each call reads it.
+ * In cache lines of its own, the first of which each call reads.
  */
 struct exmap_file {
 	struct mm_struct *mm;
 	struct exmap *exmap;
 	struct exmap *first;
+	struct address_space mapping ____cacheline_aligned_in_smp;
 } ____cacheline_aligned_in_smp;
 
 struct io_uring_cmd;

@@ -646,18 +646,28 @@ static unsigned int exmap_unmap_run(struct exmap *exmap, struct exmap_interface 
 }
 
 /*
- * Pages are about to be unmapped, until exmap_unmap_end(). Other MMUs that
- * follow our page tables (KVM, IOMMUs with shared addresses, GPUs) hold no
- * reference to a page, so they have to be told like the generic code tells them.
- * Our own notifier knows these ranges by their owner.
+ * Nobody can reach what was unmapped between @start and @end after this; a page that
+ * was there may be put to another use.
+ *
+ * Other MMUs that follow our page tables (KVM, IOMMUs with shared addresses, GPUs) hold no
+ * reference to a page, so they have to be told like the generic code tells them. That they
+ * hear of it only now is early enough: until now the pages were nobody else's, and whoever
+ * took one from its PTE before that was cleared, and has not installed it yet, has to look
+ * again. Our own notifier knows these ranges by their owner.
+ *
+ * One that is registered between the two calls would be told just the end, and KVM then
+ * waits for beginnings and ends to match. Registration keeps those out that hold mmap_lock, or
+ * the lock of some file mapping or anonymous memory of the process
+ * (mm_take_all_locks()): ours is that of the surface's file. No one who holds the lock of
+ * another mapping waits for an interface, which lockdep, knowing only its kind, could not
+ * tell.
  *
  * The kernel's inline wrappers would tell lockdep that memory may be reclaimed
  * under an interface's lock. That is not so: a callback is not allowed to allocate.
  */
-static void exmap_unmap_begin(struct exmap *exmap, struct mmu_notifier_range *range,
-			      unsigned long start, unsigned long end)
+static void exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end)
 {
-	*range = (struct mmu_notifier_range){
+	struct mmu_notifier_range range = {
 		.mm = exmap->mm,
 		.start = start,
 		.end = end,
@@ -665,41 +675,34 @@ static void exmap_unmap_begin(struct exmap *exmap, struct mmu_notifier_range *ra
 		.event = MMU_NOTIFY_CLEAR,
 		.owner = (void *)&exmap_notifier_ops,
 	};
-	static_call(exmap_mmu_notifier_start)(range);
-}
 
-/* Nobody can reach what was unmapped between @start and @end after this. */
-static void exmap_unmap_end(struct exmap *exmap, struct mmu_notifier_range *range,
-			    unsigned long start, unsigned long end)
-{
-	if (start < end)
-		static_call(exmap_flush_tlb_mm_range)(exmap->mm, start, end, PAGE_SHIFT, false);
-	exmap_invalidate_end(range);
+	down_read_non_owner(&exmap->mapping->i_mmap_rwsem);
+	static_call(exmap_mmu_notifier_start)(&range);
+	static_call(exmap_flush_tlb_mm_range)(exmap->mm, start, end, PAGE_SHIFT, false);
+	exmap_invalidate_end(&range);
+	up_read_non_owner(&exmap->mapping->i_mmap_rwsem);
 }
 
 /* What one FREE has unmapped and not yet flushed; its walk. */
 struct exmap_unmap {
 	struct exmap_walk walk;
-	struct mmu_notifier_range range;
 	unsigned long start;
-	unsigned long end;
+	unsigned long end;	/* 0: nothing */
 };
 
-static void exmap_free_begin(struct exmap_unmap *unmap)
+/* Flush it, and make the pages in limbo free pages. */
+static void exmap_free_flush(struct exmap_unmap *unmap, struct exmap_interface *interface)
 {
 	struct exmap *exmap = unmap->walk.exmap;
 
-	exmap_unmap_begin(exmap, &unmap->range, exmap->start, exmap->end);
+	exmap_walk_unlock(&unmap->walk);
+	if (!unmap->end)
+		return;
+	exmap_shootdown(exmap, unmap->start, unmap->end);
 	unmap->start = ULONG_MAX;
 	unmap->end = 0;
-}
-
-static void exmap_free_end(struct exmap_unmap *unmap, struct exmap_interface *interface)
-{
-	exmap_walk_unlock(&unmap->walk);
-	exmap_count(&interface->counts.flushes, unmap->start < unmap->end);
-	exmap_unmap_end(unmap->walk.exmap, &unmap->range, unmap->start, unmap->end);
-	exmap_stock_settle(unmap->walk.exmap, interface, &interface->limbo, interface->nr_limbo);
+	exmap_count(&interface->counts.flushes, 1);
+	exmap_stock_settle(exmap, interface, &interface->limbo, interface->nr_limbo);
 	interface->nr_limbo = 0;
 }
 
@@ -707,10 +710,8 @@ static void exmap_free_end(struct exmap_unmap *unmap, struct exmap_interface *in
 static __always_inline void exmap_free_room(struct exmap_unmap *unmap,
 					    struct exmap_interface *interface)
 {
-	if (likely(interface->nr_limbo < EXMAP_BUNDLE_PAGES))
-		return;
-	exmap_free_end(unmap, interface);
-	exmap_free_begin(unmap);
+	if (unlikely(interface->nr_limbo == EXMAP_BUNDLE_PAGES))
+		exmap_free_flush(unmap, interface);
 }
 
 /* FREE of one entry. Returns how many pages it unmapped. */
@@ -807,7 +808,7 @@ static unsigned int exmap_free_singles(struct exmap_unmap *unmap, struct exmap_i
 long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
 		struct exmap_iov *iov, unsigned int nr)
 {
-	struct exmap_unmap unmap = { .walk = EXMAP_WALK(exmap) };
+	struct exmap_unmap unmap = { .walk = EXMAP_WALK(exmap), .start = ULONG_MAX };
 	unsigned long start, end;
 	long unmapped = 0, failed = 0;
 	unsigned int i, was;
@@ -816,7 +817,6 @@ long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
 	err = exmap_enter(exmap, interface);
 	if (err)
 		goto leave;
-	exmap_free_begin(&unmap);
 	for (i = 0; i < nr; i++) {
 		exmap_free_room(&unmap, interface);
 		was = exmap_free_singles(&unmap, interface, &iov[i], nr - i);
@@ -833,7 +833,7 @@ long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
 		exmap_answer(&iov[i], 0, was);
 		unmapped += was;
 	}
-	exmap_free_end(&unmap, interface);
+	exmap_free_flush(&unmap, interface);
 	exmap_count(&interface->counts.frees, unmapped);
 	exmap_stock_trim(exmap, interface);
 leave:
@@ -870,9 +870,6 @@ static __always_inline bool exmap_defer_page(struct exmap *exmap,
 /*
  * Flush what is in quarantine, and make it free pages of @interface. Both locks are
  * held; the gate is open, or is being closed.
- *
- * That other MMUs hear of it only now is early enough: until now the pages were
- * nobody else's, and they find no PTE to look at again.
  */
 static void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *quarantine,
 				 struct exmap_interface *interface)
@@ -880,7 +877,6 @@ static void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *q
 	const unsigned long *const end = quarantine->address + quarantine->nr, *address;
 	unsigned long lowest = ULONG_MAX, highest = 0;
 	struct exmap_walk walk = EXMAP_WALK(exmap);
-	struct mmu_notifier_range range;
 	pte_t *pte;
 
 	lockdep_assert_held(&quarantine->lock);
@@ -890,8 +886,7 @@ static void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *q
 		lowest = min(lowest, *address);
 		highest = max(highest, *address);
 	}
-	exmap_unmap_begin(exmap, &range, lowest, highest + PAGE_SIZE);
-	exmap_unmap_end(exmap, &range, lowest, highest + PAGE_SIZE);
+	exmap_shootdown(exmap, lowest, highest + PAGE_SIZE);
 	exmap_count(&interface->counts.flushes, 1);
 	/* Others may map there now. */
 	for (address = quarantine->address; address < end; address++) {
@@ -1282,6 +1277,7 @@ int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma)
 	exmap->pte = pte_val(pte_mkdirty(pte_mkyoung(pfn_pte(0, prot))));
 	vma->vm_ops = &exmap_vma_ops;
 	vma->vm_private_data = exmap;
+	exmap->mapping = vma->vm_file->f_mapping;
 	exmap->start = vma->vm_start;
 	/* After the start: see exmap_concerns(). */
 	smp_store_release(&exmap->end, vma->vm_end);
@@ -1349,10 +1345,12 @@ static void exmap_gate_open(struct exmap *exmap)
 	wake_up_all(&exmap->gate_wait);
 }
 
-static void exmap_reap_flush(struct exmap *exmap, struct mmu_notifier_range *range,
+static void exmap_reap_flush(struct exmap *exmap, unsigned long start, unsigned long end,
 			     unsigned int nr)
 {
-	exmap_unmap_end(exmap, range, range->start, nr ? range->end : range->start);
+	if (!nr)
+		return;
+	exmap_shootdown(exmap, start, end);
 	exmap_pool_release(exmap, exmap->reaped->page, nr);
 	WRITE_ONCE(exmap->unmapped, exmap->unmapped + nr);
 }
@@ -1368,13 +1366,11 @@ static void exmap_reap_flush(struct exmap *exmap, struct mmu_notifier_range *ran
 static void exmap_reap(struct exmap *exmap, unsigned long start, unsigned long end)
 {
 	struct exmap_walk walk = EXMAP_WALK(exmap);
-	struct mmu_notifier_range range;
 	unsigned long address, next;
 	unsigned int nr = 0;
 	pte_t *pte;
 
 	mutex_lock(&exmap->reap_lock);
-	exmap_unmap_begin(exmap, &range, start, end);
 	for (address = start; address < end; address = next) {
 		if (!exmap_pmd(exmap, address)) {
 			next = pud_addr_end(address, end);
@@ -1396,13 +1392,12 @@ static void exmap_reap(struct exmap *exmap, unsigned long start, unsigned long e
 		exmap_pte_clear(exmap->mm, address, pte, *pte);
 		if (nr == EXMAP_BUNDLE_PAGES) {
 			exmap_walk_unlock(&walk);
-			exmap_reap_flush(exmap, &range, nr);
-			exmap_unmap_begin(exmap, &range, start, end);
+			exmap_reap_flush(exmap, start, end, nr);
 			nr = 0;
 		}
 	}
 	exmap_walk_unlock(&walk);
-	exmap_reap_flush(exmap, &range, nr);
+	exmap_reap_flush(exmap, start, end, nr);
 	mutex_unlock(&exmap->reap_lock);
 }
 

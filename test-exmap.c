@@ -2239,27 +2239,34 @@ struct guest {
 	int cpu;
 };
 
-static struct guest guest_new(struct exmap *ex)
+static int guest_vm(struct exmap *ex, void *low)
 {
-	static const unsigned char code[] = { 0x88, 0x07, 0xf4 };	/* mov %al,(%bx); hlt */
-	char *low = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	struct kvm_userspace_memory_region region[2] = {
 		{ .slot = 0, .memory_size = 0x10000, .userspace_addr = (uintptr_t)low },
 		{ .slot = 1, .guest_phys_addr = 0x10000, .memory_size = ex->size,
 		  .userspace_addr = (uintptr_t)ex->surface },
 	};
-	struct kvm_sregs sregs;
-	struct guest guest;
 	int kvm, vm;
 
-	memcpy(low + 0x1000, code, sizeof(code));
-	kvm = open("/dev/kvm", O_RDWR);
+	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	assert_ok(kvm);
 	vm = ioctl(kvm, KVM_CREATE_VM, 0);
 	assert_ok(vm);
+	assert_ok(close(kvm));
 	for (int i = 0; i < 2; i++)
 		assert_ok(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region[i]));
-	guest.cpu = ioctl(vm, KVM_CREATE_VCPU, 0);
+	return vm;
+}
+
+static struct guest guest_new(struct exmap *ex)
+{
+	static const unsigned char code[] = { 0x88, 0x07, 0xf4 };	/* mov %al,(%bx); hlt */
+	char *low = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct kvm_sregs sregs;
+	struct guest guest;
+
+	memcpy(low + 0x1000, code, sizeof(code));
+	guest.cpu = ioctl(guest_vm(ex, low), KVM_CREATE_VCPU, 0);
 	assert_ok(guest.cpu);
 	assert_ok(ioctl(guest.cpu, KVM_GET_SREGS, &sregs));
 	sregs.cs.base = 0;
@@ -2315,6 +2322,39 @@ START_TEST(guests_lose_what_is_freed)
 	ck_assert_uint_eq((unsigned char)ex->surface[16], 0xee);
 	assert_ok(munmap(ex->surface, ex->size));
 	ck_assert_int_eq(guest_write(guest, 0xff), -1);
+}
+END_TEST
+
+static atomic_bool freed_enough;
+
+static void *freeing_worker(void *arg)
+{
+	struct exmap *ex = arg;
+
+	while (!atomic_load(&freed_enough)) {
+		ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+		ck_assert_int_eq(release(ex, 0, 0, 1), 1);
+	}
+	return NULL;
+}
+
+/*
+ * A machine that comes while pages go is not told just the end of that: it would wait for
+ * ever, for as many beginnings, before its memory can be set again.
+ */
+START_TEST(guests_come_while_pages_go)
+{
+	struct exmap *ex = exmap_new(16 * PAGE, 16, 1);
+	char *low = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	pthread_t thread;
+
+	/* Stays: the kernel changes its code for the first machine, and after the last. */
+	guest_vm(ex, low);
+	ck_assert(!pthread_create(&thread, NULL, freeing_worker, ex));
+	for (int round = scaled(100); round; round--)
+		assert_ok(close(guest_vm(ex, low)));
+	atomic_store(&freed_enough, true);
+	ck_assert(!pthread_join(thread, NULL));
 }
 END_TEST
 
@@ -2555,6 +2595,7 @@ static const struct test tests[] = {
 	TEST(free_flushes_once_per_call),
 	TEST(pinned_pages_are_not_recycled),
 	TEST_NEEDS(guests_lose_what_is_freed, "/dev/kvm"),
+	TEST_NEEDS(guests_come_while_pages_go, "/dev/kvm"),
 	TEST(stale_tlb_entries_reach_nothing),
 	TEST_LONG(stale_tlb_entries_reach_no_thief, 300),
 	TEST_LONG(kill_at_random_moments, 300),
