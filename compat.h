@@ -47,6 +47,20 @@ static inline void vma_start_write(struct vm_area_struct *vma)
 }
 #endif
 
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 11, 0)
+/* The lock of the page table that an entry is in. */
+static inline spinlock_t *ptep_lockptr(struct mm_struct *mm, pte_t *pte)
+{
+#if !USE_SPLIT_PTE_PTLOCKS
+	return &mm->page_table_lock;
+#elif LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+	return ptlock_ptr(virt_to_page(pte));
+#else
+	return ptlock_ptr(virt_to_ptdesc(pte));
+#endif
+}
+#endif
+
 /**
  * exmap_rss_add - count pages in or out of a process's resident set
  * @mm: whose

@@ -239,7 +239,7 @@ free_interfaces:
 	return err;
 }
 
-static int exmap_ioctl_setup(struct exmap *exmap, const void __user *arg)
+static noinline int exmap_ioctl_setup(struct exmap *exmap, const void __user *arg)
 {
 	struct exmap_ioctl_setup setup;
 	struct file *file;
@@ -271,7 +271,7 @@ static bool exmap_ready(struct exmap *exmap)
 }
 
 /* Give an interface what it needs for work. Returns 0 or -ENOMEM. */
-static int exmap_make_interface(struct exmap_interface *interface)
+static noinline int exmap_make_interface(struct exmap_interface *interface)
 {
 	struct exmap_interface new = { };
 	bool used = false;
@@ -331,7 +331,7 @@ static bool exmap_action_known(const struct exmap_action_params *params)
 		params->iov_len <= EXMAP_USER_INTERFACE_PAGES;
 }
 
-static long exmap_ioctl_action(struct exmap *exmap, const void __user *arg)
+static noinline long exmap_ioctl_action(struct exmap *exmap, const void __user *arg)
 {
 	struct exmap_action_params params;
 	struct exmap_interface *interface;
@@ -367,7 +367,7 @@ static long exmap_ioctl_action(struct exmap *exmap, const void __user *arg)
 	}
 }
 
-static long exmap_ioctl_stats(struct exmap *exmap, void __user *arg)
+static noinline long exmap_ioctl_stats(struct exmap *exmap, void __user *arg)
 {
 	struct exmap_ioctl_stats stats = { };
 
@@ -409,7 +409,7 @@ put:
  * left an orphan, which nothing can be done with. (Two that clone each other at
  * the same moment may both end up with an orphan: no use, and no harm.)
  */
-static long exmap_ioctl_clone(struct exmap_file *owner, struct exmap *mine, int fd)
+static noinline long exmap_ioctl_clone(struct exmap_file *owner, struct exmap *mine, int fd)
 {
 	struct exmap *other = exmap_get_other(fd);
 	long err;
@@ -448,6 +448,7 @@ static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 
 	if (IS_ERR(exmap))
 		return PTR_ERR(exmap);
+	/* None is inlined: for the others ACTION would have registers to save, and stack. */
 	switch (cmd) {
 	case EXMAP_IOCTL_ACTION:
 		return exmap_ioctl_action(exmap, (const void __user *)arg);

@@ -62,6 +62,12 @@ static pmd_t *exmap_pmd(const struct exmap *exmap, unsigned long address)
 	return pmds ? pmds + pmd_index(address) : NULL;
 }
 
+/* The page table that a pmd_t names. The surface has no huge pages. */
+static pte_t *exmap_table(pmd_t pmd)
+{
+	return __va(native_pmd_val(pmd) & PTE_PFN_MASK);
+}
+
 static bool exmap_has_table(const struct exmap *exmap, unsigned long address)
 {
 	pmd_t *pmd = exmap_pmd(exmap, address);
@@ -91,11 +97,11 @@ static bool exmap_walk_table(struct exmap_walk *walk, unsigned long address)
 	if (!pmd)
 		return false;
 	value = READ_ONCE(*pmd);
-	if (pmd_none(value))
+	if (!native_pmd_val(value))
 		return false;
-	walk->lock = pte_lockptr(walk->exmap->mm, &value);
+	walk->table = exmap_table(value);
+	walk->lock = ptep_lockptr(walk->exmap->mm, walk->table);
 	walk->region = address >> PMD_SHIFT;
-	walk->table = (pte_t *)pmd_page_vaddr(value);
 	spin_lock(walk->lock);
 	__release(walk->lock);
 	return true;
@@ -111,7 +117,7 @@ static bool exmap_walk_table_closed(struct exmap_walk *walk, unsigned long addre
 
 	rcu_read_lock();
 	while ((found = exmap_walk_table(walk, address)) &&
-	       walk->table != (pte_t *)pmd_page_vaddr(READ_ONCE(*exmap_pmd(walk->exmap, address))))
+	       walk->table != exmap_table(READ_ONCE(*exmap_pmd(walk->exmap, address))))
 		exmap_walk_unlock(walk);
 	rcu_read_unlock();
 	return found;
@@ -122,7 +128,9 @@ static noinline bool exmap_walk_move(struct exmap_walk *walk, unsigned long addr
 {
 	if (walk->lock) {
 		exmap_walk_unlock(walk);
-		cond_resched();
+		/* It is a call: random pages are each in another table. */
+		if (need_resched())
+			cond_resched();
 	}
 	return exmap_walk_table(walk, address);
 }
@@ -349,30 +357,6 @@ static unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *i
 	return mapped;
 }
 
-/* ALLOC of one entry. Returns how many pages it mapped, or as exmap_prepare(). */
-static int exmap_alloc_entry(struct exmap_walk *walk, struct exmap_interface *interface,
-			     unsigned long start, unsigned long end, bool probe)
-{
-	unsigned int mapped = 0;
-	unsigned long address, next;
-	int err;
-
-	if (probe && start < end && !exmap_missing(walk, start, start + PAGE_SIZE))
-		return 0;
-	err = exmap_prepare(walk, interface, start, end);
-	if (err)
-		return err;
-	for (address = start; address < end; address = next) {
-		next = pmd_addr_end(address, end);
-		if (!exmap_walk_lock(walk, address))
-			break;
-		mapped += exmap_map_run(walk->exmap, interface, address,
-					&walk->table[pte_index(address)],
-					(next - address) >> PAGE_SHIFT);
-	}
-	return mapped;
-}
-
 /**
  * exmap_request - what an entry asks for
  * @exmap: the exmap
@@ -397,6 +381,36 @@ int exmap_request(const struct exmap *exmap, u64 value, unsigned long *start, un
 	*start = exmap->start + (page << PAGE_SHIFT);
 	*end = *start + (len << PAGE_SHIFT);
 	return 0;
+}
+
+/*
+ * ALLOC of one entry. Returns how many pages it mapped, -EFAULT where the entry leaves
+ * the surface, or as exmap_prepare().
+ */
+static noinline int exmap_alloc_entry(struct exmap_walk *walk, struct exmap_interface *interface,
+				      u64 request, bool probe)
+{
+	unsigned long start, end, address, next;
+	unsigned int mapped = 0;
+	int err;
+
+	err = exmap_request(walk->exmap, request, &start, &end);
+	if (err)
+		return err;
+	if (probe && start < end && !exmap_missing(walk, start, start + PAGE_SIZE))
+		return 0;
+	err = exmap_prepare(walk, interface, start, end);
+	if (err)
+		return err;
+	for (address = start; address < end; address = next) {
+		next = pmd_addr_end(address, end);
+		if (!exmap_walk_lock(walk, address))
+			break;
+		mapped += exmap_map_run(walk->exmap, interface, address,
+					&walk->table[pte_index(address)],
+					(next - address) >> PAGE_SHIFT);
+	}
+	return mapped;
 }
 
 /*
@@ -461,7 +475,7 @@ static unsigned int exmap_alloc_singles(struct exmap_walk *walk, struct exmap_in
  * @nr: how many
  * @probe: leave out the entries whose first page is mapped
  *
- * Return: how many entries failed, each holding -EFAULT, -ENOMEM or -EPROTO; or,
+ * Return: how many entries failed, each holding -EFAULT, -ENOMEM, -EPROTO or -EINTR; or,
  * with nothing done and no entry overwritten, -ENOMEM, -EPROTO where there is no
  * surface, or -EINTR where the caller is being killed.
  */
@@ -469,7 +483,6 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 		 struct exmap_iov *iov, unsigned int nr, bool probe)
 {
 	struct exmap_walk walk = EXMAP_WALK(exmap);
-	unsigned long start, end;
 	unsigned int i, failed = 0;
 	long mapped = 0;
 	long ret;
@@ -480,16 +493,12 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 		i += exmap_alloc_singles(&walk, interface, &iov[i], nr - i, &mapped);
 		if (i == nr)
 			break;
-		if (exmap_request(exmap, READ_ONCE(iov[i].value), &start, &end)) {
-			exmap_answer(&iov[i], -EFAULT, 0);
-			failed++;
-			continue;
-		}
-		res = exmap_alloc_entry(&walk, interface, start, end, probe);
-		if (res < 0)
+		res = exmap_alloc_entry(&walk, interface, READ_ONCE(iov[i].value), probe);
+		if (res < 0 && res != -EFAULT)
 			break;
-		exmap_answer(&iov[i], 0, res);
-		mapped += res;
+		failed += res < 0;
+		mapped += max(res, 0);
+		exmap_answer(&iov[i], min(res, 0), max(res, 0));
 		res = 0;
 	}
 	exmap_walk_unlock(&walk);
@@ -714,14 +723,21 @@ static __always_inline void exmap_free_room(struct exmap_unmap *unmap,
 		exmap_free_flush(unmap, interface);
 }
 
-/* FREE of one entry. Returns how many pages it unmapped. */
-static unsigned int exmap_free_entry(struct exmap_unmap *unmap, struct exmap_interface *interface,
-				     unsigned long start, unsigned long end)
+/*
+ * FREE of one entry. Returns how many pages it unmapped, or -EFAULT where the entry leaves
+ * the surface.
+ */
+static noinline int exmap_free_entry(struct exmap_unmap *unmap, struct exmap_interface *interface,
+				     u64 request)
 {
 	struct exmap_walk *walk = &unmap->walk;
+	unsigned long start, end, address, next;
 	unsigned int unmapped = 0, was, room;
-	unsigned long address, next;
+	int err;
 
+	err = exmap_request(walk->exmap, request, &start, &end);
+	if (err)
+		return err;
 	for (address = start; address < end; address = next) {
 		exmap_free_room(unmap, interface);
 		room = EXMAP_BUNDLE_PAGES - interface->nr_limbo;
@@ -809,29 +825,24 @@ long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
 		struct exmap_iov *iov, unsigned int nr)
 {
 	struct exmap_unmap unmap = { .walk = EXMAP_WALK(exmap), .start = ULONG_MAX };
-	unsigned long start, end;
 	long unmapped = 0, failed = 0;
-	unsigned int i, was;
-	int err;
+	unsigned int i, singles;
+	int err, res;
 
 	err = exmap_enter(exmap, interface);
 	if (err)
 		goto leave;
 	for (i = 0; i < nr; i++) {
 		exmap_free_room(&unmap, interface);
-		was = exmap_free_singles(&unmap, interface, &iov[i], nr - i);
-		unmapped += was;
-		i += was;
+		singles = exmap_free_singles(&unmap, interface, &iov[i], nr - i);
+		unmapped += singles;
+		i += singles;
 		if (i == nr)
 			break;
-		if (exmap_request(exmap, READ_ONCE(iov[i].value), &start, &end)) {
-			exmap_answer(&iov[i], -EFAULT, 0);
-			failed++;
-			continue;
-		}
-		was = exmap_free_entry(&unmap, interface, start, end);
-		exmap_answer(&iov[i], 0, was);
-		unmapped += was;
+		res = exmap_free_entry(&unmap, interface, READ_ONCE(iov[i].value));
+		exmap_answer(&iov[i], min(res, 0), max(res, 0));
+		unmapped += max(res, 0);
+		failed += res < 0;
 	}
 	exmap_free_flush(&unmap, interface);
 	exmap_count(&interface->counts.frees, unmapped);
@@ -982,14 +993,18 @@ static __always_inline void exmap_defer_room(struct exmap_walk *walk,
 	exmap_quarantine_end(walk->exmap, &interface->quarantine, interface);
 }
 
-/* FREE of one entry into quarantine. Returns how many pages it unmapped. */
-static unsigned int exmap_defer_entry(struct exmap_walk *walk, struct exmap_interface *interface,
-				      unsigned long start, unsigned long end)
+/* FREE of one entry into quarantine. Returns as exmap_free_entry(). */
+static noinline int exmap_defer_entry(struct exmap_walk *walk, struct exmap_interface *interface,
+				      u64 request)
 {
 	struct exmap_quarantine *quarantine = &interface->quarantine;
-	unsigned long address, next;
+	unsigned long start, end, address, next;
 	unsigned int unmapped = 0;
+	int err;
 
+	err = exmap_request(walk->exmap, request, &start, &end);
+	if (err)
+		return err;
 	for (address = start; address < end; address = next) {
 		next = address + PAGE_SIZE;
 		exmap_defer_room(walk, interface);
@@ -1048,9 +1063,8 @@ long exmap_free_deferred(struct exmap *exmap, struct exmap_interface *interface,
 {
 	struct exmap_walk walk = EXMAP_WALK(exmap);
 	long unmapped = 0, failed = 0;
-	unsigned long start, end;
-	unsigned int i, was;
-	int err;
+	unsigned int i, singles;
+	int err, res;
 
 	if (exmap_quarantine_setup(interface))
 		return exmap_free(exmap, interface, iov, nr);
@@ -1062,19 +1076,15 @@ long exmap_free_deferred(struct exmap *exmap, struct exmap_interface *interface,
 	mutex_lock(&interface->quarantine.lock);
 	for (i = 0; i < nr; i++) {
 		exmap_defer_room(&walk, interface);
-		was = exmap_defer_singles(&walk, interface, &iov[i], nr - i);
-		unmapped += was;
-		i += was;
+		singles = exmap_defer_singles(&walk, interface, &iov[i], nr - i);
+		unmapped += singles;
+		i += singles;
 		if (i == nr)
 			break;
-		if (exmap_request(exmap, READ_ONCE(iov[i].value), &start, &end)) {
-			exmap_answer(&iov[i], -EFAULT, 0);
-			failed++;
-			continue;
-		}
-		was = exmap_defer_entry(&walk, interface, start, end);
-		exmap_answer(&iov[i], 0, was);
-		unmapped += was;
+		res = exmap_defer_entry(&walk, interface, READ_ONCE(iov[i].value));
+		exmap_answer(&iov[i], min(res, 0), max(res, 0));
+		unmapped += max(res, 0);
+		failed += res < 0;
 	}
 	exmap_walk_unlock(&walk);
 	mutex_unlock(&interface->quarantine.lock);
