@@ -23,7 +23,7 @@
 
 /* What fdinfo says, by the name that it has there. */
 enum value {
-	ID, INTERFACES, CEILING, TAKEN, MAPPED, FREE, IN_FLIGHT,
+	ID, INTERFACES, CEILING, TAKEN, MAPPED, FREE, DEFERRED, IN_FLIGHT,
 	ALLOCS, FREES, READS, WRITES, STEALS, FLUSHES, VALUES,
 };
 
@@ -31,7 +31,7 @@ static const char *const name_of[VALUES] = {
 	[ID] = "exmap-id", [INTERFACES] = "exmap-interfaces",
 	[CEILING] = "exmap-pages-ceiling", [TAKEN] = "exmap-pages-system",
 	[MAPPED] = "exmap-pages-mapped", [FREE] = "exmap-pages-free",
-	[IN_FLIGHT] = "exmap-pages-in-flight",
+	[DEFERRED] = "exmap-pages-deferred", [IN_FLIGHT] = "exmap-pages-in-flight",
 	[ALLOCS] = "exmap-allocs", [FREES] = "exmap-frees", [READS] = "exmap-reads",
 	[WRITES] = "exmap-writes", [STEALS] = "exmap-steals", [FLUSHES] = "exmap-flushes",
 };
@@ -246,7 +246,7 @@ static void print_csv(const struct looks *now, const struct looks *before)
 
 static void print_table(const struct looks *now, const struct looks *before, int lines)
 {
-	static const enum value pages[] = { CEILING, TAKEN, MAPPED, FREE, IN_FLIGHT };
+	static const enum value pages[] = { CEILING, TAKEN, MAPPED, FREE, DEFERRED, IN_FLIGHT };
 	uint64_t taken = 0;
 	char buffer[32];
 	size_t i, p;
@@ -256,9 +256,9 @@ static void print_table(const struct looks *now, const struct looks *before, int
 		taken += now->look[i].value[TAKEN];
 	printf("exmap-top: %zu exmaps with %s MiB; pages are in MiB, rates in pages (shootdowns) per second\n\n",
 	       now->nr, mebibytes(taken, buffer));
-	printf("%7s %-15s %4s %8s %8s %8s %7s %6s %6s %6s %6s %6s %6s %6s\n", "PID", "COMMAND",
-	       "IF", "CEILING", "SYSTEM", "MAPPED", "FREE", "FLIGHT", "ALLOCS", "FREES", "READS",
-	       "WRITES", "STEALS", "SHOOTS");
+	printf("%7s %-15s %4s %8s %8s %8s %7s %6s %6s %6s %6s %6s %6s %6s %6s\n", "PID", "COMMAND",
+	       "IF", "CEILING", "SYSTEM", "MAPPED", "FREE", "DEFER", "FLIGHT", "ALLOCS", "FREES",
+	       "READS", "WRITES", "STEALS", "SHOOTS");
 	for (i = 0; i < now->nr && (lines < 0 || i + 4 < (size_t)lines); i++) {
 		printf("%7d %-15s %4" PRIu64, now->look[i].pid, now->look[i].command,
 		       now->look[i].value[INTERFACES]);
@@ -420,7 +420,7 @@ int main(int argc, char **argv)
 	if (!option.batch)
 		use_terminal();
 	if (option.csv)
-		puts("time,pid,command,id,interfaces,ceiling,system,mapped,free,in_flight,allocs,frees,reads,writes,steals,flushes");
+		puts("time,pid,command,id,interfaces,ceiling,system,mapped,free,deferred,in_flight,allocs,frees,reads,writes,steals,flushes");
 	look_around(&looks[now]);
 	/* Rates take two looks. */
 	while (option.rounds-- && wait_for_key()) {
