@@ -81,7 +81,7 @@ static inline void exmap_rss_add(struct mm_struct *mm, long pages)
  * exmap_pte_set - write a PTE of the surface
  * @mm: whose page table; its PTE lock is held
  * @address: what the entry is for
- * @pte: the entry, which is none
+ * @pte: the entry, which is not present
  * @value: what it becomes
  *
  * set_pte_at() without the detour by way of a hypervisor. A kernel with

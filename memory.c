@@ -235,10 +235,15 @@ static int exmap_populate(struct exmap *exmap, unsigned long address, unsigned l
 	return err ?: fatal_signal_pending(current) ? -EINTR : 0;
 }
 
-/* Whether there is neither a page nor a flush due. */
+/*
+ * Whether there is neither a page nor a flush due. What else the kernel can leave there stands
+ * for no memory, and gives way to a page, as with any page fault: markers of
+ * userfaultfd (UFFD_FEATURE_WP_ASYNC), which had any VMA from 6.7 on, and until 6.12.105.
+ */
 static __always_inline bool exmap_pte_free(pte_t pte)
 {
-	return !native_pte_val(pte);
+	return likely(!native_pte_val(pte)) ||
+		(!pte_present(pte) && !pte_same(pte, EXMAP_PTE_DEFERRED));
 }
 
 /*
