@@ -10,6 +10,7 @@
  */
 #include <linux/file.h>
 #include <linux/io.h>
+#include <linux/memcontrol.h>
 #include <linux/nospec.h>
 #include <linux/pgtable.h>
 #include <linux/sched/mm.h>
@@ -1211,12 +1212,20 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 static vm_fault_t exmap_vma_fault(struct vm_fault *vmf)
 {
 	struct exmap *exmap = vmf->vma->vm_private_data;
+	struct mem_cgroup *memcg, *before;
+	vm_fault_t ret;
 
 	/* A copy in a child holds nothing and never will. */
 	if (vmf->vma->vm_mm != exmap->mm || !smp_load_acquire(&exmap->interfaces) ||
 	    !(exmap->flags & EXMAP_PAGEFAULT_ALLOC))
 		return VM_FAULT_SIGSEGV;
-	return exmap_fault_alloc(exmap, vmf);
+	/* Who touches it may be a debugger, or a thread of the kernel, whose limit is none. */
+	memcg = get_mem_cgroup_from_mm(exmap->mm);
+	before = set_active_memcg(memcg);
+	ret = exmap_fault_alloc(exmap, vmf);
+	set_active_memcg(before);
+	mem_cgroup_put(memcg);
+	return ret;
 }
 
 /* The VMA */

@@ -1702,6 +1702,42 @@ START_TEST(memcg_at_its_limit_is_enomem)
 }
 END_TEST
 
+/* A touch by another process takes memory of this one's. */
+START_TEST(memcg_of_the_process_pays_for_others)
+{
+	enum { MANY = 16 * MIB / PAGE };
+	int ready[2];
+	struct exmap *ex;
+	struct iovec local, remote;
+	char *surface, byte;
+	long before;
+	pid_t pid;
+
+	cgroup_new("64M");
+	assert_ok(pipe(ready));
+	pid = cgroup_fork();
+	if (!pid) {
+		ex = exmap_new_flags(16 * MIB, MANY, 1, EXMAP_PAGEFAULT_ALLOC);
+		if (write(ready[1], &ex->surface, sizeof(surface)) != sizeof(surface))
+			_exit(1);
+		for (;;)
+			pause();
+	}
+	ck_assert_int_eq(read(ready[0], &surface, sizeof(surface)), sizeof(surface));
+	before = cgroup_kib();
+	for (int page = 0; page < MANY; page++) {
+		local = (struct iovec){ &byte, 1 };
+		remote = (struct iovec){ surface + page * PAGE, 1 };
+		ck_assert_int_eq(process_vm_readv(pid, &local, 1, &remote, 1, 0), 1);
+	}
+	ck_assert_int_ge(cgroup_kib() - before, 12 * 1024);
+	assert_ok(kill(pid, SIGKILL));
+	wait_child(pid, SIGKILL);
+	cgroup_settle();
+	assert_ok(rmdir(cgroup));
+}
+END_TEST
+
 /* Pages in use and free ones, and then more memory than it may have. */
 static void use_too_much(void)
 {
@@ -1885,6 +1921,7 @@ static const struct test tests[] = {
 	TEST(killed_in_clone),
 	TEST(killed_in_mmap),
 	TEST_NEEDS(memcg_at_its_limit_is_enomem, MEMCG),
+	TEST_NEEDS(memcg_of_the_process_pays_for_others, MEMCG),
 	{ .name = "killed_for_memory", .test = &killed_for_memory, .needs = MEMCG,
 	  .expects = "Call Trace" },
 	TEST_NEEDS(all_is_given_back_in_any_order, MEMCG),
