@@ -795,6 +795,14 @@ unsigned long exmap_pool_free_pages(struct exmap *exmap)
 	return pages;
 }
 
+/* What the shrinker could have. There may be many exmaps: pass by those without a page. */
+static unsigned long exmap_pool_spare(struct exmap *exmap)
+{
+	if (!READ_ONCE(exmap->pool.taken))
+		return 0;
+	return exmap_pool_free_pages(exmap) + exmap_quarantined(exmap);
+}
+
 /* Whoever needs memory here may hold any lock but those that are waited for in here. */
 static unsigned long exmap_shrinker_count(struct shrinker *shrinker, struct shrink_control *sc)
 {
@@ -804,7 +812,7 @@ static unsigned long exmap_shrinker_count(struct shrinker *shrinker, struct shri
 	if (!mutex_trylock(&exmap_pools_lock))
 		return 0;
 	list_for_each_entry(exmap, &exmap_pools, pool.sibling)
-		pages += exmap_pool_free_pages(exmap) + exmap_quarantined(exmap);
+		pages += exmap_pool_spare(exmap);
 	mutex_unlock(&exmap_pools_lock);
 	return pages;
 }
