@@ -2325,19 +2325,6 @@ START_TEST(guests_lose_what_is_freed)
 }
 END_TEST
 
-static atomic_bool freed_enough;
-
-static void *freeing_worker(void *arg)
-{
-	struct exmap *ex = arg;
-
-	while (!atomic_load(&freed_enough)) {
-		ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
-		ck_assert_int_eq(release(ex, 0, 0, 1), 1);
-	}
-	return NULL;
-}
-
 /*
  * A machine that comes while pages go is not told just the end of that: it would wait for
  * ever, for as many beginnings, before its memory can be set again.
@@ -2346,15 +2333,17 @@ START_TEST(guests_come_while_pages_go)
 {
 	struct exmap *ex = exmap_new(16 * PAGE, 16, 1);
 	char *low = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	pthread_t thread;
+	atomic_bool stop = false;
+	struct worker w = { .ex = ex, .pages = 1, .stop = &stop };
 
 	/* Stays: the kernel changes its code for the first machine, and after the last. */
 	guest_vm(ex, low);
-	ck_assert(!pthread_create(&thread, NULL, freeing_worker, ex));
+	ck_assert(!pthread_create(&w.thread, NULL, alloc_free_worker, &w));
 	for (int round = scaled(100); round; round--)
 		assert_ok(close(guest_vm(ex, low)));
-	atomic_store(&freed_enough, true);
-	ck_assert(!pthread_join(thread, NULL));
+	atomic_store(&stop, true);
+	ck_assert(!pthread_join(w.thread, NULL));
+	ck_assert_msg(!w.error[0], "%s", w.error);
 }
 END_TEST
 
