@@ -413,7 +413,7 @@ void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface)
  * @interface: where they go; its lock is held
  * @limbo: the pages; every TLB has been flushed since the last of them was unmapped. May
  *	be exchanged for another bundle
- * @nr: how many
+ * @nr: how many; not 0
  *
  * A page that someone still has pinned is not ours to hand out again: it is let
  * go, and the pool may take another one in its place. No new reference can turn
@@ -427,8 +427,6 @@ void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
 	struct page **to, **last;
 
 	lockdep_assert_held(&interface->lock);
-	if (unlikely(!nr))
-		return;
 	/* Where the loaded bundle is empty this one takes its place, and they stay in it. */
 	if (!interface->count) {
 		*limbo = interface->loaded;
