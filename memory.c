@@ -1209,6 +1209,12 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 	return ret;
 }
 
+/* By itself: it calls the last reference's callback, which test-all has to know of. */
+static noinline void exmap_memcg_put(struct mem_cgroup *memcg)
+{
+	mem_cgroup_put(memcg);
+}
+
 static vm_fault_t exmap_vma_fault(struct vm_fault *vmf)
 {
 	struct exmap *exmap = vmf->vma->vm_private_data;
@@ -1224,7 +1230,7 @@ static vm_fault_t exmap_vma_fault(struct vm_fault *vmf)
 	before = set_active_memcg(memcg);
 	ret = exmap_fault_alloc(exmap, vmf);
 	set_active_memcg(before);
-	mem_cgroup_put(memcg);
+	exmap_memcg_put(memcg);
 	return ret;
 }
 
