@@ -243,17 +243,15 @@ static inline size_t exmap_iter_len(const struct iov_iter *iter)
  * exmap_iocb_end_write - the end of a write that was queued
  * @iocb: the write
  *
- * Whoever completes it lets the file system be frozen again. (kiocb_end_write() came
- * with 6.6.)
+ * Whoever completes it lets the file system be frozen again: that of the device's node,
+ * where the file is a device. (kiocb_end_write() came with 6.6.)
  */
 static inline void exmap_iocb_end_write(struct kiocb *iocb)
 {
-	struct inode *inode = file_inode(iocb->ki_filp);
+	struct super_block *sb = file_inode(iocb->ki_filp)->i_sb;
 
-	if (!S_ISREG(inode->i_mode))
-		return;
-	__sb_writers_acquired(inode->i_sb, SB_FREEZE_WRITE);
-	sb_end_write(inode->i_sb);
+	__sb_writers_acquired(sb, SB_FREEZE_WRITE);
+	sb_end_write(sb);
 }
 
 /**
@@ -271,14 +269,12 @@ static inline ssize_t exmap_iocb_write(struct file *file, struct kiocb *iocb,
 				       struct iov_iter *iter)
 {
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
-	struct inode *inode = file_inode(file);
+	struct super_block *sb = file_inode(file)->i_sb;
 	ssize_t ret;
 
-	if (S_ISREG(inode->i_mode)) {
-		sb_start_write(inode->i_sb);
-		/* It may be another task that ends it. */
-		__sb_writers_release(inode->i_sb, SB_FREEZE_WRITE);
-	}
+	sb_start_write(sb);
+	/* It may be another task that ends it. */
+	__sb_writers_release(sb, SB_FREEZE_WRITE);
 	ret = vfs_iocb_iter_write(file, iocb, iter);
 	if (ret != -EIOCBQUEUED)
 		exmap_iocb_end_write(iocb);

@@ -11,6 +11,7 @@
  * EXMAP_TEST_REMOVABLE  a SCSI disk that is removed
  */
 #include <libgen.h>
+#include <linux/fs.h>
 #include <stdatomic.h>
 
 #include "test_io_common.h"
@@ -417,6 +418,27 @@ START_TEST(write_past_the_end_of_the_device_is_enospc)
 	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_READ, 1, 0), 0);
 	assert_entry(ex, 0, 0, 0, 2);
 	ck_assert_int_eq(run(ex, 0, EXMAP_OP_READ, pages, 1), -ENODATA);
+}
+END_TEST
+
+/* Writes keep it from being frozen, until they are done: also where it just has the node. */
+START_TEST(write_lets_the_file_system_freeze)
+{
+	int directory = open(getenv("EXMAP_TEST_DIRECTORY"), O_RDONLY | O_DIRECTORY);
+	struct stat device;
+	struct exmap *ex;
+	int fd;
+
+	assert_ok(stat(getenv("EXMAP_TEST_DEVICE"), &device));
+	assert_ok(mknodat(directory, "device", S_IFBLK | 0600, device.st_rdev));
+	fd = openat(directory, "device", O_RDWR | O_DIRECT);
+	assert_ok(fd);
+	assert_ok(unlinkat(directory, "device", 0));
+	ex = exmap_on(fd, 10);
+	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+	ck_assert_int_eq(write_pages(ex, 0, 10), 10);
+	assert_ok(ioctl(directory, FIFREEZE, 0));
+	assert_ok(ioctl(directory, FITHAW, 0));
 }
 END_TEST
 
@@ -1266,6 +1288,7 @@ static const struct test tests[] = {
 	TEST_BOTH(write_what_is_mapped),
 	TEST_BOTH(write_to_a_read_only_file_is_ebadf),
 	TEST_NEEDS_ENV(write_past_the_end_of_the_device_is_enospc, "EXMAP_TEST_DEVICE"),
+	TEST_NEEDS_ENV(write_lets_the_file_system_freeze, "EXMAP_TEST_DIRECTORY"),
 	TEST_NEEDS_ENV(write_without_space_directory, "EXMAP_TEST_DIRECTORY"),
 	TEST(write_to_an_appending_file_is_einval),
 	TEST_BOTH(backing_fd_may_be_closed),
