@@ -717,7 +717,7 @@ static int model_fill(struct exmap *ex, unsigned int opcode, unsigned int page, 
 		model_map(ex, p, opcode == EXMAP_OP_READ ? &ex->in_file[p] : NULL);
 		out->pages++;
 	}
-	if (out->pages)
+	if (page * PAGE < ex->file_size)
 		out->res = 0;
 	return 0;
 }

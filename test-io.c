@@ -147,6 +147,8 @@ START_TEST(read_at_the_end_of_the_file)
 	ck_assert(holds(ex->surface + 19 * PAGE, 19, 0));
 	ck_assert_mem_eq(ex->surface + 20 * PAGE + 100, zero, PAGE - 100);
 	ck_assert_uint_eq(resident(ex, 0, 100), 3);
+	/* The same again: nothing is missing but what the file does not have. */
+	ck_assert_int_eq(read_pages(ex, 18, 10), 0);
 	ck_assert_int_eq(read_pages(ex, 30, 2), -ENODATA);
 	entry(ex, 0, 0, 40, 1);
 	entry(ex, 0, 1, 0, 1);
