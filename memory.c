@@ -1147,14 +1147,17 @@ u64 exmap_mapped(struct exmap *exmap)
 
 /*
  * The gate is closed. The fault comes with mmap_lock held, which whoever closed
- * it may be waiting for: let go of it if we may, or else just try again.
+ * it may be waiting for: let go of it if we may, or else just try again. Who must not
+ * wait (a guest's CPU: KVM has others wait for it) is told so, and keeps mmap_lock.
  */
 static vm_fault_t exmap_fault_wait(struct exmap *exmap, struct vm_fault *vmf)
 {
 	struct file *file;
 
-	if (!fault_flag_allow_retry_first(vmf->flags) || vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
+	if (!fault_flag_allow_retry_first(vmf->flags))
 		return VM_FAULT_NOPAGE;
+	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
+		return VM_FAULT_RETRY;
 	/* Without mmap_lock the VMA may go, but not what its file holds. */
 	file = get_file(vmf->vma->vm_file);
 	mmap_read_unlock(exmap->mm);
