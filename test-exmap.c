@@ -2327,6 +2327,37 @@ END_TEST
 
 /*
  * A machine that comes while pages go is not told just the end of that: it would wait for
+static void *unmap_worker(void *arg)
+{
+	struct worker *w = arg;
+
+	while (!atomic_load(w->stop)) {
+		alloc(w->ex, w->interface, 1, w->pages);
+		if (madvise(w->ex->surface, w->ex->size, MADV_DONTNEED))
+			snprintf(w->error, sizeof(w->error), "madvise: errno %d", errno);
+	}
+	return NULL;
+}
+
+/* A touch that comes at the wrong moment is put off, and succeeds in the end. */
+START_TEST(guests_touch_while_the_kernel_unmaps)
+{
+	struct exmap *ex = exmap_new_flags(4 * MIB, 1000, 1, EXMAP_PAGEFAULT_ALLOC);
+	struct guest guest = guest_new(ex);
+	atomic_bool stop = false;
+	struct worker w = { .ex = ex, .pages = 500, .stop = &stop };
+
+	ck_assert(!pthread_create(&w.thread, NULL, unmap_worker, &w));
+	for (int round = scaled(3000); round; round--)
+		ck_assert_int_eq(guest_write(guest, round), 0);
+	atomic_store(&stop, true);
+	ck_assert(!pthread_join(w.thread, NULL));
+	ck_assert_msg(!w.error[0], "%s", w.error);
+	assert_ok(madvise(ex->surface, ex->size, MADV_DONTNEED));
+	ck_assert_int_eq(alloc(ex, 0, 0, 1000), 1000);
+}
+END_TEST
+
  * ever, for as many beginnings, before its memory can be set again.
  */
 START_TEST(guests_come_while_pages_go)
@@ -2586,6 +2617,7 @@ static const struct test tests[] = {
 	TEST_NEEDS(guests_lose_what_is_freed, "/dev/kvm"),
 	TEST_NEEDS(guests_come_while_pages_go, "/dev/kvm"),
 	TEST(stale_tlb_entries_reach_nothing),
+	TEST_NEEDS(guests_touch_while_the_kernel_unmaps, "/dev/kvm"),
 	TEST_LONG(stale_tlb_entries_reach_no_thief, 300),
 	TEST_LONG(kill_at_random_moments, 300),
 	{ }
