@@ -678,11 +678,11 @@ static u64 exmap_pool_pushes(struct exmap *exmap)
  * has come to any of them since the round began, none was free at its end. What is in
  * quarantine is free; it just has to be flushed.
  *
- * Returns 0 where it found some or where there is room below the ceiling again,
+ * Returns 0 where it found some or where fewer than @limit pages are taken again,
  * -ENOMEM where there are not enough, -EINTR where a signal kills the caller.
  */
 static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interface,
-			    unsigned int want, bool system_has_none)
+			    unsigned int want, unsigned long limit)
 {
 	struct exmap_pool *pool = &exmap->pool;
 	struct exmap_interface *victim;
@@ -714,7 +714,7 @@ static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interfa
 		}
 		if (exmap_stock(interface) >= want)
 			break;
-		if (!system_has_none && READ_ONCE(pool->taken) < pool->ceiling)
+		if (READ_ONCE(pool->taken) < limit)
 			break;
 		cond_resched();
 		if (fatal_signal_pending(current))
@@ -742,11 +742,13 @@ static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interfa
  */
 int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, unsigned int want)
 {
-	bool system_has_none = false;
+	struct exmap_pool *pool = &exmap->pool;
+	/* With so many taken there are no more to be had from the system. */
+	unsigned long limit = pool->ceiling, taken;
 	int err = 0;
 
 	lockdep_assert_held(&interface->lock);
-	if (want > exmap->pool.ceiling)
+	if (want > pool->ceiling)
 		return -ENOMEM;
 	interface->fillers++;
 	while (!err && exmap_stock(interface) < want) {
@@ -759,17 +761,20 @@ int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, uns
 			err = -EINTR;
 			break;
 		}
-		if (!system_has_none) {
+		taken = READ_ONCE(pool->taken);
+		if (taken < limit) {
 			long grown = exmap_stock_grow(exmap, interface, more);
 
-			system_has_none = grown < 0;
 			if (grown > 0)
 				continue;
+			/* It has none, unless some of ours go back to it. */
+			if (grown < 0)
+				limit = taken;
 		}
 		if (exmap_quarantine_flush(exmap, &interface->quarantine, interface) ||
 		    exmap_stock_steal(exmap, interface, more))
 			continue;
-		err = exmap_stock_hunt(exmap, interface, want, system_has_none);
+		err = exmap_stock_hunt(exmap, interface, want, limit);
 	}
 	interface->fillers--;
 	return err;
