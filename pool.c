@@ -798,9 +798,13 @@ unsigned long exmap_pool_free_pages(struct exmap *exmap)
 	return pages;
 }
 
-/* What the shrinker could have. There may be many exmaps: pass by those without a page. */
+/*
+ * What the shrinker could have. There may be many exmaps: pass by those without a page, and
+ * let others run now and then.
+ */
 static unsigned long exmap_pool_spare(struct exmap *exmap)
 {
+	cond_resched();
 	if (!READ_ONCE(exmap->pool.taken))
 		return 0;
 	return exmap_pool_free_pages(exmap) + exmap_quarantined(exmap);
@@ -857,6 +861,7 @@ static unsigned long exmap_shrinker_scan(struct shrinker *shrinker, struct shrin
 			break;
 		pages += exmap_pool_shrink(exmap, sc->nr_to_scan - pages);
 		list_move_tail(&exmap->pool.sibling, &done);
+		cond_resched();
 	}
 	/* The next time begin with the others. */
 	list_splice_tail(&done, &exmap_pools);
