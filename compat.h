@@ -66,10 +66,13 @@ static inline spinlock_t *ptep_lockptr(struct mm_struct *mm, pte_t *pte)
  * @mm: whose
  * @pages: how many; negative to take them out
  *
+ * Keeps the most there ever were (VmHWM), as generic code does before it takes any out.
  * add_mm_counter() calls a tracepoint that is not exported.
  */
 static inline void exmap_rss_add(struct mm_struct *mm, long pages)
 {
+	if (pages < 0)
+		update_hiwater_rss(mm);
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
 	atomic_long_add(pages, &mm->rss_stat.count[MM_SHMEMPAGES]);
 #else

@@ -1286,10 +1286,11 @@ START_TEST(shrinker_takes_free_pages)
 {
 	enum { POOL = 4000, KEPT = 500, SLACK = 1024 };
 	struct exmap *ex = exmap_new(64 * MIB, POOL, 2);
-	long rss;
+	long rss, peak;
 
 	ck_assert_int_eq(alloc(ex, 0, 0, POOL), POOL);
 	memset(ex->surface, 'x', POOL * PAGE);
+	peak = kib_of("/proc/self/status", "VmRSS:");
 	ck_assert_int_eq(release(ex, 0, KEPT, 2000), 2000);
 	ck_assert_int_eq(release(ex, 1, KEPT + 2000, 1500), 1500);
 	rss = kib_of("/proc/self/status", "RssShmem:");
@@ -1298,6 +1299,7 @@ START_TEST(shrinker_takes_free_pages)
 	ck_assert(shrink());
 	rss -= kib_of("/proc/self/status", "RssShmem:");
 	ck_assert_msg(labs(rss - (POOL - KEPT) * 4) <= SLACK, "%ld KiB were given back", rss);
+	ck_assert_int_ge(kib_of("/proc/self/status", "VmHWM:"), peak - SLACK);
 	assert_mapped(ex, KEPT);
 	for (int page = 0; page < KEPT; page++)
 		ck_assert(all_bytes(ex->surface + page * PAGE, 'x'));
@@ -2325,8 +2327,6 @@ START_TEST(guests_lose_what_is_freed)
 }
 END_TEST
 
-/*
- * A machine that comes while pages go is not told just the end of that: it would wait for
 static void *unmap_worker(void *arg)
 {
 	struct worker *w = arg;
@@ -2358,6 +2358,8 @@ START_TEST(guests_touch_while_the_kernel_unmaps)
 }
 END_TEST
 
+/*
+ * A machine that comes while pages go is not told just the end of that: it would wait for
  * ever, for as many beginnings, before its memory can be set again.
  */
 START_TEST(guests_come_while_pages_go)
@@ -2615,9 +2617,9 @@ static const struct test tests[] = {
 	TEST(free_flushes_once_per_call),
 	TEST(pinned_pages_are_not_recycled),
 	TEST_NEEDS(guests_lose_what_is_freed, "/dev/kvm"),
+	TEST_NEEDS(guests_touch_while_the_kernel_unmaps, "/dev/kvm"),
 	TEST_NEEDS(guests_come_while_pages_go, "/dev/kvm"),
 	TEST(stale_tlb_entries_reach_nothing),
-	TEST_NEEDS(guests_touch_while_the_kernel_unmaps, "/dev/kvm"),
 	TEST_LONG(stale_tlb_entries_reach_no_thief, 300),
 	TEST_LONG(kill_at_random_moments, 300),
 	{ }
