@@ -27,7 +27,7 @@
  *   exmap->lock > mmap_lock
  *   mmap_lock > pool->transit > interface->lock > quarantine->lock > PTE lock > pool->lock
  *   mmap_lock > exmap->reap_lock > PTE lock
- *   quarantine->lock, exmap->reap_lock > exmap->mapping->i_mmap_rwsem
+ *   interface->lock, quarantine->lock, exmap->reap_lock > exmap->mapping->i_mmap_rwsem
  *   exmap->lock > exmap->gate_lock
  *   exmap->lock, mmap_lock > watch->lock
  *   any lock, where memory is short > exmap_pools_lock > interface->lock >
@@ -219,7 +219,7 @@ enum exmap_gate {
  *
  * @deferred: a FREE has put its flush off; set once, before the first page is unmapped so
  *
- * @gate: changed under @gate_lock, read under an interface's lock. Whoever
+ * @gate: changed under @gate_lock; calls read it under their interface's lock. Whoever
  *	closes it then takes each interface's lock once: nobody is inside any more
  * @closers: invalidations that are under way; guarded by @gate_lock
  * @openings: how many have ended so far; changed under @gate_lock, before @gate

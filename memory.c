@@ -5,7 +5,7 @@
  *
  * A call works inside the gate: it holds its interface's lock, and the gate is
  * open. There the page tables of the surface stay where they are, and nobody but
- * other calls writes to them. Whatever the kernel may do to a mapping it
+ * other calls has a page come or go. Whatever the kernel may do to a mapping it
  * announces to our MMU notifier, which closes the gate first.
  */
 #include <linux/file.h>
@@ -1451,10 +1451,11 @@ static void exmap_surface_kill(struct exmap *exmap)
  * death. The OOM reaper's ranges, which must not block, leave shared mappings alone.
  *
  * Who changes protection or unmaps may do so with many VMAs at once, holding mmap_lock. Who
- * zaps pages does it in one VMA, and the surface is not split. What sticks out of it is
- * the 2 MiB around a huge page of a neighbour, which 6.1 and 6.12 announce where they
- * split it (__split_huge_pmd() for rmap), though nothing happens to the surface. They hold no
- * lock then that would keep others from mapping one there, or from SETUP.
+ * zaps pages, or comes by way of a page (rmap; ours has none), does it in one VMA, and the
+ * surface is not split. What sticks out of it is the 2 MiB around a huge page of a
+ * neighbour, which 6.1 and 6.12 announce where they split it (__split_huge_pmd() for rmap),
+ * though nothing happens to the surface. They hold no lock then that would keep others from
+ * mapping one there, or from SETUP.
  */
 static bool exmap_concerns(const struct exmap *exmap, const struct mmu_notifier_range *range)
 {
@@ -1467,7 +1468,6 @@ static bool exmap_concerns(const struct exmap *exmap, const struct mmu_notifier_
 	switch (range->event) {
 	case MMU_NOTIFY_UNMAP:
 	case MMU_NOTIFY_PROTECTION_VMA:
-	case MMU_NOTIFY_PROTECTION_PAGE:
 	case MMU_NOTIFY_SOFT_DIRTY:
 		return true;
 	default:

@@ -8,9 +8,10 @@
  * most, and not at all by an interface that frees what it allocates.
  *
  * Bundles cannot run out. An interface brings three (loaded, limbo and one
- * spare), and pool->bundles more, one per 512 pages of pool->taken at least,
- * came with the pages. A page that has to be put back where all an interface's
- * own are in use finds fewer than that full, hence an empty one in the depot.
+ * spare; a fourth stays in its quarantine), and pool->bundles more, one per 512
+ * pages of pool->taken at least, came with the pages. A page that has to be put
+ * back where all an interface's own are in use finds fewer than that full, hence
+ * an empty one in the depot.
  */
 #include <linux/cred.h>
 #include <linux/gfp.h>
@@ -31,8 +32,8 @@ module_param(memlock, bool, 0644);
 MODULE_PARM_DESC(memlock, "charge pools against RLIMIT_MEMLOCK (default: on)");
 
 /*
- * Charged to the memcg of the caller. A page that cannot be had is the caller's
- * problem (ENOMEM), not a reason to kill somebody.
+ * Charged to the memcg of the caller, or, where it is a touch, of the process. A page that
+ * cannot be had is the caller's problem (ENOMEM), not a reason to kill somebody.
  */
 #define POOL_GFP (GFP_USER | __GFP_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
 
@@ -734,7 +735,7 @@ static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interfa
  * @want: how many pages
  *
  * From the depot; from the system up to the ceiling; from its own quarantine; from other
- * interfaces. The memory behind this call is charged to the caller's memcg.
+ * interfaces. The memory is charged to the caller's memcg, or the active one.
  *
  * Return: 0, and the pages stay as long as the lock is held; -ENOMEM where there
  * are not that many free pages in all of the exmap and the system has none, or
