@@ -4,6 +4,7 @@
  * Management", SIGMOD 2023). Page n of the file has its place at memory + n, whether it is there
  * or not. All else that there is of a page is one word, its state: no hash table, no pointers to
  * frames. What is in memory the program decides, by exmap, or by pread and madvise.
+ * To compile: gcc -O2 -D_GNU_SOURCE -pthread bufferpool.c -o bufferpool
  */
 #include <argp.h>
 #include <err.h>
@@ -29,7 +30,7 @@ struct page {
 
 static unsigned long threads = 2, pool = 64, pages = 512, ops = 500000, percent = 20;
 static const char *path, *only;		/* FILE and --backend */
-static bool with_exmap;
+static bool with_exmap, overwrite;
 static int file;
 static struct page *memory;		/* where all pages have their place */
 static _Atomic uint64_t *states;	/* of each page */
@@ -86,7 +87,6 @@ static void transfer(unsigned int opcode, const uint64_t *nr, size_t count)
  * it goes when the clock's hand comes by again, unless it is used before.
  */
 enum { UNLOCKED, SHARED, SHARED_MAX = 252, LOCKED, MARKED, EVICTED };
-
 #define LOCK(state) ((state) >> 56)
 #define VERSION(state) ((state) << 8 >> 8)
 #define STATE(version, lock) (VERSION(version) | (uint64_t)(lock) << 56)
@@ -107,8 +107,6 @@ static uint64_t unfix_exclusive(uint64_t nr, unsigned int lock)
 {
 	return states[nr] = STATE(states[nr] + 1, lock);
 }
-
-/* The buffer manager */
 
 /*
  * Throw out up to a batch of pages that nobody has used since the clock's hand last came by: in
@@ -242,6 +240,7 @@ static void close_memory(void)
 	must(with_exmap ? exmap_attach(&exmap, &interface) : 0);
 	while (used)
 		evict();
+	must(fdatasync(file) ? -errno : 0);
 	if (with_exmap) {
 		exmap_detach(&interface);
 		exmap_close(&exmap);
@@ -348,9 +347,10 @@ static const struct argp_option options[] = {
 	{ "backend", 'b', "exmap|madvise", .doc = "only this one (both, one after the other)" },
 	{ "threads", 1, "N", .doc = "how many threads (2)" },
 	{ "pool", 2, "MIB", .doc = "how much memory (64)" },
-	{ "data", 3, "MIB", .doc = "how much of FILE (512)" },
+	{ "data", 3, "MIB", .doc = "how large FILE is, or what is used of a device (512)" },
 	{ "ops", 4, "N", .doc = "reads and updates by each thread (500000)" },
 	{ "updates", 5, "PERCENT", .doc = "how many of them are updates (20)" },
+	{ "overwrite", 6, .doc = "FILE is there, or a device: its contents are lost" },
 	{ }
 };
 
@@ -363,6 +363,8 @@ static error_t option(int key, char *text, struct argp_state *state)
 		path = text;
 	else if (key == 'b')
 		only = text;
+	else if (key == 6)
+		overwrite = true;
 	else if (key < 1 || key > 5)
 		return ARGP_ERR_UNKNOWN;
 	else if (strchr(text, '-') || sscanf(text, "%9lu%c", number[key - 1], &rest) != 1)
@@ -373,8 +375,7 @@ static error_t option(int key, char *text, struct argp_state *state)
 int main(int argc, char **argv)
 {
 	const struct sigaction segv = { .sa_sigaction = on_segv, .sa_flags = SA_SIGINFO | SA_NODEFER };
-	const struct argp argp = { options, option, "FILE", .doc =
-		"A small buffer manager at work on a file or device, which is overwritten." };
+	const struct argp argp = { options, option, "FILE", .doc = "A small buffer manager at work." };
 
 	argp_err_exit_status = 1;
 	argp_parse(&argp, argc, argv, 0, NULL, NULL);
@@ -383,13 +384,12 @@ int main(int argc, char **argv)
 		errx(1, "FILE is missing, or an option out of range: see --help");
 	pool *= (1 << 20) / PAGE;
 	pages *= (1 << 20) / PAGE;
-	file = open(path, O_RDWR | O_CREAT | O_DIRECT, 0600);
-	if (file < 0 && errno == EINVAL)	/* not every file system can do that */
-		file = open(path, O_RDWR | O_CREAT, 0600);
+	file = open(path, O_RDWR | O_EXCL | (overwrite ? 0 : O_CREAT), 0600);
 	states = calloc(pages, sizeof(*states));
 	dirty = calloc(pages, sizeof(*dirty));
 	if (file < 0 || !states || !dirty || sigaction(SIGSEGV, &segv, NULL))
-		err(1, "%s with %lu pages", path, pages);
+		err(1, "%s with %lu pages, %s --overwrite", path, pages, overwrite ? "with" : "without");
+	fcntl(file, F_SETFL, O_DIRECT);		/* not every file system can do that */
 	puts("backend,threads,operations_per_second");
 	if (!only || *only == 'e')
 		run("exmap");
