@@ -53,6 +53,7 @@ struct exmap {
  * @exmap: whose
  * @number: which of them
  * @fd: the file that its calls go to: the exmap's, or its own
+ * @fd_is_own: which of these; see exmap_own_fd()
  * @nr: how many entries are in the batch
  * @ran: the batch has been carried out, and its entries hold answers
  * @defer: FREE of a page, a run or a list puts its flush off; see exmap_defer()
@@ -62,6 +63,7 @@ struct exmap_interface {
 	struct exmap *exmap;
 	unsigned int number;
 	int fd;
+	int fd_is_own;
 	unsigned int nr;
 	int ran;
 	int defer;
@@ -126,13 +128,18 @@ static inline void exmap_close(struct exmap *exmap)
 /* A file descriptor, or a negative errno. */
 static inline int exmap_open_device(void)
 {
+#ifdef O_CLOEXEC
+	int fd = open("/dev/exmap", O_RDWR | O_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+#else	/* ISO C has none. Who inherits it can do nothing with it, but hold the backing file. */
 	int fd = open("/dev/exmap", O_RDWR);
 
 	if (fd < 0)
 		return -errno;
-	/* ISO C has no O_CLOEXEC. Who inherits it can do nothing with it anyway. */
 	fcntl(fd, F_SETFD, FD_CLOEXEC);
 	return fd;
+#endif
 }
 
 /**
@@ -264,9 +271,10 @@ static inline int exmap_own_fd(struct exmap_interface *interface)
 		close(fd);
 		return err;
 	}
-	if (interface->fd != interface->exmap->fd)
+	if (interface->fd_is_own)
 		close(interface->fd);
 	interface->fd = fd;
+	interface->fd_is_own = 1;
 	return 0;
 }
 
@@ -277,7 +285,7 @@ static inline void exmap_detach(struct exmap_interface *interface)
 
 	munmap(interface->user, sizeof(*interface->user));
 	interface->user = NULL;
-	if (interface->fd != interface->exmap->fd)
+	if (interface->fd_is_own)
 		close(interface->fd);
 	__atomic_and_fetch(&interface->exmap->taken[number / 64], ~(UINT64_C(1) << number % 64),
 			   __ATOMIC_RELEASE);
@@ -395,8 +403,8 @@ static inline int exmap_flush(struct exmap_interface *interface)
 /*
  * One page, a run or a list. They return how many pages were mapped, unmapped, read or
  * written: fewer than were asked for where some of them were there (or, for FREE and
- * WRITE, were not); or the errno of one that failed, but all others that could be
- * done are done: a batch tells which. They clear the interface's batch.
+ * WRITE, were not); or the errno of one that failed. Others may be done all the same, but
+ * after ENOMEM no more of the same 512: a batch tells which. They clear the interface's batch.
  */
 
 /* What comes with an opcode. */
