@@ -244,30 +244,34 @@ static void print_csv(const struct looks *now, const struct looks *before)
 	}
 }
 
+/* What fits on 80 columns comes first. */
 static void print_table(const struct looks *now, const struct looks *before, int lines)
 {
-	static const enum value pages[] = { CEILING, TAKEN, MAPPED, FREE, DEFERRED, IN_FLIGHT };
 	uint64_t taken = 0;
 	char buffer[32];
-	size_t i, p;
+	size_t i;
 	int v;
 
 	for (i = 0; i < now->nr; i++)
 		taken += now->look[i].value[TAKEN];
-	printf("exmap-top: %zu exmaps with %s MiB; pages are in MiB, rates in pages (shootdowns) per second\n\n",
+	printf("exmap-top: %zu exmaps, %s MiB. Pages in MiB; rates in pages, shootdowns per second\n\n",
 	       now->nr, mebibytes(taken, buffer));
-	printf("%7s %-15s %4s %8s %8s %8s %7s %6s %6s %6s %6s %6s %6s %6s %6s\n", "PID", "COMMAND",
-	       "IF", "CEILING", "SYSTEM", "MAPPED", "FREE", "DEFER", "FLIGHT", "ALLOCS", "FREES",
-	       "READS", "WRITES", "STEALS", "SHOOTS");
+	printf("%7s %-12s %6s %6s %6s %5s %5s %5s %5s %5s %5s %5s %6s %4s %8s\n", "PID", "COMMAND",
+	       "SYSTEM", "MAPPED", "FREE", "ALLOC", "FREES", "READ", "WRITE", "STEAL", "SHOOT",
+	       "DEFER", "FLIGHT", "IF", "CEILING");
 	for (i = 0; i < now->nr && (lines < 0 || i + 4 < (size_t)lines); i++) {
-		printf("%7d %-15s %4" PRIu64, now->look[i].pid, now->look[i].command,
-		       now->look[i].value[INTERFACES]);
-		for (p = 0; p < sizeof(pages) / sizeof(pages[0]); p++)
-			printf(" %*s", p < 3 ? 8 : p == 3 ? 7 : 6,
-			       mebibytes(now->look[i].value[pages[p]], buffer));
+		const uint64_t *value = now->look[i].value;
+
+		printf("%7d %-12.12s", now->look[i].pid, now->look[i].command);
+		printf(" %6s", mebibytes(value[TAKEN], buffer));
+		printf(" %6s", mebibytes(value[MAPPED], buffer));
+		printf(" %6s", mebibytes(value[FREE], buffer));
 		for (v = ALLOCS; v < VALUES; v++)
-			printf(" %6s", scaled(rate(now, before, &now->look[i], v), buffer));
-		putchar('\n');
+			printf(" %5s", scaled(rate(now, before, &now->look[i], v), buffer));
+		printf(" %5s", mebibytes(value[DEFERRED], buffer));
+		printf(" %6s", mebibytes(value[IN_FLIGHT], buffer));
+		printf(" %4" PRIu64, value[INTERFACES]);
+		printf(" %8s\n", mebibytes(value[CEILING], buffer));
 	}
 }
 
@@ -287,7 +291,8 @@ static void print(const struct looks *now, const struct looks *before)
 		printf("\033[H\033[2J\033[?7l");
 		print_table(now, before, size.ws_row);
 	}
-	fflush(stdout);
+	if (fflush(stdout) || ferror(stdout))
+		fail("cannot write its output: %s", strerror(errno));
 }
 
 /* Wait for the next round. False where there is to be none. */
