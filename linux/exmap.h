@@ -122,9 +122,10 @@ struct exmap_user_interface {
 /*
  * On the exmap's file pread(2) and the like, to and from addresses on the surface,
  * take the interface in bits 0-7 and the opcode in bits 8-15 of the offset; so does
- * io_uring's IORING_OP_URING_CMD in cmd_op, for all opcodes, and has in its command
- * area a struct iovec: a range of the surface, or, with IORING_URING_CMD_FIXED,
- * the part of a registered buffer that holds struct exmap_iov.
+ * io_uring's IORING_OP_URING_CMD in cmd_op, for all opcodes but EXMAP_OP_FLUSH (none
+ * takes flags), and has in its command area a struct iovec: a range of the surface, or,
+ * with IORING_URING_CMD_FIXED, the part of a registered buffer that holds struct
+ * exmap_iov.
  */
 
 #define EXMAP_IOCTL_SETUP	_IOC(_IOC_WRITE, 'k', 1, sizeof(struct exmap_ioctl_setup))
