@@ -621,9 +621,13 @@ static void exmap_io_result(const struct exmap_io *io, struct exmap_io_entry *en
 	}
 	if (exmap_io_writes(io))
 		entry->good = min(entry->good, expected);
-	/* Reading up to the end of the file is no failure, whoever has read the rest. */
-	if (entry->res == -ENODATA && (entry->pages || entry->start - io->exmap->start <
-				       i_size_read(io->exmap->file->f_mapping->host)))
+	/*
+	 * Reading up to the end of the file is no failure, whoever has read the rest. But
+	 * something has to be there: the size of some files is not what can be read.
+	 */
+	if (entry->res == -ENODATA &&
+	    (entry->pages || (entry->good > entry->start && entry->start - io->exmap->start <
+			      i_size_read(io->exmap->file->f_mapping->host))))
 		entry->res = 0;
 }
 
