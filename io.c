@@ -375,16 +375,18 @@ static long exmap_io_start(struct exmap_io *io, struct kiocb *iocb, unsigned int
 
 /*
  * Whether a request may be refused rather than wait. Not one of several: some would be
- * under way by then; nor one that the device takes in pieces, which always would be.
+ * under way by then; nor one that the device takes in pieces, which always would be. (As
+ * a rule no two pages of it are neighbours in memory: each is a segment.)
  */
 static bool exmap_io_refusable(const struct exmap_io *io, const struct exmap_io_run *run)
 {
-	struct block_device *bdev;
+	struct request_queue *queue;
 
 	if (!io->nowait || io->nr_runs > 1)
 		return false;
-	bdev = I_BDEV(io->exmap->file->f_mapping->host);
-	return run->nr <= queue_max_sectors(bdev_get_queue(bdev)) >> PAGE_SECTORS_SHIFT;
+	queue = bdev_get_queue(I_BDEV(io->exmap->file->f_mapping->host));
+	return run->nr <= queue_max_sectors(queue) >> PAGE_SECTORS_SHIFT &&
+	       run->nr <= queue_max_segments(queue);
 }
 
 /* Submit a request to the file. Returns what that did. */

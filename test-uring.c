@@ -126,6 +126,20 @@ static int device_open(const char *variable, size_t pages)
 	return fd;
 }
 
+/* What the block layer says of the device. */
+static int device_limit(const char *variable, const char *name)
+{
+	char path[64];
+	FILE *file;
+	int limit;
+
+	snprintf(path, sizeof(path), "/sys/block/%s/queue/%s", basename(getenv(variable)), name);
+	file = fopen(path, "r");
+	ck_assert(file && fscanf(file, "%d", &limit) == 1);
+	fclose(file);
+	return limit;
+}
+
 /* io_uring makes threads for requests that would block: the main thread is not alone. */
 static int count_threads(void)
 {
@@ -1966,6 +1980,37 @@ START_TEST(more_than_the_device_takes)
 }
 END_TEST
 
+/*
+ * The device takes it in pieces, and would refuse each time to do that without waiting:
+ * it is told to wait in the first place.
+ */
+START_TEST(more_pieces_of_memory_than_the_device_takes)
+{
+	int fd = device_open("EXMAP_TEST_SLOW_DEVICE", FILE_PAGES);
+	const int pieces = device_limit("EXMAP_TEST_SLOW_DEVICE", "max_segments");
+	const int pages = pieces + 1;
+	struct exmap *ex = exmap_on(fd, 2 * pages);
+	struct io_uring ring;
+
+	ck_assert_int_le(pages * (PAGE / 1024), device_limit("EXMAP_TEST_SLOW_DEVICE",
+							     "max_sectors_kb"));
+	/* The free pages, in the end: none of them next to another one in memory. */
+	ck_assert_int_eq(alloc(ex, 0, FILE_PAGES, 2 * pages), 2 * pages);
+	for (int i = 0; i < pages; i++)
+		ck_assert_int_eq(release(ex, 0, FILE_PAGES + 2 * i, 1), 1);
+	ring_init(&ring, 1);
+	prep_rw(&ring, IORING_OP_READ, ex->fd, where(ex, 0), pages * PAGE, 0);
+	ck_assert_int_eq(ring_result(&ring), pages * PAGE);
+	assert_threads(1);
+	for (int i = 0; i < pages; i++)
+		ck_assert(holds(where(ex, i), i, 0));
+	prep_rw(&ring, IORING_OP_WRITE, ex->fd, where(ex, 0), pages * PAGE,
+		place(0, EXMAP_OP_WRITE));
+	ck_assert_int_eq(ring_result(&ring), pages * PAGE);
+	assert_threads(1);
+}
+END_TEST
+
 /* More than the module has under way at a time for one call. */
 enum { LARGE = 9000 };
 
@@ -2423,6 +2468,7 @@ static const struct test tests[] = {
 	TEST_DEVICE(many_commands_out_of_order),
 	TEST_DEVICE(many_by_libaio),
 	TEST_NEEDS_ENV(more_than_the_device_takes, "EXMAP_TEST_SLOW_DEVICE"),
+	TEST_NEEDS_ENV(more_pieces_of_memory_than_the_device_takes, "EXMAP_TEST_SLOW_DEVICE"),
 	TEST_DEVICE(read_and_write_of_many_windows),
 	TEST_DEVICE(many_windows_in_flight),
 	TEST_DEVICE(many_windows_and_munmap),
