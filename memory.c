@@ -337,30 +337,31 @@ again:
 	goto again;
 }
 
-/* Map pages of the stock wherever none is, @nr pages of the table from @pte, @address, on. */
+/*
+ * Map pages of the stock wherever none is, @nr pages of the table from @pte, @address, on.
+ * Adds to @mapped how many. Returns how many pages are done: there was none for the next.
+ */
 static unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *interface,
-				  unsigned long address, pte_t *pte, unsigned int nr)
+				  unsigned long address, pte_t *pte, unsigned int nr,
+				  long *mapped)
 {
 	const pteval_t bits = exmap->pte;
-	unsigned int mapped = 0;
+	unsigned int done, used = 0;
 
-	for (; nr; nr--, pte++, address += PAGE_SIZE) {
+	for (done = 0; done < nr; done++, pte++, address += PAGE_SIZE) {
 		struct page *page;
 
 		if (!exmap_pte_free(*pte))
 			continue;
-		/*
-		 * None left: another thread is freeing what was there when we
-		 * counted. It was mapped then, and that is an answer.
-		 */
 		page = exmap_stock_pop(exmap, interface);
 		if (unlikely(!page))
 			break;
 		exmap_pte_set(exmap->mm, address, pte,
 			      native_make_pte(bits | page_to_phys(page)));
-		mapped++;
+		used++;
 	}
-	return mapped;
+	*mapped += used;
+	return done;
 }
 
 /**
@@ -390,33 +391,50 @@ int exmap_request(const struct exmap *exmap, u64 value, unsigned long *start, un
 }
 
 /*
- * ALLOC of one entry. Returns how many pages it mapped, -EFAULT where the entry leaves
- * the surface, or as exmap_prepare().
+ * Map pages of the stock in a range, for which exmap_prepare() has brought in enough of them.
+ * Adds to @mapped how many. Returns where it ended: at @end, or before, where another thread
+ * freed pages after they had been counted as mapped, and those were mapped again.
+ */
+static unsigned long exmap_map_range(struct exmap_walk *walk, struct exmap_interface *interface,
+				     unsigned long address, unsigned long end, long *mapped)
+{
+	unsigned int nr, done;
+
+	while (address < end) {
+		if (!exmap_walk_lock(walk, address))
+			return end;
+		nr = (pmd_addr_end(address, end) - address) >> PAGE_SHIFT;
+		done = exmap_map_run(walk->exmap, interface, address,
+				     &walk->table[pte_index(address)], nr, mapped);
+		address += (unsigned long)done << PAGE_SHIFT;
+		if (done < nr)
+			break;
+	}
+	return address;
+}
+
+/*
+ * ALLOC of one entry. Adds to @mapped how many pages it mapped. Returns 0, -EFAULT where the
+ * entry leaves the surface, or as exmap_prepare(), with the pages from some address on missing.
  */
 static noinline int exmap_alloc_entry(struct exmap_walk *walk, struct exmap_interface *interface,
-				      u64 request, bool probe)
+				      u64 request, bool probe, long *mapped)
 {
-	unsigned long start, end, address, next;
-	unsigned int mapped = 0;
+	unsigned long address, end;
 	int err;
 
-	err = exmap_request(walk->exmap, request, &start, &end);
+	err = exmap_request(walk->exmap, request, &address, &end);
 	if (err)
 		return err;
-	if (probe && start < end && !exmap_missing(walk, start, start + PAGE_SIZE))
+	if (probe && address < end && !exmap_missing(walk, address, address + PAGE_SIZE))
 		return 0;
-	err = exmap_prepare(walk, interface, start, end);
-	if (err)
-		return err;
-	for (address = start; address < end; address = next) {
-		next = pmd_addr_end(address, end);
-		if (!exmap_walk_lock(walk, address))
-			break;
-		mapped += exmap_map_run(walk->exmap, interface, address,
-					&walk->table[pte_index(address)],
-					(next - address) >> PAGE_SHIFT);
-	}
-	return mapped;
+	do {
+		err = exmap_prepare(walk, interface, address, end);
+		if (err)
+			return err;
+		address = exmap_map_range(walk, interface, address, end, mapped);
+	} while (address < end);
+	return 0;
 }
 
 /*
@@ -490,7 +508,7 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 {
 	struct exmap_walk walk = EXMAP_WALK(exmap);
 	unsigned int i, failed = 0;
-	long mapped = 0;
+	long before, mapped = 0;
 	long ret;
 	int res;
 
@@ -499,13 +517,15 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 		i += exmap_alloc_singles(&walk, interface, &iov[i], nr - i, &mapped);
 		if (i == nr)
 			break;
-		res = exmap_alloc_entry(&walk, interface, READ_ONCE(iov[i].value), probe);
-		if (res < 0 && res != -EFAULT)
+		before = mapped;
+		res = exmap_alloc_entry(&walk, interface, READ_ONCE(iov[i].value), probe, &mapped);
+		/* A call of which something is done has to say so. */
+		if (res && res != -EFAULT && mapped == before)
 			break;
 		failed += res < 0;
-		mapped += max(res, 0);
-		exmap_answer(&iov[i], min(res, 0), max(res, 0));
-		res = 0;
+		exmap_answer(&iov[i], res, mapped - before);
+		if (res == -EFAULT)
+			res = 0;
 	}
 	exmap_walk_unlock(&walk);
 	exmap_count(&interface->counts.allocs, mapped);
@@ -538,23 +558,28 @@ int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
 		  unsigned long start, unsigned long end, bool probe, struct exmap_slot *slot)
 {
 	struct exmap_walk walk = EXMAP_WALK(exmap);
-	unsigned long address;
+	unsigned long address = start;
 	struct page *page;
 	int err, nr = 0;
 
 	lockdep_assert_held(&interface->lock);
 	if (probe && start < end && !exmap_missing(&walk, start, start + PAGE_SIZE))
 		end = start;
-	err = exmap_prepare(&walk, interface, start, end);
-	for (address = start; !err && address < end; address += PAGE_SIZE) {
-		if (exmap_mapped_page(&walk, address))
-			continue;
-		page = exmap_stock_pop(exmap, interface);
-		if (!page)
-			break;
-		slot[nr++] = (struct exmap_slot){ .address = address, .page = page };
-	}
+	do {
+		err = exmap_prepare(&walk, interface, address, end);
+		for (; !err && address < end; address += PAGE_SIZE) {
+			if (exmap_mapped_page(&walk, address))
+				continue;
+			/* None left where another thread frees what was mapped: once more. */
+			page = exmap_stock_pop(exmap, interface);
+			if (!page)
+				break;
+			slot[nr++] = (struct exmap_slot){ .address = address, .page = page };
+		}
+	} while (!err && address < end);
 	exmap_walk_unlock(&walk);
+	for (; err && nr; nr--)
+		exmap_stock_put(exmap, interface, slot[nr - 1].page);
 	WRITE_ONCE(interface->in_flight, interface->in_flight + nr);
 	return err ?: nr;
 }
@@ -1177,7 +1202,7 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 	struct exmap_walk walk = EXMAP_WALK(exmap);
 	unsigned int openings = READ_ONCE(exmap->openings);
 	vm_fault_t ret = VM_FAULT_NOPAGE;
-	unsigned int mapped = 0;
+	long mapped = 0;
 	enum exmap_gate gate;
 	pte_t *pte;
 	int err;
@@ -1190,7 +1215,7 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 	gate = READ_ONCE(exmap->gate);
 	if (gate == EXMAP_GATE_OPEN && exmap_walk_flushed(&walk, interface, vmf->address)) {
 		pte = &walk.table[pte_index(vmf->address)];
-		mapped = exmap_map_run(exmap, interface, vmf->address, pte, 1);
+		exmap_map_run(exmap, interface, vmf->address, pte, 1, &mapped);
 		/* Who took the last page may have mapped it right here. */
 		if (mapped || !exmap_pte_free(*pte))
 			err = 0;

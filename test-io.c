@@ -259,6 +259,63 @@ START_TEST_TWICE(read_while_the_file_shrinks, file, directory)
 	assert_pool(ex, FILE_PAGES);
 }
 
+/*
+ * An entry of two page tables, one page of which comes and goes. Where that takes the free
+ * page that was meant for the last one, in the other table, there is another: it is its own.
+ */
+enum { ACROSS = 512 + 1 };
+
+struct taker {
+	struct exmap *ex;
+	uint64_t page;
+	atomic_int left;	/* to be taken */
+	pthread_t thread;
+};
+
+static void *taker(void *arg)
+{
+	struct taker *t = arg;
+
+	while (atomic_load(&t->left) > 0)
+		if (release(t->ex, 1, t->page, 1) == 1)
+			atomic_fetch_sub(&t->left, 1);
+	return NULL;
+}
+
+static void pages_of_two_tables(int opcode)
+{
+	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), ACROSS);
+	const uint64_t last = -((uintptr_t)ex->surface / PAGE) % 512 + 512;
+	struct taker t = { .ex = ex, .page = last - 1, .left = scaled(1000) };
+	int all = 0, ret;
+
+	ck_assert(!pthread_create(&t.thread, NULL, taker, &t));
+	while (atomic_load(&t.left) > 0) {
+		ret = run(ex, 0, opcode, last - ACROSS + 1, ACROSS);
+		/* There is none while it is on its way to those that are free. */
+		if (ret != -ENOMEM)
+			ck_assert_int_ge(ret, 0);
+		ck_assert_int_eq(release(ex, 0, last, 1), ret >= 0);
+		all += ret >= 0;
+	}
+	pthread_join(t.thread, NULL);
+	ck_assert_int_gt(all, 0);
+	release(ex, 0, last - ACROSS + 1, ACROSS);
+	assert_pool(ex, ACROSS);
+}
+
+START_TEST(alloc_of_two_tables_while_a_page_goes)
+{
+	pages_of_two_tables(EXMAP_OP_ALLOC);
+}
+END_TEST
+
+START_TEST(read_of_two_tables_while_a_page_goes)
+{
+	pages_of_two_tables(EXMAP_OP_READ);
+}
+END_TEST
+
 struct resizer {
 	int fd;
 	atomic_bool stop;
@@ -1286,6 +1343,8 @@ static const struct test tests[] = {
 	TEST_DIRECTORY(read_sparse_file),
 	TEST_DIRECTORY(read_while_the_file_shrinks),
 	TEST(read_while_the_file_grows_and_shrinks),
+	TEST(alloc_of_two_tables_while_a_page_goes),
+	TEST(read_of_two_tables_while_a_page_goes),
 	TEST(read_a_file_without_read_iter),
 	TEST_BOTH(write_what_is_mapped),
 	TEST_BOTH(write_to_a_read_only_file_is_ebadf),
