@@ -297,13 +297,8 @@ static inline ssize_t exmap_iocb_write(struct file *file, struct kiocb *iocb,
 #define WQ_PERCPU 0
 #endif
 
-/**
- * exmap_uring_iovec - the command area of a submission queue entry
- * @cmd: the command
- *
- * Return: where it is: it may be in the ring, where user space can write to it.
- */
-static inline const struct iovec *exmap_uring_iovec(const struct io_uring_cmd *cmd)
+/* The command area of a submission queue entry. Where it is user space can write to it. */
+static inline const struct iovec *__exmap_uring_iovec(const struct io_uring_cmd *cmd)
 {
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
 	return cmd->cmd;
@@ -312,6 +307,32 @@ static inline const struct iovec *exmap_uring_iovec(const struct io_uring_cmd *c
 #else
 	return io_uring_sqe_cmd(cmd->sqe);
 #endif
+}
+
+/* In @flags, between what user space can set and what io_uring has for itself. */
+#define EXMAP_URING_KNOWN (1U << 24)
+
+/**
+ * exmap_uring_iovec - what the command area of a submission queue entry says
+ * @cmd: the command
+ *
+ * Return: what it said when the command came for the first time. Where it comes again,
+ * that is no more to be had from the entry: from 6.10 to 6.13 io_uring still looks at the
+ * ring, where the next one may be by then.
+ */
+static inline struct iovec exmap_uring_iovec(struct io_uring_cmd *cmd)
+{
+	struct iovec *known = (struct iovec *)cmd->pdu;
+	const struct iovec *where;
+
+	BUILD_BUG_ON(sizeof(*known) > sizeof(cmd->pdu));
+	if (!(cmd->flags & EXMAP_URING_KNOWN)) {
+		where = __exmap_uring_iovec(cmd);
+		known->iov_base = READ_ONCE(where->iov_base);
+		known->iov_len = READ_ONCE(where->iov_len);
+		cmd->flags |= EXMAP_URING_KNOWN;
+	}
+	return *known;
 }
 
 /**

@@ -1213,10 +1213,8 @@ free_io:
 int exmap_io_command(struct exmap *exmap, struct exmap_interface *interface,
 		     struct io_uring_cmd *cmd, unsigned int opcode, unsigned int issue_flags)
 {
-	const struct iovec *where = exmap_uring_iovec(cmd);
-	/* Just once: they are in memory that the caller can write to. */
-	unsigned long start = (unsigned long)READ_ONCE(where->iov_base);
-	unsigned long len = READ_ONCE(where->iov_len);
+	const struct iovec where = exmap_uring_iovec(cmd);
+	const unsigned long start = (unsigned long)where.iov_base;
 	const bool nonblock = issue_flags & IO_URING_F_NONBLOCK;
 	struct exmap_io_command *command;
 	long ret;
@@ -1224,9 +1222,9 @@ int exmap_io_command(struct exmap *exmap, struct exmap_interface *interface,
 	if (!exmap_has_surface(exmap))
 		return -EPROTO;
 	if (cmd->flags & IORING_URING_CMD_FIXED)
-		command = exmap_io_list(cmd, start, len, issue_flags);
+		command = exmap_io_list(cmd, start, where.iov_len, issue_flags);
 	else
-		command = exmap_io_range(exmap, start, len);
+		command = exmap_io_range(exmap, start, where.iov_len);
 	if (IS_ERR(command))
 		return PTR_ERR(command);
 	command->cmd = cmd;
