@@ -568,8 +568,11 @@ static int exmap_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 
 static int exmap_fsync(struct file *file, loff_t start, loff_t end, int datasync)
 {
-	struct exmap *exmap = exmap_of(file);
+	struct exmap_file *owner = file->private_data;
+	struct exmap *exmap;
 
+	/* libaio has it done by a kernel thread, which has no memory: for who submitted it. */
+	exmap = current->mm ? exmap_of(file) : smp_load_acquire(&owner->exmap);
 	if (IS_ERR(exmap))
 		return PTR_ERR(exmap);
 	if (!exmap_ready(exmap))
