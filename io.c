@@ -513,7 +513,9 @@ static bool exmap_io_start_window(struct exmap_io *io)
 		return true;
 	if (detached)
 		return false;
-	wait_for_completion_io(&io->done);
+	/* As long as it takes; but who sleeps for minutes is taken for hung. */
+	while (!wait_for_completion_io_timeout(&io->done, HZ))
+		;
 	return true;
 }
 
