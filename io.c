@@ -1135,7 +1135,7 @@ static long exmap_io_command_pages(struct exmap *exmap, struct exmap_interface *
 		ret = exmap_free(exmap, interface, command->iov, command->nr);
 	if (ret < 0 || !command->len)
 		return ret;
-	/* Each entry of a range is done as a whole or not at all. */
+	/* An entry that failed says nothing of which of its pages are done, if any. */
 	for (i = 0; i < command->nr; i++)
 		if (command->iov[i].res)
 			return i ? i * max : command->iov[i].res;

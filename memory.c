@@ -233,7 +233,7 @@ static int exmap_populate(struct exmap *exmap, unsigned long address, unsigned l
 		if (!exmap_has_table(exmap, address))
 			err = exmap_populate_one(exmap, address);
 	mmap_read_unlock(exmap->mm);
-	return err ?: fatal_signal_pending(current) ? -EINTR : 0;
+	return fatal_signal_pending(current) ? -EINTR : err;
 }
 
 /*
@@ -286,6 +286,12 @@ static unsigned int exmap_missing(struct exmap_walk *walk, unsigned long address
 }
 
 /*
+ * So often the kernel may take a table away while it is being made. Others can always do
+ * that; but with another cause of -ENOMEM, each try may wake the OOM killer.
+ */
+#define EXMAP_TABLE_TRIES 16
+
+/*
  * Make sure that a range has its page tables and no flush due, and the interface as many
  * free pages as are missing there. Where it has to drop the interface's lock it looks
  * at all of it again. Returns 0, or with nothing changed on the surface -ENOMEM,
@@ -295,7 +301,7 @@ static int exmap_prepare(struct exmap_walk *walk, struct exmap_interface *interf
 			 unsigned long start, unsigned long end)
 {
 	struct exmap *exmap = walk->exmap;
-	unsigned int missing, openings;
+	unsigned int missing, openings, tries = 0;
 	unsigned long address;
 	int err, populated;
 
@@ -311,7 +317,8 @@ again:
 		err = exmap_enter(exmap, interface);
 		if (err)
 			return err;
-		if (populated && !(populated == -ENOMEM && exmap_was_closed(exmap, openings)))
+		if (populated && !(populated == -ENOMEM && exmap_was_closed(exmap, openings) &&
+				   ++tries < EXMAP_TABLE_TRIES))
 			return populated;
 		goto again;
 	}
@@ -558,28 +565,28 @@ int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
 		  unsigned long start, unsigned long end, bool probe, struct exmap_slot *slot)
 {
 	struct exmap_walk walk = EXMAP_WALK(exmap);
-	unsigned long address = start;
+	unsigned long address;
 	struct page *page;
 	int err, nr = 0;
 
 	lockdep_assert_held(&interface->lock);
 	if (probe && start < end && !exmap_missing(&walk, start, start + PAGE_SIZE))
 		end = start;
-	do {
-		err = exmap_prepare(&walk, interface, address, end);
-		for (; !err && address < end; address += PAGE_SIZE) {
-			if (exmap_mapped_page(&walk, address))
-				continue;
-			/* None left where another thread frees what was mapped: once more. */
-			page = exmap_stock_pop(exmap, interface);
-			if (!page)
-				break;
-			slot[nr++] = (struct exmap_slot){ .address = address, .page = page };
+again:
+	err = exmap_prepare(&walk, interface, start, end);
+	for (address = start; !err && address < end; address += PAGE_SIZE) {
+		if (exmap_mapped_page(&walk, address))
+			continue;
+		page = exmap_stock_pop(exmap, interface);
+		if (unlikely(!page)) {
+			/* Another thread freed pages after they had been counted as mapped. */
+			for (; nr; nr--)
+				exmap_stock_put(exmap, interface, slot[nr - 1].page);
+			goto again;
 		}
-	} while (!err && address < end);
+		slot[nr++] = (struct exmap_slot){ .address = address, .page = page };
+	}
 	exmap_walk_unlock(&walk);
-	for (; err && nr; nr--)
-		exmap_stock_put(exmap, interface, slot[nr - 1].page);
 	WRITE_ONCE(interface->in_flight, interface->in_flight + nr);
 	return err ?: nr;
 }
