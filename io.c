@@ -16,6 +16,7 @@
 #include <linux/bvec.h>
 #include <linux/completion.h>
 #include <linux/cred.h>
+#include <linux/fsnotify.h>
 #include <linux/highmem.h>
 #include <linux/mman.h>
 #include <linux/percpu.h>
@@ -94,6 +95,7 @@ struct exmap_io_command {
  * @next: the first entry after the window
  * @first: the first entry of the window
  * @detached: nobody waits for this window; set before the first request is submitted
+ * @queued: requests of it were: the file has told nobody of them
  * @pending: requests that are not done, and one more while they are submitted
  * @done: all are, and somebody waits
  * @work: all are, and nobody does
@@ -129,6 +131,7 @@ struct exmap_io {
 	unsigned int next;
 	unsigned int first;
 	bool detached;
+	bool queued;
 	atomic_t pending;
 	struct completion done;
 	struct work_struct work;
@@ -402,11 +405,13 @@ static long exmap_io_submit(struct exmap_io *io, struct exmap_io_run *run)
 		run->iocb.ki_flags |= IOCB_NOWAIT;
 	atomic_inc(&io->pending);
 	ret = exmap_io_start(io, &run->iocb, run->first, run->nr);
-	if (ret != -EIOCBQUEUED) {
-		run->ret = ret;
-		/* Not the last: exmap_io_start_window() has one more. */
-		atomic_dec(&io->pending);
+	if (ret == -EIOCBQUEUED) {
+		io->queued = true;
+		return ret;
 	}
+	run->ret = ret;
+	/* Not the last: exmap_io_start_window() has one more. */
+	atomic_dec(&io->pending);
 	return ret;
 }
 
@@ -503,6 +508,7 @@ static bool exmap_io_start_window(struct exmap_io *io)
 	const bool detached = io->detached;
 
 	exmap_io_divide(io);
+	io->queued = false;
 	atomic_set(&io->pending, 1);
 	init_completion(&io->done);
 	if (io->nr_runs > 1)
@@ -740,6 +746,18 @@ static void exmap_io_trace(const struct exmap_io *io, unsigned long pages, unsig
 		trace_exmap_alloc(io->exmap, io->interface, nr, pages, ret);
 }
 
+/*
+ * Tell who watches the file (inotify, fanotify) that it was read or written. Of what is
+ * not queued the file has told.
+ */
+static void exmap_io_notify(const struct exmap_io *io)
+{
+	if (exmap_io_writes(io))
+		fsnotify_modify(io->exmap->file);
+	else
+		fsnotify_access(io->exmap->file);
+}
+
 /* The window is done. */
 static void exmap_io_finish(struct exmap_io *io)
 {
@@ -755,6 +773,8 @@ static void exmap_io_finish(struct exmap_io *io)
 		pages += io->entry[i].pages;
 		failed += io->entry[i].res < 0;
 	}
+	if (io->nr_runs && io->queued && pages)
+		exmap_io_notify(io);
 	exmap_io_trace(io, pages, failed);
 }
 

@@ -200,10 +200,10 @@ END_TEST
 /* Nothing is taken before it is needed. */
 START_TEST(setup_of_a_large_pool_takes_no_memory)
 {
-	long before = kib_of("/proc/meminfo", "MemFree:");
+	long before = available_kib();
 
 	exmap_new(TIB, GIB / PAGE, 1);
-	ck_assert_int_lt(before - kib_of("/proc/meminfo", "MemFree:"), 100 * 1024);
+	assert_available(before, 100 * 1024);
 }
 END_TEST
 
@@ -422,10 +422,10 @@ END_TEST
 
 START_TEST(surface_of_100_tib_costs_nothing_untouched)
 {
-	long before = kib_of("/proc/meminfo", "MemFree:");
+	long before = available_kib();
 	struct exmap *ex = exmap_new(100 * TIB, 100, 1);
 
-	ck_assert_int_lt(before - kib_of("/proc/meminfo", "MemFree:"), 16 * 1024);
+	assert_available(before, 16 * 1024);
 	ck_assert_int_eq(alloc(ex, 0, 100 * TIB / PAGE - 1, 1), 1);
 	ck_assert_int_eq(alloc(ex, 0, 100 * TIB / PAGE, 1), -EFAULT);
 }
@@ -1358,8 +1358,7 @@ START_TEST(shrinker_while_processes_die)
 		wait_child(pid, 0);
 	}
 	stop_shrinking(shrinking);
-	before -= available_kib();
-	ck_assert_msg(before < 8 * 1024, "%ld KiB less memory than before", before);
+	assert_available(before, 8 * 1024);
 }
 END_TEST
 
@@ -1619,12 +1618,13 @@ START_TEST(clone_into_one_that_was_cloned_is_ebusy)
 	pid = fork();
 	if (!pid) {
 		int mine = exmap_open(), clone = exmap_open();
+		pid_t parent = getpid();
 
 		assert_ok(exmap_clone(clone, mine));
 		pid = fork();
 		if (!pid) {
 			close(mine);
-			while (getppid() != 1)
+			while (getppid() == parent)
 				sched_yield();
 			close(clone);
 		}
@@ -1838,7 +1838,7 @@ START_TEST(exec_leaves_a_useless_fd)
 		ck_assert_int_eq(alloc(mine, 0, 0, 10), 10);
 		fcntl(mine->fd, F_SETFD, 0);
 		snprintf(command, sizeof(command), "exec %d<&-; exit 42", mine->fd);
-		execl("/bin/sh", "sh", "-c", command, NULL);
+		execl("/bin/bash", "bash", "-c", command, NULL);
 		_exit(1);
 	}
 	wait_child(pid, 42);
@@ -2174,9 +2174,11 @@ END_TEST
 
 static void *spinning_worker(void *arg)
 {
+	atomic_bool *spinning = arg;
+
 	for (;;)
-		;
-	return arg;
+		atomic_store(spinning, true);
+	return NULL;
 }
 
 /* TLB shootdowns so far, of all CPUs. */
@@ -2202,19 +2204,24 @@ static long shootdowns(void)
 START_TEST(free_flushes_once_per_call)
 {
 	struct exmap *ex = exmap_new(64 * MIB, 512, 2);
-	long before, rounds = 50;
+	static atomic_bool spinning;
+	long before, rounds;
 	pthread_t thread;
 	cpu_set_t cpu;
 
 	CPU_ZERO(&cpu);
 	CPU_SET(1, &cpu);
 	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
-	ck_assert(!pthread_create(&thread, NULL, spinning_worker, NULL));
+	ck_assert(!pthread_create(&thread, NULL, spinning_worker, &spinning));
 	CPU_ZERO(&cpu);
 	CPU_SET(0, &cpu);
 	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
 	before = shootdowns();
-	for (int round = 0; round < rounds; round++) {
+	/* The other CPU may have something else to do, and then is not shot at. */
+	for (rounds = 0; shootdowns() - before < 50; rounds++) {
+		atomic_store(&spinning, false);
+		while (!atomic_load(&spinning))
+			;
 		for (int i = 0; i < 512; i++)
 			entry(ex, 0, i, i * 31, 1);
 		ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_ALLOC, 512, 0), 0);
@@ -2223,7 +2230,6 @@ START_TEST(free_flushes_once_per_call)
 		ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_FREE, 512, 0), 0);
 	}
 	ck_assert_int_le(shootdowns() - before, 2 * rounds);
-	ck_assert_int_ge(shootdowns() - before, rounds / 2);
 }
 END_TEST
 
@@ -2465,7 +2471,7 @@ END_TEST
 START_TEST(kill_at_random_moments)
 {
 	enum { PAGES = 1000 };
-	long before = available_kib(), after;
+	long before = available_kib();
 
 	srandom(1);
 	for (int round = scaled(1000); round; round--) {
@@ -2495,9 +2501,8 @@ START_TEST(kill_at_random_moments)
 		close(ready[0]);
 		close(ready[1]);
 	}
-	after = available_kib();
 	/* Two pages in each round would be about as much. */
-	ck_assert_msg(before - after < 8 * 1024, "%ld KiB less memory than before", before - after);
+	assert_available(before, 8 * 1024);
 }
 END_TEST
 
@@ -2578,8 +2583,8 @@ static const struct test tests[] = {
 	TEST(pool_1024_interfaces),
 	TEST(pool_no_false_enomem),
 	TEST(shrinker_takes_free_pages),
-	TEST_LONG(shrinker_while_calls_run, 300),
-	TEST_LONG(shrinker_while_processes_die, 300),
+	TEST(shrinker_while_calls_run),
+	TEST(shrinker_while_processes_die),
 	TEST(pool_counts_as_resident),
 	TEST(pool_is_given_back_at_munmap),
 	TEST(pool_counts_as_pinned),
@@ -2609,7 +2614,7 @@ static const struct test tests[] = {
 	TEST_NEEDS(huge_page_of_a_neighbour_is_split, "/sys/kernel/mm/transparent_hugepage"),
 	TEST(clear_refs_is_survived),
 	TEST(mlockall_and_populate_are_survived),
-	TEST_LONG(setup_while_madvise_runs, 300),
+	TEST(setup_while_madvise_runs),
 	TEST(munmap_while_calls_run),
 	TEST(madvise_and_clear_refs_while_calls_run),
 	TEST(memory_in_place_of_a_surface),
@@ -2620,8 +2625,8 @@ static const struct test tests[] = {
 	TEST_NEEDS(guests_touch_while_the_kernel_unmaps, "/dev/kvm"),
 	TEST_NEEDS(guests_come_while_pages_go, "/dev/kvm"),
 	TEST(stale_tlb_entries_reach_nothing),
-	TEST_LONG(stale_tlb_entries_reach_no_thief, 300),
-	TEST_LONG(kill_at_random_moments, 300),
+	TEST(stale_tlb_entries_reach_no_thief),
+	TEST(kill_at_random_moments),
 	{ }
 };
 

@@ -574,9 +574,9 @@ END_TEST
 
 /* The kernel's books of faults: only where it was built for it. */
 #define NEEDS FAULTS "failslab/verbose"
-#define TEST_FAULTS(fn)	{ .name = #fn, .test = &fn, .timeout = 300, .needs = NEEDS }
+#define TEST_FAULTS(fn)	{ .name = #fn, .test = &fn, .needs = NEEDS }
 #define TEST_FAULTS_DEVICE(fn)							\
-	{ .name = #fn, .test = &fn, .timeout = 300, .needs = NEEDS,		\
+	{ .name = #fn, .test = &fn, .needs = NEEDS,		\
 	  .needs_env = "EXMAP_TEST_DEVICE" }
 #define TEST_FAULTS_BACKED(fn)	TEST_FAULTS(fn##_file), TEST_FAULTS_DEVICE(fn##_device)
 

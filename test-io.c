@@ -13,6 +13,7 @@
 #include <libgen.h>
 #include <linux/fs.h>
 #include <stdatomic.h>
+#include <sys/inotify.h>
 
 #include "test_io_common.h"
 
@@ -451,6 +452,42 @@ START_TEST_BOTH(write_what_is_mapped)
 	assert_pages_add_up(ex->fd);
 	for (int page = 0; page < 50; page++)
 		ck_assert(holds(ex->surface + page * PAGE, page, page % 3 != 2 ? 5 : 0));
+}
+
+/* Who watches the file sees all that is done to it, also what the module queues. */
+static uint32_t watched(int watch)
+{
+	char buffer[4096] __attribute__((aligned(8)));
+	uint32_t seen = 0;
+	ssize_t len;
+
+	while ((len = read(watch, buffer, sizeof(buffer))) > 0)
+		for (char *at = buffer; at < buffer + len;) {
+			const struct inotify_event *event = (void *)at;
+
+			seen |= event->mask;
+			at += sizeof(*event) + event->len;
+		}
+	ck_assert_int_eq(errno, EAGAIN);
+	return seen;
+}
+
+START_TEST_BOTH(watchers_see_it)
+{
+	int fd = backing_open(device, O_RDWR), watch = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	struct exmap *ex = exmap_on(fd, 100);
+	char path[32];
+
+	assert_ok(watch);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	assert_ok(inotify_add_watch(watch, path, IN_ACCESS | IN_MODIFY));
+	for (int pages = 1; pages <= 3; pages++) {
+		ck_assert_int_eq(read_pages(ex, 10, pages), pages);
+		ck_assert_uint_eq(watched(watch), IN_ACCESS);
+		ck_assert_int_eq(run(ex, 0, EXMAP_OP_WRITE, 10, pages), pages);
+		ck_assert_uint_eq(watched(watch), IN_MODIFY);
+		ck_assert_int_eq(release(ex, 0, 10, pages), pages);
+	}
 }
 
 START_TEST_BOTH(write_to_a_read_only_file_is_ebadf)
@@ -1347,6 +1384,7 @@ static const struct test tests[] = {
 	TEST(read_of_two_tables_while_a_page_goes),
 	TEST(read_a_file_without_read_iter),
 	TEST_BOTH(write_what_is_mapped),
+	TEST_BOTH(watchers_see_it),
 	TEST_BOTH(write_to_a_read_only_file_is_ebadf),
 	TEST_NEEDS_ENV(write_past_the_end_of_the_device_is_enospc, "EXMAP_TEST_DEVICE"),
 	TEST_NEEDS_ENV(write_lets_the_file_system_freeze, "EXMAP_TEST_DIRECTORY"),

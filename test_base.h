@@ -87,16 +87,32 @@ static inline long fdinfo(int fd, const char *key)
  */
 static inline long available_kib(void)
 {
+	int refresh = open("/proc/sys/vm/stat_refresh", O_WRONLY | O_CLOEXEC);
 	long pages = 0, count;
 	char line[256];
-	FILE *f = fopen("/proc/zoneinfo", "r");
+	FILE *f;
 
+	/* Root may have what CPUs have counted by themselves counted in. */
+	if (refresh >= 0) {
+		(void)!write(refresh, "1", 1);
+		close(refresh);
+	}
+	f = fopen("/proc/zoneinfo", "r");
 	ck_assert_ptr_nonnull(f);
 	while (fgets(line, sizeof(line), f))
 		if (sscanf(line, " count: %ld", &count) == 1)
 			pages += count;
 	fclose(f);
 	return kib_of("/proc/meminfo", "MemAvailable:") + pages * (long)(PAGE / 1024);
+}
+
+/* It is again as it was but for @slack KiB: soon, since RCU frees what others may look at. */
+static inline void assert_available(long before, long slack)
+{
+	for (int i = 0; i < 100 && before - available_kib() >= slack; i++)
+		usleep(100000);
+	before -= available_kib();
+	ck_assert_msg(before < slack, "%ld KiB less memory than before", before);
 }
 
 /* Become a user without any capability. */
