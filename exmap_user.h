@@ -278,15 +278,21 @@ static inline int exmap_own_fd(struct exmap_interface *interface)
 	return 0;
 }
 
-/* Give an interface back, before exmap_close(); the pages that it has mapped stay. */
+/*
+ * Give an interface back, before exmap_close(); the pages that it has mapped stay. Once is
+ * enough: after that there is nothing to give back.
+ */
 static inline void exmap_detach(struct exmap_interface *interface)
 {
 	const unsigned int number = interface->number;
 
+	if (!interface->user)
+		return;
 	munmap(interface->user, sizeof(*interface->user));
 	interface->user = NULL;
 	if (interface->fd_is_own)
 		close(interface->fd);
+	interface->fd_is_own = 0;
 	__atomic_and_fetch(&interface->exmap->taken[number / 64], ~(UINT64_C(1) << number % 64),
 			   __ATOMIC_RELEASE);
 }

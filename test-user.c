@@ -410,6 +410,11 @@ START_TEST(own_fd_does_the_same)
 	assert_mapped(&exmap, 1);
 	exmap_detach(&interface);
 	ck_assert_int_eq(held(), before + 2);	/* file and surface */
+	/* Another's file has the number now: a second time does nothing. */
+	fd = open("/dev/null", O_RDONLY);
+	assert_ok(fd);
+	exmap_detach(&interface);
+	assert_ok(close(fd));
 
 	/* Where there is none to be had it works on with the other. */
 	ck_assert_int_eq(exmap_attach(&exmap, &interface), 0);
