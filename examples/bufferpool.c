@@ -72,9 +72,8 @@ static bool without_exmap(unsigned int opcode, uint64_t nr)
 static void transfer(unsigned int opcode, const uint64_t *nr, size_t count)
 {
 	long done = with_exmap ? exmap_list(&interface, opcode, nr, count) : 0;
-	size_t i;
 
-	for (i = 0; !with_exmap && i < count; i++)
+	for (size_t i = 0; !with_exmap && i < count; i++)
 		done += without_exmap(opcode, nr[i]);
 	if (done != (long)count)
 		errx(1, "opcode %u, %zu pages, the first %lu: %s", opcode, count, *nr, done >= 0 &&
@@ -253,9 +252,8 @@ static void close_memory(void)
 static uint64_t checksum(struct page *page)
 {
 	uint64_t sum = 1;
-	size_t i;
 
-	for (i = ID; i < WORDS; i++)
+	for (size_t i = ID; i < WORDS; i++)
 		sum = (sum ^ page->word[i]) * 0x100000001b3;
 	return sum;
 }
@@ -384,6 +382,7 @@ int main(int argc, char **argv)
 		errx(1, "FILE is missing, or an option out of range: see --help");
 	pool *= (1 << 20) / PAGE;
 	pages *= (1 << 20) / PAGE;
+	must((!only || *only == 'e') && access("/dev/exmap", F_OK) ? -errno : 0);
 	file = open(path, O_RDWR | O_EXCL | (overwrite ? 0 : O_CREAT), 0600);
 	states = calloc(pages, sizeof(*states));
 	dirty = calloc(pages, sizeof(*dirty));
