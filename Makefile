@@ -59,7 +59,7 @@ test-fuzz: test-fuzz.c linux/exmap.h
 	$(CC) $(CFLAGS) -o $@ $<
 
 exmap-top: exmap-top.c
-	$(CC) $(CFLAGS) -o $@ $<
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $<
 
 $(EXAMPLES): %: %.c exmap_user.h linux/exmap.h
 	$(CC) $(CFLAGS) -o $@ $<
