@@ -2118,10 +2118,10 @@ START_TEST(a_slow_device_is_no_hung_task)
 	void *read;
 
 	device_stop(fd);
-	write_file(HUNG_TASK, "4");
+	write_file(HUNG_TASK, "6");
 	ck_assert(!pthread_create(&thread, NULL, reader_of_two, ex));
 	/* It looks once in that time, twice at the same sleep, and then complains. */
-	sleep(13);
+	sleep(19);
 	snprintf(number, sizeof(number), "%d", before);
 	write_file(HUNG_TASK, number);
 	device_go();
