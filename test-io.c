@@ -1370,6 +1370,9 @@ START_TEST_BOTH(write_while_others_free)
 	TEST_NEEDS_ENV(name##_buffered, "EXMAP_TEST_BAD"), \
 	TEST_NEEDS_ENV(name##_direct, "EXMAP_TEST_BAD")
 
+/* Not in every kernel. */
+#define INOTIFY "/proc/sys/fs/inotify/max_user_watches"
+
 static const struct test tests[] = {
 	TEST_BOTH(read_single_pages),
 	TEST_BOTH(read_runs),
@@ -1384,9 +1387,9 @@ static const struct test tests[] = {
 	TEST(read_of_two_tables_while_a_page_goes),
 	TEST(read_a_file_without_read_iter),
 	TEST_BOTH(write_what_is_mapped),
-	TEST_NEEDS(watchers_see_it_file, "/proc/sys/fs/inotify"),
+	TEST_NEEDS(watchers_see_it_file, INOTIFY),
 	{ .name = "watchers_see_it_device", .test = &watchers_see_it_device,
-	  .needs = "/proc/sys/fs/inotify", .needs_env = "EXMAP_TEST_DEVICE" },
+	  .needs = INOTIFY, .needs_env = "EXMAP_TEST_DEVICE" },
 	TEST_BOTH(write_to_a_read_only_file_is_ebadf),
 	TEST_NEEDS_ENV(write_past_the_end_of_the_device_is_enospc, "EXMAP_TEST_DEVICE"),
 	TEST_NEEDS_ENV(write_lets_the_file_system_freeze, "EXMAP_TEST_DIRECTORY"),
