@@ -80,6 +80,15 @@ static void exmap_put(struct exmap *exmap)
 	kfree(exmap);
 }
 
+/* What a file works on, whosever it is. */
+static struct exmap *exmap_of_any(const struct file *file)
+{
+	struct exmap_file *owner = file->private_data;
+
+	/* With what there was in it when CLONE made it this file's. */
+	return smp_load_acquire(&owner->exmap);
+}
+
 /* What a file works on; or -EPERM where it is another process's. */
 static struct exmap *exmap_of(const struct file *file)
 {
@@ -87,8 +96,7 @@ static struct exmap *exmap_of(const struct file *file)
 
 	if (unlikely(owner->mm != current->mm))
 		return ERR_PTR(-EPERM);
-	/* With what there was in it when CLONE made it this file's. */
-	return smp_load_acquire(&owner->exmap);
+	return exmap_of_any(file);
 }
 
 /* As an inode's is when it is new. No page will ever be in it. */
@@ -568,11 +576,9 @@ static int exmap_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 
 static int exmap_fsync(struct file *file, loff_t start, loff_t end, int datasync)
 {
-	struct exmap_file *owner = file->private_data;
-	struct exmap *exmap;
-
 	/* libaio has it done by a kernel thread, which has no memory: for who submitted it. */
-	exmap = current->mm ? exmap_of(file) : smp_load_acquire(&owner->exmap);
+	struct exmap *exmap = current->mm ? exmap_of(file) : exmap_of_any(file);
+
 	if (IS_ERR(exmap))
 		return PTR_ERR(exmap);
 	if (!exmap_ready(exmap))
@@ -618,9 +624,7 @@ static void exmap_show_interfaces(struct seq_file *m, struct exmap *exmap)
  */
 static void exmap_show_fdinfo(struct seq_file *m, struct file *file)
 {
-	struct exmap_file *owner = file->private_data;
-	/* As in exmap_of(). */
-	struct exmap *exmap = smp_load_acquire(&owner->exmap);
+	struct exmap *exmap = exmap_of_any(file);
 	struct exmap_counts counts = { };
 	unsigned int i, in_flight = 0;
 

@@ -508,7 +508,6 @@ static bool exmap_io_start_window(struct exmap_io *io)
 	const bool detached = io->detached;
 
 	exmap_io_divide(io);
-	io->queued = false;
 	atomic_set(&io->pending, 1);
 	init_completion(&io->done);
 	if (io->nr_runs > 1)
@@ -684,6 +683,7 @@ static int exmap_io_prepare(struct exmap_io *io)
 	io->first = io->next;
 	io->nr_slots = 0;
 	io->nr_runs = 0;
+	io->queued = false;
 	io->err = io->first && fatal_signal_pending(current) ? -EINTR : exmap_io_gather(io);
 	/* What is missing may be in this window: see when it is done. */
 	if (io->err == -ENOMEM && io->nr_slots) {
@@ -773,7 +773,7 @@ static void exmap_io_finish(struct exmap_io *io)
 		pages += io->entry[i].pages;
 		failed += io->entry[i].res < 0;
 	}
-	if (io->nr_runs && io->queued && pages)
+	if (io->queued && pages)
 		exmap_io_notify(io);
 	exmap_io_trace(io, pages, failed);
 }
