@@ -462,8 +462,8 @@ START_TEST(killed_with_deferred_pages)
 		close(ready[0]);
 		close(ready[1]);
 	}
-	/* A fifth of what each has. */
-	assert_available(before, scaled(100) * PAGES * 4 / 5);
+	/* A tenth of what each has. */
+	assert_available(before, scaled(100) * PAGES * 4 / 10);
 }
 END_TEST
 

@@ -1594,15 +1594,9 @@ static bool cgroup_write(const char *file, const char *text)
 static long cgroup_kib(void)
 {
 	char path[128];
-	long bytes = -1;
-	FILE *f;
 
 	cgroup_file(path, sizeof(path), "memory.current");
-	f = fopen(path, "r");
-	ck_assert_ptr_nonnull(f);
-	ck_assert_int_eq(fscanf(f, "%ld", &bytes), 1);
-	fclose(f);
-	return bytes / 1024;
+	return number_in(path) / 1024;
 }
 
 static long cgroup_events(const char *key)

@@ -126,16 +126,6 @@ static int device_open(const char *variable, size_t pages)
 	return fd;
 }
 
-static int number_in(const char *path)
-{
-	FILE *file = fopen(path, "r");
-	int number;
-
-	ck_assert(file && fscanf(file, "%d", &number) == 1);
-	fclose(file);
-	return number;
-}
-
 /* What the block layer says of the device. */
 static int device_limit(const char *variable, const char *name)
 {
@@ -1570,12 +1560,7 @@ FOR_ALL(TEST_OF_KIND, close_in_flight)
 
 static long module_users(void)
 {
-	FILE *file = fopen("/sys/module/exmap/refcnt", "r");
-	long users;
-
-	ck_assert(file && fscanf(file, "%ld", &users) == 1);
-	fclose(file);
-	return users;
+	return number_in("/sys/module/exmap/refcnt");
 }
 
 /* Nothing but the request has the exmap. */
@@ -2112,7 +2097,7 @@ START_TEST(a_slow_device_is_no_hung_task)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", FIRST + PAGES);
 	struct exmap *ex = exmap_on(fd, POOL);
-	int before = number_in(HUNG_TASK);
+	long before = number_in(HUNG_TASK);
 	pthread_t thread;
 	char number[16];
 	void *read;
@@ -2122,7 +2107,7 @@ START_TEST(a_slow_device_is_no_hung_task)
 	ck_assert(!pthread_create(&thread, NULL, reader_of_two, ex));
 	/* It looks once in that time, twice at the same sleep, and then complains. */
 	sleep(19);
-	snprintf(number, sizeof(number), "%d", before);
+	snprintf(number, sizeof(number), "%ld", before);
 	write_file(HUNG_TASK, number);
 	device_go();
 	pthread_join(thread, &read);

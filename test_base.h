@@ -60,6 +60,17 @@ static inline long kib_of(const char *file, const char *key)
 	return kib;
 }
 
+/* The number that is all of a file. */
+static inline long number_in(const char *path)
+{
+	FILE *f = fopen(path, "r");
+	long number;
+
+	ck_assert_msg(f && fscanf(f, "%ld", &number) == 1, "no number in %s", path);
+	fclose(f);
+	return number;
+}
+
 /* What /proc/self/fdinfo says about an exmap; -1 where it says nothing. */
 static inline long fdinfo(int fd, const char *key)
 {
