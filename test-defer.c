@@ -449,6 +449,7 @@ START_TEST(killed_with_deferred_pages)
 		if (!pid) {
 			struct exmap *ex = exmap_new(GIB, PAGES, 1);
 
+			doomed = true;
 			for (uint64_t page = 0;; page = (page + PAGES) % 200000) {
 				alloc(ex, 0, page, PAGES);
 				defer(ex, 0, page, PAGES - page / PAGES % 300);

@@ -1104,10 +1104,11 @@ START_TEST(pagefault_alloc_can_be_killed)
 		pid_t pid = fork();
 
 		if (!pid) {
-			struct exmap *ex = exmap_new_flags(64 * MIB, 16000, 1,
-							   EXMAP_PAGEFAULT_ALLOC);
 			int fd = open("/dev/zero", O_RDONLY);
+			struct exmap *ex;
 
+			doomed = true;
+			ex = exmap_new_flags(64 * MIB, 16000, 1, EXMAP_PAGEFAULT_ALLOC);
 			for (;;) {
 				if (read(fd, ex->surface, 64 * MIB) < 0)
 					_exit(1);
@@ -1510,6 +1511,7 @@ START_TEST(fdinfo_while_calls_run)
 	FILE *f;
 
 	if (!pid) {
+		doomed = true;
 		/* A child sees it as well, though it can do nothing with it. */
 		for (;;) {
 			snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", getppid(), ex->fd);
@@ -2484,6 +2486,7 @@ START_TEST(kill_at_random_moments)
 		if (!pid) {
 			struct exmap *ex;
 
+			doomed = true;
 			/* Some are killed before, some after this. */
 			if (write(ready[1], "x", 1) != 1)
 				_exit(1);

@@ -1486,6 +1486,7 @@ static void killed_in(void (*call)(struct exmap *ex))
 		if (!pid) {
 			struct exmap *ex = stamped_exmap(0, file);
 
+			doomed = true;
 			if (write(ready[1], "x", 1) != 1)
 				_exit(1);
 			for (;;)
