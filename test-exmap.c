@@ -1814,6 +1814,7 @@ START_TEST(fd_passed_to_another_process_is_eperm)
 		struct exmap *ex = exmap_new(MIB, 10, 1);
 
 		ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+		doomed = true;
 		send_fd(sockets[1], ex->fd);
 		pause();
 	}

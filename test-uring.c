@@ -1810,6 +1810,7 @@ static void process_end_in_flight(enum kind kind, unsigned int ring_flags, enum 
 	pid = fork();
 	assert_ok(pid);
 	if (!pid) {
+		doomed = end == KILL;
 		request_prepare(&r, kind, fd, ring_flags);
 		request_start(&r, FIRST, PAGES);
 		if (ring_flags & IORING_SETUP_SQPOLL)
