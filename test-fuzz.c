@@ -1251,10 +1251,11 @@ static void do_file(struct exmap *ex)
 	ex->file_size = page * PAGE + (one_in(2) ? 0 : 8 + below(PAGE - 16));
 	note(ex, 0, "ftruncate to %ld", ex->file_size);
 	die_if(ftruncate(ex->file, ex->file_size));
+	if (page >= ex->pages)
+		return;
 	if (ex->file_size % PAGE)
 		ex->in_file[page++].last = 0;
-	if (page < ex->pages)
-		memset(&ex->in_file[page], 0, (ex->pages - page) * sizeof(ex->in_file[0]));
+	memset(&ex->in_file[page], 0, (ex->pages - page) * sizeof(ex->in_file[0]));
 }
 
 /* Everything else that has to be refused. */
@@ -1723,7 +1724,8 @@ static void own_call(struct exmap *ex, unsigned int generation, unsigned int opc
 	if (!still(ex, generation))
 		return;
 	if (got < 0) {
-		if (needs_file(opcode) && ex->file < 0 ? got != -EOPNOTSUPP : !may_be_empty(ex, got))
+		if ((needs_file(opcode) && ex->file < 0 ? got != -EOPNOTSUPP : !may_be_empty(ex, got)) &&
+		    still(ex, generation))
 			fail("returned %ld", got);
 		return;
 	}
@@ -1938,7 +1940,7 @@ static void any_proxy(struct exmap *ex)
 static void any_stats(struct exmap *ex)
 {
 	struct exmap_ioctl_stats stats;
-	unsigned int pool = ex->pool, generation = atomic_load(&ex->generation);
+	unsigned int generation = atomic_load(&ex->generation), pool = ex->pool;
 	long got = counted(ioctl(fd_of(ex, 0), EXMAP_IOCTL_STATS, &stats));
 
 	note(ex, 0, "STATS");
@@ -1966,12 +1968,12 @@ static void any_mapping(struct exmap *ex)
 {
 	unsigned int page, len;
 
-	pick_shared(ex, &page, &len);
-	if (!len || pthread_rwlock_tryrdlock(&ex->lock))
+	if (pthread_rwlock_tryrdlock(&ex->lock))
 		return;
-	if (one_in(2))
+	pick_shared(ex, &page, &len);
+	if (len && one_in(2))
 		cannot_be_split(ex, page, len);
-	else
+	else if (len)
 		use_mapping(ex, page, len);
 	pthread_rwlock_unlock(&ex->lock);
 }
