@@ -28,7 +28,7 @@ CFLAGS ?= -O2 -g
 override CFLAGS += -std=gnu11 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -I. -pthread
 CHECK_LIBS = $(shell pkg-config --cflags --libs check)
 
-TESTS = test-exmap test-defer test-hostile test-io test-uring test-faults test-user test-user-cxx
+TESTS = test-exmap test-starve test-defer test-hostile test-io test-uring test-faults test-user test-user-cxx
 BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same test-bench-read test-bench-cost \
 	test-bench-growth
 EXAMPLES = examples/bufferpool
@@ -53,6 +53,7 @@ $(filter-out test-user-cxx,$(TESTS)): %: %.c $(TEST_HEADERS)
 	$(CC) $(CFLAGS) $(TEST_FLAGS) -o $@ $< $(CHECK_LIBS)
 
 test-uring: CHECK_LIBS += -luring -laio
+test-starve: CHECK_LIBS += -laio
 test-faults: CHECK_LIBS += -luring
 
 test-fuzz: test-fuzz.c linux/exmap.h

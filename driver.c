@@ -262,9 +262,12 @@ static noinline int exmap_ioctl_setup(struct exmap *exmap, const void __user *ar
 	file = exmap_get_backing(setup.fd);
 	if (IS_ERR(file))
 		return PTR_ERR(file);
-	mutex_lock(&exmap->lock);
+	err = -EINTR;
+	if (mutex_lock_killable(&exmap->lock))
+		goto put;
 	err = exmap_setup(exmap, &setup, file);
 	mutex_unlock(&exmap->lock);
+put:
 	trace_exmap_setup(exmap, setup.max_interfaces, setup.buffer_size, setup.flags, err);
 	if (file)
 		fput(file);
@@ -278,11 +281,12 @@ static bool exmap_ready(struct exmap *exmap)
 	return smp_load_acquire(&exmap->interfaces);
 }
 
-/* Give an interface what it needs for work. Returns 0 or -ENOMEM. */
+/* Give an interface what it needs for work. Returns 0, -ENOMEM or -EINTR. */
 static noinline int exmap_make_interface(struct exmap_interface *interface)
 {
 	struct exmap_interface new = { };
 	bool used = false;
+	int err = 0;
 
 	/* Not under the lock, which the MMU notifier takes. */
 	new.user = (struct exmap_user_interface *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
@@ -290,7 +294,10 @@ static noinline int exmap_make_interface(struct exmap_interface *interface)
 		free_page((unsigned long)new.user);
 		return -ENOMEM;
 	}
-	mutex_lock(&interface->lock);
+	if (mutex_lock_killable(&interface->lock)) {
+		err = -EINTR;
+		goto discard;
+	}
 	if (!interface->user) {
 		interface->loaded = new.loaded;
 		interface->limbo = new.limbo;
@@ -300,11 +307,12 @@ static noinline int exmap_make_interface(struct exmap_interface *interface)
 		used = true;
 	}
 	mutex_unlock(&interface->lock);
+discard:
 	if (!used) {
 		exmap_stock_destroy(&new);
 		free_page((unsigned long)new.user);
 	}
-	return 0;
+	return err;
 }
 
 /*
@@ -314,14 +322,16 @@ static noinline int exmap_make_interface(struct exmap_interface *interface)
 static struct exmap_interface *exmap_get_interface(struct exmap *exmap, unsigned long nr)
 {
 	struct exmap_interface *interface;
+	int err;
 
 	if (nr >= exmap->max_interfaces)
 		return ERR_PTR(-EINVAL);
 	interface = &exmap->interfaces[array_index_nospec(nr, exmap->max_interfaces)];
 	/* Before the bundles. */
-	if (unlikely(!smp_load_acquire(&interface->user)) && exmap_make_interface(interface))
-		return ERR_PTR(-ENOMEM);
-	return interface;
+	if (likely(smp_load_acquire(&interface->user)))
+		return interface;
+	err = exmap_make_interface(interface);
+	return err ? ERR_PTR(err) : interface;
 }
 
 /* ACTION, STATS, CLONE */
@@ -428,7 +438,9 @@ static noinline long exmap_ioctl_clone(struct exmap_file *owner, struct exmap *m
 	if (other == mine)
 		goto put;
 
-	mutex_lock(&mine->lock);
+	err = -EINTR;
+	if (mutex_lock_killable(&mine->lock))
+		goto put;
 	err = -EBUSY;
 	if (mine->orphan || mine->interfaces || READ_ONCE(mine->end) || owner->first ||
 	    refcount_read(&mine->refs) > 1)
@@ -633,7 +645,7 @@ static void exmap_show_fdinfo(struct seq_file *m, struct file *file)
 		return;
 	for (i = 0; i < exmap_nr_interfaces(exmap); i++) {
 		exmap_counts_add(&counts, &exmap->interfaces[i].counts);
-		in_flight += READ_ONCE(exmap->interfaces[i].in_flight);
+		in_flight += atomic_read(&exmap->interfaces[i].in_flight);
 	}
 	seq_printf(m, "exmap-interfaces:\t%u\n", exmap->max_interfaces);
 	seq_printf(m, "exmap-pages-surface:\t%lu\n",

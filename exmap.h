@@ -147,10 +147,10 @@ struct exmap_quarantine {
  * @nr_limbo: how many of them; 0 where @lock is not held
  * @pushes: counts the times when pages came in
  * @victim: whom the last steal was from
- * @fillers: tasks in exmap_stock_fill(), which lets go of @lock now and then: what
- *	they have got so far is not for the shrinker
- * @in_flight: pages that are neither free nor mapped, but being read from the file; may
- *	be read without @lock
+ * @fillers: tasks in exmap_stock_fill(), which releases @lock now and then: the shrinker
+ *	leaves alone what they have got so far. Needs no lock
+ * @in_flight: pages that are neither free nor mapped, but being read from the file. Needs no
+ *	lock
  * @counts: may be read without @lock; what the surface holds is what all interfaces
  *	have mapped, less what they and the notifier (exmap->unmapped) have unmapped
  * @quarantine: what it has unmapped with EXMAP_FREE_DEFER
@@ -170,8 +170,8 @@ struct exmap_interface {
 	unsigned int nr_limbo;
 	unsigned int victim;
 	u64 pushes;
-	unsigned int fillers;
-	unsigned int in_flight;
+	atomic_t fillers;
+	atomic_t in_flight;
 	struct exmap_counts counts;
 	struct exmap_quarantine quarantine;
 } ____cacheline_aligned_in_smp;
@@ -352,6 +352,8 @@ long exmap_free_deferred(struct exmap *exmap, struct exmap_interface *interface,
 long exmap_flush(struct exmap *exmap, struct exmap_interface *interface);
 bool exmap_quarantine_flush(struct exmap *exmap, struct exmap_quarantine *quarantine,
 			    struct exmap_interface *interface);
+int exmap_quarantine_flush_killable(struct exmap *exmap, struct exmap_quarantine *quarantine,
+				    struct exmap_interface *interface);
 unsigned long exmap_quarantined(const struct exmap *exmap);
 int exmap_enter_late(struct exmap *exmap, struct exmap_interface *interface, enum exmap_gate gate);
 int exmap_request(const struct exmap *exmap, u64 value, unsigned long *start, unsigned long *end);
@@ -359,27 +361,43 @@ int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
 		  unsigned long start, unsigned long end, bool probe, struct exmap_slot *slot);
 unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interface,
 			   struct exmap_slot *slot, unsigned int nr);
+void exmap_discard(struct exmap *exmap, struct exmap_interface *interface,
+		   struct exmap_slot *slot, unsigned int nr, int err);
 int exmap_pin(struct exmap *exmap, unsigned long start, unsigned long end,
 	      struct exmap_slot *slot);
 u64 exmap_mapped(struct exmap *exmap);
 
 /**
- * exmap_enter - take an interface's lock when the gate is open
- * @exmap: has been set up; mmap_lock is not held, since whoever closed the gate may
+ * exmap_enter - take an interface's lock while the gate is open
+ * @exmap: has been set up; mmap_lock is not held, since the task that closed the gate may
  *	be waiting for it
  * @interface: the interface
  *
- * Return: with the lock held in any case: 0; -EPROTO where there is no surface;
- * -EINTR where the caller is being killed.
+ * Return: 0, with the lock held: exmap_leave() releases it. With nothing held: -EPROTO if
+ * there is no surface; -EINTR if the caller is being killed.
  */
 static inline int exmap_enter(struct exmap *exmap, struct exmap_interface *interface)
 {
 	enum exmap_gate gate;
 
-	mutex_lock(&interface->lock);
-	/* Just once: from here on it may change any time, and waits for us. */
-	gate = READ_ONCE(exmap->gate);
+	if (mutex_lock_killable(&interface->lock))
+		return -EINTR;
+	/*
+	 * Read once: it may change at any time, and the task that closes the gate then waits for
+	 * the lock. Pairs with the release in exmap_surface_map() and exmap_gate_open(): start,
+	 * end, pte and directory are set.
+	 */
+	gate = smp_load_acquire(&exmap->gate);
 	return likely(gate == EXMAP_GATE_OPEN) ? 0 : exmap_enter_late(exmap, interface, gate);
+}
+
+/**
+ * exmap_leave - undo exmap_enter()
+ * @interface: its lock is held
+ */
+static inline void exmap_leave(struct exmap_interface *interface)
+{
+	mutex_unlock(&interface->lock);
 }
 
 /* pool.c */
@@ -460,7 +478,6 @@ static inline unsigned int exmap_nr_interfaces(const struct exmap *exmap)
 }
 
 /* io.c */
-int exmap_io_init(void);
 void exmap_io_exit(void);
 long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
 		     struct exmap_iov *iov, unsigned int nr, unsigned int opcode, bool probe);

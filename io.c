@@ -651,7 +651,9 @@ static int exmap_io_gather(struct exmap_io *io)
 	int ret;
 
 	ret = exmap_enter(io->exmap, io->interface);
-	for (; !ret && io->next < io->nr; io->next++) {
+	if (ret)
+		return ret;
+	for (; io->next < io->nr; io->next++) {
 		entry = &io->entry[io->next];
 		slot = &io->slot[io->nr_slots];
 		entry->first = io->nr_slots;
@@ -664,14 +666,14 @@ static int exmap_io_gather(struct exmap_io *io)
 		ret = exmap_io_writes(io) ? exmap_pin(io->exmap, entry->start, entry->end, slot) :
 			exmap_reserve(io->exmap, io->interface, entry->start, entry->end,
 				      io->probe, slot);
+		/* exmap_reserve() has left the interface. */
 		if (ret < 0)
-			break;
+			return ret;
 		entry->nr = ret;
 		io->nr_slots += ret;
-		ret = 0;
 	}
-	mutex_unlock(&io->interface->lock);
-	return ret;
+	exmap_leave(io->interface);
+	return 0;
 }
 
 /*
@@ -704,24 +706,28 @@ static void exmap_io_unpin(struct exmap_io *io)
 		written += !io->slot[i].error;
 		put_page(io->slot[i].page);
 	}
-	mutex_lock(&io->interface->lock);
+	/* The statistics of a process that is being killed are not worth a wait. */
+	if (mutex_lock_killable(&io->interface->lock))
+		return;
 	exmap_count(&io->interface->counts.writes, written);
-	mutex_unlock(&io->interface->lock);
+	exmap_leave(io->interface);
 }
 
 /* Map what was read. */
 static void exmap_io_map(struct exmap_io *io)
 {
 	struct exmap_counts *counts = &io->interface->counts;
-	unsigned int i, mapped;
+	unsigned int mapped;
 	int err;
 
 	err = exmap_enter(io->exmap, io->interface);
-	for (i = 0; err && i < io->nr_slots; i++)
-		io->slot[i].error = err;
+	if (err) {
+		exmap_discard(io->exmap, io->interface, io->slot, io->nr_slots, err);
+		return;
+	}
 	mapped = exmap_install(io->exmap, io->interface, io->slot, io->nr_slots);
 	exmap_count(io->opcode == EXMAP_OP_READ ? &counts->reads : &counts->allocs, mapped);
-	mutex_unlock(&io->interface->lock);
+	exmap_leave(io->interface);
 }
 
 static void exmap_io_land(struct exmap_io *io)
@@ -978,9 +984,11 @@ static long exmap_io_read_one(struct exmap *exmap, struct exmap_interface *inter
 
 	ret = exmap_enter(exmap, interface) ?:
 		exmap_reserve(exmap, interface, address, address + PAGE_SIZE, false, &slot);
-	mutex_unlock(&interface->lock);
-	if (ret <= 0)
-		return ret ?: PAGE_SIZE;
+	if (ret < 0)
+		return ret;
+	exmap_leave(interface);
+	if (!ret)
+		return PAGE_SIZE;
 
 	bvec_set_page(&bvec, slot.page, PAGE_SIZE, 0);
 	iov_iter_bvec(&iter, ITER_DEST, &bvec, 1, PAGE_SIZE);
@@ -990,15 +998,18 @@ static long exmap_io_read_one(struct exmap *exmap, struct exmap_interface *inter
 	slot.error = ret == PAGE_SIZE ? 0 : -EIO;
 
 	ret = exmap_enter(exmap, interface);
-	if (ret)
-		slot.error = ret;
+	if (ret) {
+		exmap_discard(exmap, interface, &slot, 1, ret);
+		return ret;
+	}
 	mapped = exmap_install(exmap, interface, &slot, 1);
 	exmap_count(&interface->counts.reads, mapped);
+	exmap_leave(interface);
 	/* What came up short is tried again, and then told of. */
-	if (slot.error != -EIO)
-		trace_exmap_read(exmap, interface, 1, mapped, slot.error);
-	mutex_unlock(&interface->lock);
-	return slot.error ? ret : PAGE_SIZE;
+	if (slot.error)
+		return 0;
+	trace_exmap_read(exmap, interface, 1, mapped, 0);
+	return PAGE_SIZE;
 }
 
 static bool exmap_io_is_one(const struct exmap *exmap, struct kiocb *iocb,

@@ -27,8 +27,8 @@
 static const struct vm_operations_struct exmap_vma_ops;
 static const struct mmu_notifier_ops exmap_notifier_ops;
 
-static void exmap_quarantine_recall(struct exmap *exmap, struct exmap_interface *interface,
-				    unsigned long address);
+static int exmap_quarantine_recall(struct exmap *exmap, struct exmap_interface *interface,
+				   unsigned long address);
 
 /* Where a call is in the page tables; what it looked up last is still locked. */
 struct exmap_walk {
@@ -143,34 +143,35 @@ static __always_inline bool exmap_walk_lock(struct exmap_walk *walk, unsigned lo
 }
 
 /**
- * exmap_enter_late - enter when the gate is open, or will not be any more
+ * exmap_enter_late - enter once the gate is open
  * @exmap: as for exmap_enter()
  * @interface: its lock is held
- * @gate: what the gate was
+ * @gate: what the gate was; not open
  *
  * Return: as exmap_enter().
  */
 int exmap_enter_late(struct exmap *exmap, struct exmap_interface *interface, enum exmap_gate gate)
 {
-	int err = 0;
-
-	for (; gate != EXMAP_GATE_OPEN; gate = READ_ONCE(exmap->gate)) {
+	while (gate != EXMAP_GATE_OPEN) {
+		exmap_leave(interface);
 		if (gate != EXMAP_GATE_CLOSED)
 			return -EPROTO;
-		if (err)
+		if (wait_event_killable(exmap->gate_wait,
+					READ_ONCE(exmap->gate) != EXMAP_GATE_CLOSED) ||
+		    mutex_lock_killable(&interface->lock))
 			return -EINTR;
-		mutex_unlock(&interface->lock);
-		err = wait_event_killable(exmap->gate_wait,
-					  READ_ONCE(exmap->gate) != EXMAP_GATE_CLOSED);
-		mutex_lock(&interface->lock);
+		/* As in exmap_enter(). */
+		gate = smp_load_acquire(&exmap->gate);
 	}
 	return 0;
 }
 
-static int exmap_reenter(struct exmap *exmap, struct exmap_interface *interface)
+/* Leave the interface, with no table locked. */
+static void exmap_walk_leave(struct exmap_walk *walk, struct exmap_interface *interface)
 {
-	mutex_unlock(&interface->lock);
-	return exmap_enter(exmap, interface);
+	exmap_walk_unlock(walk);
+	exmap_stock_trim(walk->exmap, interface);
+	exmap_leave(interface);
 }
 
 /*
@@ -248,20 +249,18 @@ static __always_inline bool exmap_pte_free(pte_t pte)
 }
 
 /*
- * Have the page table for an address locked, as exmap_walk_lock() does, and no flush due
- * there. @interface: its lock is held; takes what had to be flushed. Another thread may
- * have one due again the moment it is done: then its page was mapped during this call.
+ * Make sure that no flush is due at an address. @interface: its lock is held; takes the pages that
+ * had to be flushed. Another thread may have one due again the moment it is done: then its page
+ * was mapped during this call. Returns 0, or -EINTR if the caller is being killed.
  */
-static noinline bool exmap_walk_flushed(struct exmap_walk *walk, struct exmap_interface *interface,
-					unsigned long address)
+static noinline int exmap_walk_flush(struct exmap_walk *walk, struct exmap_interface *interface,
+				     unsigned long address)
 {
-	if (!exmap_walk_lock(walk, address))
-		return false;
-	if (likely(!pte_same(walk->table[pte_index(address)], EXMAP_PTE_DEFERRED)))
-		return true;
+	if (!exmap_walk_lock(walk, address) ||
+	    likely(!pte_same(walk->table[pte_index(address)], EXMAP_PTE_DEFERRED)))
+		return 0;
 	exmap_walk_unlock(walk);
-	exmap_quarantine_recall(walk->exmap, interface, address);
-	return exmap_walk_lock(walk, address);
+	return exmap_quarantine_recall(walk->exmap, interface, address);
 }
 
 /* The page that is mapped at an address, or NULL. It stays as long as the walk does. */
@@ -293,9 +292,9 @@ static unsigned int exmap_missing(struct exmap_walk *walk, unsigned long address
 
 /*
  * Make sure that a range has its page tables and no flush due, and the interface as many
- * free pages as are missing there. Where it has to drop the interface's lock it looks
- * at all of it again. Returns 0, or with nothing changed on the surface -ENOMEM,
- * -EPROTO or -EINTR.
+ * free pages as are missing there. If it has to release the interface's lock it looks
+ * at all of it again. Returns 0; or -ENOMEM, -EPROTO or -EINTR, with nothing changed on the
+ * surface and the interface left.
  */
 static int exmap_prepare(struct exmap_walk *walk, struct exmap_interface *interface,
 			 unsigned long start, unsigned long end)
@@ -309,23 +308,27 @@ again:
 	for (address = start; address < end; address = pmd_addr_end(address, end)) {
 		if (likely(exmap_has_table(exmap, address)))
 			continue;
-		exmap_walk_unlock(walk);
 		openings = READ_ONCE(exmap->openings);
-		mutex_unlock(&interface->lock);
+		exmap_walk_leave(walk, interface);
 		populated = exmap_populate(exmap, address, end);
 		/* A refusal matters less than what may have become of the gate. */
 		err = exmap_enter(exmap, interface);
 		if (err)
 			return err;
 		if (populated && !(populated == -ENOMEM && exmap_was_closed(exmap, openings) &&
-				   ++tries < EXMAP_TABLE_TRIES))
-			return populated;
+				   ++tries < EXMAP_TABLE_TRIES)) {
+			err = populated;
+			goto leave;
+		}
 		goto again;
 	}
 	/* Before pages are counted: a flush may take a while, and bring some. */
 	if (unlikely(READ_ONCE(exmap->deferred)))
-		for (address = start; address < end; address += PAGE_SIZE)
-			exmap_walk_flushed(walk, interface, address);
+		for (address = start; address < end; address += PAGE_SIZE) {
+			err = exmap_walk_flush(walk, interface, address);
+			if (err)
+				goto leave;
+		}
 	if (likely(exmap_stock(interface) >= (end - start) >> PAGE_SHIFT))
 		return 0;
 
@@ -337,11 +340,16 @@ again:
 	if (err)
 		return err;
 	if (READ_ONCE(exmap->gate) != EXMAP_GATE_OPEN) {
-		err = exmap_reenter(exmap, interface);
+		exmap_leave(interface);
+		err = exmap_enter(exmap, interface);
 		if (err)
 			return err;
 	}
 	goto again;
+
+leave:
+	exmap_walk_leave(walk, interface);
+	return err;
 }
 
 /*
@@ -399,7 +407,7 @@ int exmap_request(const struct exmap *exmap, u64 value, unsigned long *start, un
 
 /*
  * Map pages of the stock in a range, for which exmap_prepare() has brought in enough of them.
- * Adds to @mapped how many. Returns where it ended: at @end, or before, where another thread
+ * Adds to @mapped how many. Returns where it ended: at @end, or before, if another thread
  * freed pages after they had been counted as mapped, and those were mapped again.
  */
 static unsigned long exmap_map_range(struct exmap_walk *walk, struct exmap_interface *interface,
@@ -421,13 +429,15 @@ static unsigned long exmap_map_range(struct exmap_walk *walk, struct exmap_inter
 }
 
 /*
- * ALLOC of one entry. Adds to @mapped how many pages it mapped. Returns 0, -EFAULT where the
- * entry leaves the surface, or as exmap_prepare(), with the pages from some address on missing.
+ * ALLOC of one entry. Counts the pages it maps, and adds to @mapped how many they are. Returns 0;
+ * -EFAULT if the entry leaves the surface; or as exmap_prepare(), with the interface left and the
+ * pages from some address on missing.
  */
 static noinline int exmap_alloc_entry(struct exmap_walk *walk, struct exmap_interface *interface,
 				      u64 request, bool probe, long *mapped)
 {
 	unsigned long address, end;
+	long before;
 	int err;
 
 	err = exmap_request(walk->exmap, request, &address, &end);
@@ -439,7 +449,10 @@ static noinline int exmap_alloc_entry(struct exmap_walk *walk, struct exmap_inte
 		err = exmap_prepare(walk, interface, address, end);
 		if (err)
 			return err;
+		before = *mapped;
 		address = exmap_map_range(walk, interface, address, end, mapped);
+		/* At once: exmap_prepare() may release the lock, and not get it again. */
+		exmap_count(&interface->counts.allocs, *mapped - before);
 	} while (address < end);
 	return 0;
 }
@@ -459,8 +472,8 @@ static __always_inline unsigned long exmap_single(u64 request, unsigned long fir
 
 /*
  * ALLOC of entries of one page each, which most are, as long as their page tables are
- * there, no flush is due, and there are free pages in the loaded bundle. Adds to @mapped
- * how many it mapped. Returns how many entries are done.
+ * there, no flush is due, and there are free pages in the loaded bundle. Counts the pages
+ * it maps, and adds to @mapped how many they are. Returns how many entries are done.
  */
 static unsigned int exmap_alloc_singles(struct exmap_walk *walk, struct exmap_interface *interface,
 					struct exmap_iov *iov, unsigned int nr, long *mapped)
@@ -494,6 +507,7 @@ static unsigned int exmap_alloc_singles(struct exmap_walk *walk, struct exmap_in
 	}
 	used = &interface->loaded->page[interface->count] - free;
 	WRITE_ONCE(interface->count, interface->count - used);
+	exmap_count(&interface->counts.allocs, used);
 	*mapped += used;
 	return entry - iov;
 }
@@ -534,9 +548,9 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 		if (res == -EFAULT)
 			res = 0;
 	}
-	exmap_walk_unlock(&walk);
-	exmap_count(&interface->counts.allocs, mapped);
-	exmap_stock_trim(exmap, interface);
+	/* An error has left the interface already. */
+	if (!res)
+		exmap_walk_leave(&walk, interface);
 
 	ret = failed;
 	if (res < 0 && i == 0)
@@ -545,15 +559,14 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 		for (; i < nr; i++, ret++)
 			exmap_answer(&iov[i], res, 0);
 	trace_exmap_alloc(exmap, interface, nr, mapped, ret);
-	mutex_unlock(&interface->lock);
 	return ret;
 }
 
 /**
  * exmap_reserve - take a private page for each that a range lacks
  * @exmap: the exmap; its gate is open
- * @interface: its lock is held, but may be dropped and taken again; the gate is
- *	open after this unless it returns an error
+ * @interface: its lock is held, but may be released and taken again; the gate is
+ *	open after this. If it returns an error the interface has been left
  * @start: first address
  * @end: first address after the range
  * @probe: take none where the first page is mapped
@@ -574,7 +587,9 @@ int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
 		end = start;
 again:
 	err = exmap_prepare(&walk, interface, start, end);
-	for (address = start; !err && address < end; address += PAGE_SIZE) {
+	if (err)
+		return err;
+	for (address = start; address < end; address += PAGE_SIZE) {
 		if (exmap_mapped_page(&walk, address))
 			continue;
 		page = exmap_stock_pop(exmap, interface);
@@ -587,17 +602,16 @@ again:
 		slot[nr++] = (struct exmap_slot){ .address = address, .page = page };
 	}
 	exmap_walk_unlock(&walk);
-	WRITE_ONCE(interface->in_flight, interface->in_flight + nr);
-	return err ?: nr;
+	atomic_add(nr, &interface->in_flight);
+	return nr;
 }
 
 /**
  * exmap_install - map reserved pages
  * @exmap: the exmap
- * @interface: its lock is held; where those pages go that are not wanted: one with
- *	an error, or whose place was taken meanwhile
- * @slot: the pages; the gate is open, or all of them have an error. Of those
- *	that are not mapped and have none @page is set to NULL
+ * @interface: its lock is held and the gate open; where those pages go that are not wanted:
+ *	one with an error, or whose place was taken meanwhile
+ * @slot: the pages. Of those that are not mapped @page is set to NULL
  * @nr: how many
  *
  * Return: how many it mapped, for the caller to count.
@@ -610,7 +624,7 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 	pte_t *pte;
 
 	lockdep_assert_held(&interface->lock);
-	WRITE_ONCE(interface->in_flight, interface->in_flight - nr);
+	atomic_sub(nr, &interface->in_flight);
 	for (; nr; nr--, slot++) {
 		/*
 		 * A table that was there when the page was reserved may have been
@@ -619,8 +633,8 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 		if (!slot->error && exmap_walk_lock(&walk, slot->address)) {
 			pte = &walk.table[pte_index(slot->address)];
 			if (likely(exmap_pte_free(*pte)) ||
-			    (exmap_walk_flushed(&walk, interface, slot->address) &&
-			     exmap_pte_free(*pte))) {
+			    (!exmap_walk_flush(&walk, interface, slot->address) &&
+			     exmap_walk_lock(&walk, slot->address) && exmap_pte_free(*pte))) {
 				exmap_pte_set(exmap->mm, slot->address, pte,
 					      __pte(exmap->pte | page_to_phys(slot->page)));
 				mapped++;
@@ -633,6 +647,27 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 	exmap_walk_unlock(&walk);
 	exmap_stock_trim(exmap, interface);
 	return mapped;
+}
+
+/**
+ * exmap_discard - give reserved pages back to the system
+ * @exmap: the exmap
+ * @interface: for which they were reserved; its lock need not be held
+ * @slot: the pages; @page is set to NULL
+ * @nr: how many
+ * @err: why: what exmap_enter() returned; becomes the error of those that have none
+ *
+ * What is left to do if exmap_install() cannot be had.
+ */
+void exmap_discard(struct exmap *exmap, struct exmap_interface *interface,
+		   struct exmap_slot *slot, unsigned int nr, int err)
+{
+	atomic_sub(nr, &interface->in_flight);
+	for (; nr; nr--, slot++) {
+		exmap_pool_release(exmap, &slot->page, 1);
+		slot->page = NULL;
+		slot->error = slot->error ?: err;
+	}
 }
 
 /**
@@ -869,7 +904,7 @@ long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
 
 	err = exmap_enter(exmap, interface);
 	if (err)
-		goto leave;
+		goto out;
 	for (i = 0; i < nr; i++) {
 		exmap_free_room(&unmap, interface);
 		singles = exmap_free_singles(&unmap, interface, &iov[i], nr - i);
@@ -885,9 +920,9 @@ long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
 	exmap_free_flush(&unmap, interface);
 	exmap_count(&interface->counts.frees, unmapped);
 	exmap_stock_trim(exmap, interface);
-leave:
+	exmap_leave(interface);
+out:
 	trace_exmap_free(exmap, interface, nr, unmapped, err ?: failed);
-	mutex_unlock(&interface->lock);
 	return err ?: failed;
 }
 
@@ -973,6 +1008,30 @@ bool exmap_quarantine_flush(struct exmap *exmap, struct exmap_quarantine *quaran
 	return any;
 }
 
+/**
+ * exmap_quarantine_flush_killable - the same for a call that can fail
+ * @exmap: the exmap
+ * @quarantine: any interface's
+ * @interface: where the pages go; its lock is held
+ *
+ * Return: 1 if there were any, 0 if not; -EINTR if the caller is being killed while it waits.
+ */
+int exmap_quarantine_flush_killable(struct exmap *exmap, struct exmap_quarantine *quarantine,
+				    struct exmap_interface *interface)
+{
+	int any;
+
+	lockdep_assert_held(&interface->lock);
+	if (!READ_ONCE(quarantine->nr))
+		return 0;
+	if (mutex_lock_killable(&quarantine->lock))
+		return -EINTR;
+	any = quarantine->nr > 0;
+	exmap_quarantine_end(exmap, quarantine, interface);
+	mutex_unlock(&quarantine->lock);
+	return any;
+}
+
 /* Whether what was mapped at an address is in this quarantine. */
 static bool exmap_quarantine_holds(const struct exmap_quarantine *quarantine, unsigned long address)
 {
@@ -984,9 +1043,12 @@ static bool exmap_quarantine_holds(const struct exmap_quarantine *quarantine, un
 	return false;
 }
 
-/* Flush what was mapped at an address, and what is in quarantine with it. */
-static void exmap_quarantine_recall(struct exmap *exmap, struct exmap_interface *interface,
-				    unsigned long address)
+/*
+ * Flush what was mapped at an address, and what is in quarantine with it. Returns 0, or -EINTR if
+ * the caller is being killed.
+ */
+static int exmap_quarantine_recall(struct exmap *exmap, struct exmap_interface *interface,
+				   unsigned long address)
 {
 	struct exmap_quarantine *quarantine;
 	bool found = false;
@@ -997,12 +1059,14 @@ static void exmap_quarantine_recall(struct exmap *exmap, struct exmap_interface 
 		quarantine = &exmap->interfaces[i].quarantine;
 		if (!READ_ONCE(quarantine->nr))
 			continue;
-		mutex_lock(&quarantine->lock);
+		if (mutex_lock_killable(&quarantine->lock))
+			return -EINTR;
 		found = exmap_quarantine_holds(quarantine, address);
 		if (found)
 			exmap_quarantine_end(exmap, quarantine, interface);
 		mutex_unlock(&quarantine->lock);
 	}
+	return 0;
 }
 
 /**
@@ -1108,10 +1172,12 @@ long exmap_free_deferred(struct exmap *exmap, struct exmap_interface *interface,
 		return exmap_free(exmap, interface, iov, nr);
 	err = exmap_enter(exmap, interface);
 	if (err)
+		goto out;
+	err = mutex_lock_killable(&interface->quarantine.lock);
+	if (err)
 		goto leave;
 	if (!exmap->deferred)
 		WRITE_ONCE(exmap->deferred, true);
-	mutex_lock(&interface->quarantine.lock);
 	for (i = 0; i < nr; i++) {
 		exmap_defer_room(&walk, interface);
 		singles = exmap_defer_singles(&walk, interface, &iov[i], nr - i);
@@ -1131,8 +1197,9 @@ long exmap_free_deferred(struct exmap *exmap, struct exmap_interface *interface,
 		exmap_stock_pushed(interface);
 	exmap_stock_trim(exmap, interface);
 leave:
+	exmap_leave(interface);
+out:
 	trace_exmap_free(exmap, interface, nr, unmapped, err ?: failed);
-	mutex_unlock(&interface->lock);
 	return err ?: failed;
 }
 
@@ -1147,12 +1214,12 @@ long exmap_flush(struct exmap *exmap, struct exmap_interface *interface)
 {
 	int err = exmap_enter(exmap, interface);
 
-	if (!err) {
-		exmap_quarantine_flush(exmap, &interface->quarantine, interface);
-		exmap_stock_trim(exmap, interface);
-	}
-	mutex_unlock(&interface->lock);
-	return err;
+	if (err)
+		return err;
+	err = exmap_quarantine_flush_killable(exmap, &interface->quarantine, interface);
+	exmap_stock_trim(exmap, interface);
+	exmap_leave(interface);
+	return min(err, 0);
 }
 
 /**
@@ -1200,6 +1267,23 @@ static vm_fault_t exmap_fault_wait(struct exmap *exmap, struct vm_fault *vmf)
 }
 
 /*
+ * Get the interface that serves page faults, with a free page in its stock unless there is none.
+ * Returns 0 or -ENOMEM, with its lock held; or -EINTR, with nothing held. Whoever took the last
+ * page may have mapped it where the touch was: so go on after -ENOMEM.
+ */
+static int exmap_fault_enter(struct exmap *exmap, struct exmap_interface *interface)
+{
+	int err;
+
+	if (mutex_lock_killable(&interface->lock))
+		return -EINTR;
+	err = exmap_stock_fill(exmap, interface, 1);
+	if (err == -ENOMEM && mutex_lock_killable(&interface->lock))
+		return -EINTR;
+	return err;
+}
+
+/*
  * Map the page that was touched. VM_FAULT_NOPAGE, which has the access repeated,
  * only where that can succeed: an access by the kernel cannot be killed.
  */
@@ -1217,13 +1301,17 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 	if (exmap_populate_one(exmap, vmf->address))
 		return exmap_was_closed(exmap, openings) ? exmap_fault_wait(exmap, vmf) :
 			VM_FAULT_SIGBUS;
-	mutex_lock(&interface->lock);
-	err = exmap_stock_fill(exmap, interface, 1);
-	gate = READ_ONCE(exmap->gate);
-	if (gate == EXMAP_GATE_OPEN && exmap_walk_flushed(&walk, interface, vmf->address)) {
+	err = exmap_fault_enter(exmap, interface);
+	if (err == -EINTR)
+		return VM_FAULT_SIGBUS;
+	/* As in exmap_enter(). */
+	gate = smp_load_acquire(&exmap->gate);
+	if (gate == EXMAP_GATE_OPEN && exmap_walk_flush(&walk, interface, vmf->address)) {
+		err = -EINTR;
+	} else if (gate == EXMAP_GATE_OPEN && exmap_walk_lock(&walk, vmf->address)) {
 		pte = &walk.table[pte_index(vmf->address)];
 		exmap_map_run(exmap, interface, vmf->address, pte, 1, &mapped);
-		/* Who took the last page may have mapped it right here. */
+		/* Whoever took the last page may have mapped it right here. */
 		if (mapped || !exmap_pte_free(*pte))
 			err = 0;
 	}
@@ -1233,12 +1321,10 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 		err = -EPROTO;
 		ret = VM_FAULT_SIGSEGV;
 	}
-	exmap_walk_unlock(&walk);
 	exmap_count(&interface->counts.allocs, mapped);
-	exmap_stock_trim(exmap, interface);
+	exmap_walk_leave(&walk, interface);
 	if (mapped || err)
 		trace_exmap_alloc(exmap, interface, 1, mapped, err);
-	mutex_unlock(&interface->lock);
 	if (!(ret & VM_FAULT_ERROR) && gate == EXMAP_GATE_CLOSED)
 		return exmap_fault_wait(exmap, vmf);
 	return ret;

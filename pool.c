@@ -557,8 +557,8 @@ static struct page *exmap_pool_take(unsigned int *order)
 }
 
 /*
- * Add pages from the system to the stock, dropping the interface's lock for it.
- * Returns how many, 0 where the ceiling is reached, -ENOMEM or -EINTR.
+ * Add pages from the system to the stock, with the interface's lock released meanwhile.
+ * Returns how many, 0 if the ceiling is reached, or -ENOMEM; or -EINTR, with the lock not held.
  */
 static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interface,
 			     unsigned int want)
@@ -567,14 +567,15 @@ static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interf
 	struct page *block = NULL, *page;
 	unsigned int order;
 	long reserved, nr, left;
+	bool killed;
 
 	if (READ_ONCE(pool->taken) >= pool->ceiling)
 		return 0;
 	mutex_unlock(&interface->lock);
-	if (down_read_killable(&pool->transit)) {
-		mutex_lock(&interface->lock);
+	/* What is taken is zeroed: the way here is long if many are wanted. */
+	cond_resched();
+	if (down_read_killable(&pool->transit))
 		return -EINTR;
-	}
 	reserved = exmap_pool_reserve(pool, clamp_t(unsigned long, want, POOL_GROW_PAGES,
 						    EXMAP_BUNDLE_PAGES));
 	nr = reserved;
@@ -589,14 +590,17 @@ static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interf
 	spin_unlock(&pool->lock);
 	exmap_rss_add(exmap->mm, max(nr, 0L));
 out:
-	mutex_lock(&interface->lock);
+	killed = mutex_lock_killable(&interface->lock);
 	/* From the end, so that they are handed out in the order of their addresses. */
 	for (left = nr; left > 0; left--) {
 		page = block + left - 1;
-		exmap_stock_add(exmap, interface, &page, 1);
+		if (killed)
+			exmap_pool_release(exmap, &page, 1);
+		else
+			exmap_stock_add(exmap, interface, &page, 1);
 	}
 	up_read(&pool->transit);
-	return nr;
+	return killed ? -EINTR : nr;
 }
 
 /* Move some of @victim's pages to @interface. Both locks are held. */
@@ -673,47 +677,62 @@ static u64 exmap_pool_pushes(struct exmap *exmap)
 }
 
 /*
+ * Take what one interface has, in quarantine or free, until there are @want. pool->transit is held
+ * for writing. Returns 0, or -EINTR if the caller is being killed while it waits.
+ */
+static int exmap_stock_collect(struct exmap *exmap, struct exmap_interface *interface,
+			       struct exmap_interface *victim, unsigned int want)
+{
+	int err;
+
+	if (exmap_stock(interface) < want) {
+		err = exmap_quarantine_flush_killable(exmap, &victim->quarantine, interface);
+		if (err < 0)
+			return err;
+	}
+	if (victim == interface)
+		return 0;
+	if (mutex_lock_killable_nested(&victim->lock, SINGLE_DEPTH_NESTING))
+		return -EINTR;
+	while (exmap_stock(interface) < want &&
+	       exmap_stock_rob(exmap, interface, victim, want - exmap_stock(interface)))
+		;
+	mutex_unlock(&victim->lock);
+	return 0;
+}
+
+/*
  * Look for free pages everywhere until there are enough or it is certain that
  * there are not. Only one task hunts at a time, and no page is on its way from
  * the system meanwhile. So where all places were empty when visited, and nothing
  * has come to any of them since the round began, none was free at its end. What is in
  * quarantine is free; it just has to be flushed.
  *
- * Returns 0 where it found some or where fewer than @limit pages are taken again,
- * -ENOMEM where there are not enough, -EINTR where a signal kills the caller.
+ * Returns 0 if it found some or if fewer than @limit pages are taken again, or -ENOMEM if there
+ * are not enough; or -EINTR if the caller is being killed, with the interface's lock not held.
  */
 static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interface,
 			    unsigned int want, unsigned long limit)
 {
 	struct exmap_pool *pool = &exmap->pool;
-	struct exmap_interface *victim;
 	unsigned int i;
 	u64 pushes;
-	int err;
+	int err = 0;
 
 	mutex_unlock(&interface->lock);
-	err = down_write_killable(&pool->transit);
-	mutex_lock(&interface->lock);
-	if (err)
-		return err;
+	if (down_write_killable(&pool->transit))
+		return -EINTR;
+	if (mutex_lock_killable(&interface->lock)) {
+		up_write(&pool->transit);
+		return -EINTR;
+	}
 	do {
 		pushes = exmap_pool_pushes(exmap);
 		while (exmap_stock(interface) < want && exmap_stock_fetch(exmap, interface))
 			;
-		for (i = 0; i < exmap_nr_interfaces(exmap); i++) {
-			victim = &exmap->interfaces[i];
-			if (exmap_stock(interface) < want)
-				exmap_quarantine_flush(exmap, &victim->quarantine, interface);
-			if (victim == interface)
-				continue;
-			mutex_lock_nested(&victim->lock, SINGLE_DEPTH_NESTING);
-			while (exmap_stock(interface) < want &&
-			       exmap_stock_rob(exmap, interface, victim,
-					       want - exmap_stock(interface)))
-				;
-			mutex_unlock(&victim->lock);
-		}
-		if (exmap_stock(interface) >= want)
+		for (i = 0; !err && i < exmap_nr_interfaces(exmap); i++)
+			err = exmap_stock_collect(exmap, interface, &exmap->interfaces[i], want);
+		if (err || exmap_stock(interface) >= want)
 			break;
 		if (READ_ONCE(pool->taken) < limit)
 			break;
@@ -723,61 +742,75 @@ static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interfa
 		else if (pushes == exmap_pool_pushes(exmap))
 			err = -ENOMEM;
 	} while (!err);
+	if (err == -EINTR)
+		mutex_unlock(&interface->lock);
 	up_write(&pool->transit);
 	return err;
+}
+
+/*
+ * Get more free pages from anywhere but the depot. *@limit is lowered to what the pool has taken
+ * once the system has no more. Returns 0 if there may be some now, or -ENOMEM; or -EINTR if the
+ * caller is being killed, with the interface's lock not held.
+ */
+static int exmap_stock_more(struct exmap *exmap, struct exmap_interface *interface,
+			    unsigned int want, unsigned long *limit)
+{
+	unsigned int more = want - exmap_stock(interface);
+	unsigned long taken = READ_ONCE(exmap->pool.taken);
+	long got;
+
+	/* The system zeroes what it gives: this can take long. */
+	if (fatal_signal_pending(current))
+		goto killed;
+	if (taken < *limit) {
+		got = exmap_stock_grow(exmap, interface, more);
+		if (got > 0 || got == -EINTR)
+			return min(got, 0L);
+		/* It has none, unless some of ours go back to it. */
+		if (got < 0)
+			*limit = taken;
+	}
+	got = exmap_quarantine_flush_killable(exmap, &interface->quarantine, interface);
+	if (got < 0)
+		goto killed;
+	if (got || exmap_stock_steal(exmap, interface, more))
+		return 0;
+	return exmap_stock_hunt(exmap, interface, want, *limit);
+
+killed:
+	mutex_unlock(&interface->lock);
+	return -EINTR;
 }
 
 /**
  * exmap_stock_fill - have enough free pages at hand
  * @exmap: the exmap
- * @interface: its lock is held, but may be dropped and taken again: the gate may
- *	be closed after this, whatever it returns
+ * @interface: its lock is held, but may be released and taken again: the gate may be
+ *	closed after this. If it returns an error the lock is not held any more
  * @want: how many pages
  *
  * From the depot; from the system up to the ceiling; from its own quarantine; from other
  * interfaces. The memory is charged to the caller's memcg, or the active one.
  *
- * Return: 0, and the pages stay as long as the lock is held; -ENOMEM where there
+ * Return: 0, and the pages stay as long as the lock is held; -ENOMEM if there
  * are not that many free pages in all of the exmap and the system has none, or
- * the ceiling is reached; -EINTR where the caller is being killed.
+ * the ceiling is reached; -EINTR if the caller is being killed.
  */
 int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, unsigned int want)
 {
-	struct exmap_pool *pool = &exmap->pool;
 	/* With so many taken there are no more to be had from the system. */
-	unsigned long limit = pool->ceiling, taken;
-	int err = 0;
+	unsigned long limit = exmap->pool.ceiling;
+	int err = want > limit ? -ENOMEM : 0;
 
 	lockdep_assert_held(&interface->lock);
-	if (want > pool->ceiling)
-		return -ENOMEM;
-	interface->fillers++;
-	while (!err && exmap_stock(interface) < want) {
-		unsigned int more = want - exmap_stock(interface);
-
-		if (exmap_stock_fetch(exmap, interface))
-			continue;
-		/* The system zeroes what it gives: this can take long. */
-		if (fatal_signal_pending(current)) {
-			err = -EINTR;
-			break;
-		}
-		taken = READ_ONCE(pool->taken);
-		if (taken < limit) {
-			long grown = exmap_stock_grow(exmap, interface, more);
-
-			if (grown > 0)
-				continue;
-			/* It has none, unless some of ours go back to it. */
-			if (grown < 0)
-				limit = taken;
-		}
-		if (exmap_quarantine_flush(exmap, &interface->quarantine, interface) ||
-		    exmap_stock_steal(exmap, interface, more))
-			continue;
-		err = exmap_stock_hunt(exmap, interface, want, limit);
-	}
-	interface->fillers--;
+	atomic_inc(&interface->fillers);
+	while (!err && exmap_stock(interface) < want)
+		if (!exmap_stock_fetch(exmap, interface))
+			err = exmap_stock_more(exmap, interface, want, &limit);
+	atomic_dec(&interface->fillers);
+	if (err == -ENOMEM)
+		mutex_unlock(&interface->lock);
 	return err;
 }
 
@@ -840,7 +873,7 @@ static unsigned long exmap_pool_shrink(struct exmap *exmap, unsigned long want)
 		if (!(exmap_stock(interface) || READ_ONCE(interface->quarantine.nr)) ||
 		    !mutex_trylock(&interface->lock))
 			continue;
-		if (!interface->fillers) {
+		if (!atomic_read(&interface->fillers)) {
 			exmap_quarantine_flush(exmap, &interface->quarantine, interface);
 			pages += exmap_stock_drain(exmap, interface);
 		}

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Tests with a thread that holds an interface and does not get to run any more: others that wait
+ * for it can be killed, and other users do not notice.
+ *
+ * The thread is on a CPU of its own, where a task with a real-time priority then runs all the time.
+ *
+ * $EXMAP_TEST_DEVICE is a fast block device. It is overwritten.
+ */
+#include <libaio.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/syscall.h>
+
+#include "test_io_common.h"
+
+enum {
+	HOLDER_CPU = 1,
+	HELD = 0,		/* the interface that is held */
+	ELSEWHERE = 1,		/* another one */
+	ENTRIES = 512,
+	TABLE_PAGES = 512,	/* pages that one page table maps */
+	FIRST = 300,		/* in its page table: nobody else has these */
+	READS = 2200,		/* more works than any workqueue runs at a time by default */
+	PATIENCE = 30,		/* after so many seconds the holder gets to run again */
+};
+
+/* What the processes of a test share. */
+static struct shared {
+	atomic_bool spins;	/* the real-time task runs on the holder's CPU */
+	atomic_bool stop;	/* and is to end */
+	atomic_int holder;	/* thread IDs */
+	atomic_int waiter;
+	atomic_int step;
+	atomic_int in_kernel;	/* the waiter is about to call */
+} *shared;
+
+static void shared_new(void)
+{
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+		      -1, 0);
+	assert_ok(shared);
+}
+
+static void run_on(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	assert_ok(sched_setaffinity(0, sizeof(set), &set));
+}
+
+/* Nobody else runs on that CPU then, not even for the 5 % that a real-time task must leave. */
+static void allow_starving(void)
+{
+	static const char *const settings[][2] = {
+		{ "/proc/sys/kernel/sched_rt_runtime_us", "-1" },
+		{ "/sys/kernel/debug/sched/fair_server/cpu1/runtime", "0" },
+	};
+
+	for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
+		int fd = open(settings[i][0], O_WRONLY | O_CLOEXEC);
+
+		if (fd < 0)
+			continue;
+		assert_ok(write(fd, settings[i][1], strlen(settings[i][1])));
+		close(fd);
+	}
+}
+
+/* Start the real-time task, and wait until it runs: whatever else is on that CPU is stopped. */
+static pid_t spinner_start(void)
+{
+	const struct sched_param priority = { .sched_priority = 1 };
+	struct timespec now, start;
+	pid_t pid;
+
+	atomic_store(&shared->spins, false);
+	atomic_store(&shared->stop, false);
+	pid = fork();
+	assert_ok(pid);
+	if (!pid) {
+		run_on(HOLDER_CPU);
+		if (sched_setscheduler(0, SCHED_FIFO, &priority))
+			_exit(1);
+		clock_gettime(CLOCK_MONOTONIC, &start);
+		atomic_store(&shared->spins, true);
+		do
+			clock_gettime(CLOCK_MONOTONIC, &now);
+		while (!atomic_load(&shared->stop) && now.tv_sec - start.tv_sec < PATIENCE);
+		_exit(0);
+	}
+	while (!atomic_load(&shared->spins))
+		assert_ok(waitpid(pid, NULL, WNOHANG));
+	return pid;
+}
+
+static void spinner_stop(pid_t pid)
+{
+	int status;
+
+	atomic_store(&shared->stop, true);
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert(WIFEXITED(status) && !WEXITSTATUS(status));
+}
+
+/* The state of a thread, as in /proc/PID/stat; 0 where there is none. */
+static char thread_state(pid_t pid, pid_t tid)
+{
+	char path[64], line[512], *name_end;
+	size_t len;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
+	f = fopen(path, "r");
+	if (!f)
+		return 0;
+	len = fread(line, 1, sizeof(line) - 1, f);
+	fclose(f);
+	line[len] = 0;
+	name_end = strrchr(line, ')');
+	return name_end ? name_end[2] : 0;
+}
+
+/*
+ * The holder: it allocates and frees all the time, each page in another page table. When it goes
+ * from one to the next it lets others run.
+ */
+static void *hold(void *arg)
+{
+	struct exmap *ex = arg;
+
+	run_on(HOLDER_CPU);
+	for (;;) {
+		for (int opcode = EXMAP_OP_ALLOC; opcode <= EXMAP_OP_FREE; opcode++) {
+			for (int i = 0; i < ENTRIES; i++)
+				entry(ex, HELD, i, i * TABLE_PAGES, 1);
+			action(ex->fd, HELD, opcode, ENTRIES, 0);
+		}
+		/* Page tables take mmap_lock, which others need as well: they are all there now. */
+		atomic_store(&shared->holder, gettid());
+	}
+	return NULL;
+}
+
+/* Calls that wait for an interface that is held. What they answer is the holder's, too. */
+static void call(struct exmap *ex, int interface, int opcode, int pages, uint64_t flags)
+{
+	entry(ex, interface, 0, FIRST, pages);
+	action(ex->fd, interface, opcode, 1, flags);
+}
+
+static void call_alloc(struct exmap *ex)
+{
+	call(ex, HELD, EXMAP_OP_ALLOC, 1, 0);
+}
+
+static void call_free(struct exmap *ex)
+{
+	call(ex, HELD, EXMAP_OP_FREE, 1, 0);
+}
+
+static void call_free_deferred(struct exmap *ex)
+{
+	call(ex, HELD, EXMAP_OP_FREE, 1, EXMAP_FREE_DEFER);
+}
+
+static void call_flush(struct exmap *ex)
+{
+	action(ex->fd, HELD, EXMAP_OP_FLUSH, 0, 0);
+}
+
+static void call_read(struct exmap *ex)
+{
+	call(ex, HELD, EXMAP_OP_READ, 2, 0);
+}
+
+static void call_write(struct exmap *ex)
+{
+	call(ex, HELD, EXMAP_OP_WRITE, 1, 0);
+}
+
+static void call_pread(struct exmap *ex)
+{
+	(void)!pread(ex->fd, ex->surface + FIRST * PAGE, PAGE, HELD);
+}
+
+static void call_pread_alloc(struct exmap *ex)
+{
+	(void)!pread(ex->fd, ex->surface + FIRST * PAGE, PAGE, HELD | EXMAP_OP_ALLOC << 8);
+}
+
+/* More than is left while the holder has all of its pages: it takes some of those. */
+static void call_alloc_all(struct exmap *ex)
+{
+	call(ex, ELSEWHERE, EXMAP_OP_ALLOC, ENTRIES + 100, 0);
+	call(ex, ELSEWHERE, EXMAP_OP_FREE, ENTRIES + 100, 0);
+}
+
+typedef void (*call_fn)(struct exmap *ex);
+
+struct waiter {
+	struct exmap *ex;
+	call_fn call;
+};
+
+static void *wait_for_holder(void *arg)
+{
+	struct waiter *w = arg;
+
+	run_on(0);
+	atomic_store(&shared->waiter, gettid());
+	w->call(w->ex);
+	atomic_store(&shared->waiter, 0);
+	return NULL;
+}
+
+/*
+ * Stop the holder within a call, and let another thread wait for it by @call. It waits when this
+ * returns the real-time task.
+ */
+static pid_t starve(struct exmap *ex, call_fn call)
+{
+	struct waiter w = { .ex = ex, .call = call };
+	pthread_t thread;
+	pid_t spinner;
+
+	for (int round = 0; round < 1000; round++) {
+		spinner = spinner_start();
+		atomic_store(&shared->waiter, -1);
+		ck_assert(!pthread_create(&thread, NULL, wait_for_holder, &w));
+		while (atomic_load(&shared->waiter) == -1)
+			sched_yield();
+		for (;;) {
+			pid_t waiter = atomic_load(&shared->waiter);
+
+			if (!waiter)
+				break;	/* the holder was outside */
+			if (thread_state(getpid(), waiter) == 'D')
+				return spinner;
+		}
+		spinner_stop(spinner);
+		ck_assert(!pthread_join(thread, NULL));
+	}
+	ck_abort_msg("the holder was always outside");
+}
+
+static int small_file(void)
+{
+	int fd = open("/tmp", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+
+	assert_ok(fd);
+	assert_ok(ftruncate(fd, 1000 * PAGE));
+	return fd;
+}
+
+static struct exmap *held_exmap(int file, size_t pool)
+{
+	struct exmap *ex = exmap_new_file(ENTRIES * TABLE_PAGES * PAGE, pool, 2, 0, file);
+	pthread_t thread;
+
+	ck_assert(!pthread_create(&thread, NULL, hold, ex));
+	while (!atomic_load(&shared->holder))
+		sched_yield();
+	return ex;
+}
+
+/* Kill a process in which a thread waits for one that does not run. */
+static void kill_waiter(call_fn call)
+{
+	pid_t pid;
+
+	shared_new();
+	allow_starving();
+	pid = fork();
+	assert_ok(pid);
+	if (!pid) {
+		/* The spinner is a child of it, and goes on after it was killed. */
+		doomed = true;
+		starve(held_exmap(small_file(), 2 * ENTRIES), call);
+		atomic_store(&shared->step, 1);
+		for (;;)
+			pause();
+	}
+	while (!atomic_load(&shared->step))
+		ck_assert_int_eq(waitpid(pid, NULL, WNOHANG), 0);
+	assert_ok(kill(pid, SIGKILL));
+	while (thread_state(pid, atomic_load(&shared->waiter)))
+		sched_yield();
+	/* The holder has not got to run meanwhile: it would be gone, too. */
+	ck_assert_int_ne(thread_state(pid, atomic_load(&shared->holder)), 0);
+	atomic_store(&shared->stop, true);
+	ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+}
+
+#define TEST_KILL(call)								\
+	START_TEST(killed_while_it_waits_for_##call) { kill_waiter(call_##call); } END_TEST
+
+TEST_KILL(alloc)
+TEST_KILL(free)
+TEST_KILL(free_deferred)
+TEST_KILL(flush)
+TEST_KILL(read)
+TEST_KILL(write)
+TEST_KILL(pread)
+TEST_KILL(pread_alloc)
+TEST_KILL(alloc_all)
+
+static const struct test tests[] = {
+	TEST(killed_while_it_waits_for_alloc),
+	TEST(killed_while_it_waits_for_free),
+	TEST(killed_while_it_waits_for_free_deferred),
+	TEST(killed_while_it_waits_for_flush),
+	TEST(killed_while_it_waits_for_read),
+	TEST(killed_while_it_waits_for_write),
+	TEST(killed_while_it_waits_for_pread),
+	TEST(killed_while_it_waits_for_pread_alloc),
+	TEST(killed_while_it_waits_for_alloc_all),
+	{ }
+};
+
+int main(int argc, char **argv)
+{
+	return check_main(argc, argv, "Tests of the exmap module with a thread that cannot run.",
+			  tests);
+}
