@@ -73,6 +73,7 @@ static void exmap_put(struct exmap *exmap)
 	}
 	if (exmap->file)
 		fput(exmap->file);
+	exmap_queue_put(exmap->queue);
 	exmap_surface_destroy(exmap);
 	mmdrop(exmap->mm);
 	mutex_destroy(&exmap->lock);
@@ -706,21 +707,12 @@ static int __init exmap_init(void)
 		pr_err("Xen PV guests are not supported\n");
 		return -ENODEV;
 	}
-	err = exmap_ksyms_resolve() ?: exmap_io_init();
+	err = exmap_ksyms_resolve() ?: exmap_pool_init();
 	if (err)
 		return err;
-	err = exmap_pool_init();
-	if (err)
-		goto io_exit;
 	err = misc_register(&exmap_device);
 	if (err)
-		goto pool_exit;
-	return 0;
-
-pool_exit:
-	exmap_pool_exit();
-io_exit:
-	exmap_io_exit();
+		exmap_pool_exit();
 	return err;
 }
 

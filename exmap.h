@@ -229,6 +229,8 @@ enum exmap_gate {
  * @reaped: pages that a notifier has unmapped and not yet flushed; @reap_lock
  * @unmapped: how many pages notifiers have unmapped so far; @reap_lock
  *
+ * @queue: where the rest of asynchronous calls is done; set once, by the first of them
+ *
  * @refs: open files, clones included
  * @orphan: a CLONE turned its file to another exmap; written under @lock
  * @lock: serializes SETUP and CLONE
@@ -260,6 +262,8 @@ struct exmap {
 	struct exmap_bundle *reaped;
 	s64 unmapped;
 
+	struct exmap_queue *queue;
+
 	refcount_t refs;
 	bool orphan;
 	struct mutex lock;
@@ -287,7 +291,9 @@ struct exmap_file {
 	struct address_space mapping ____cacheline_aligned_in_smp;
 } ____cacheline_aligned_in_smp;
 
+struct exmap_queue;
 struct io_uring_cmd;
+struct work_struct;
 
 /**
  * exmap_has_surface - whether there is, or was, a surface
@@ -476,6 +482,11 @@ static inline unsigned int exmap_nr_interfaces(const struct exmap *exmap)
 {
 	return exmap->max_interfaces + 1;
 }
+
+/* queue.c */
+int exmap_queue_get(struct exmap *exmap);
+void exmap_queue_put(struct exmap_queue *queue);
+void exmap_queue_work(struct exmap *exmap, struct work_struct *work);
 
 /* io.c */
 void exmap_io_exit(void);

@@ -38,9 +38,6 @@
 /* So often a page is tried that comes up short. */
 #define EXMAP_IO_TRIES 16
 
-/* Where the rest of an asynchronous call is done. */
-static struct workqueue_struct *exmap_io_queue;
-
 /* A range of the surface, and what became of it. */
 struct exmap_io_entry {
 	unsigned long start;
@@ -221,6 +218,8 @@ static int exmap_io_begin(struct exmap_io *io, struct exmap *exmap,
 	io->tell = tell;
 	io->in_worker = false;
 	if (tell) {
+		if (exmap_queue_get(exmap))
+			return -ENOMEM;
 		io->cred = get_current_cred();
 		INIT_WORK(&io->work, exmap_io_work);
 	}
@@ -303,7 +302,7 @@ static void exmap_io_end_run(struct exmap_io_run *run, long ret)
 	if (!atomic_dec_and_test(&io->pending))
 		return;
 	if (io->detached)
-		queue_work(exmap_io_queue, &io->work);
+		exmap_queue_work(io->exmap, &io->work);
 	else
 		complete(&io->done);
 }
@@ -1278,19 +1277,7 @@ int exmap_io_command(struct exmap *exmap, struct exmap_interface *interface,
 }
 
 /**
- * exmap_io_init - have what asynchronous calls take
- *
- * Return: 0 or -ENOMEM.
- */
-int __init exmap_io_init(void)
-{
-	/* Somebody may be waiting for these in order to free memory. */
-	exmap_io_queue = alloc_workqueue("exmap", WQ_MEM_RECLAIM | WQ_PERCPU, 0);
-	return exmap_io_queue ? 0 : -ENOMEM;
-}
-
-/**
- * exmap_io_exit - undo exmap_io_init()
+ * exmap_io_exit - free what calls have worked with
  *
  * No exmap is left; but who has told its end may still return.
  */
@@ -1298,7 +1285,6 @@ void exmap_io_exit(void)
 {
 	int cpu;
 
-	destroy_workqueue(exmap_io_queue);
 	/* Whoever completed the last request may not have left our code. */
 	synchronize_rcu_tasks();
 	for_each_possible_cpu(cpu) {

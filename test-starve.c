@@ -311,6 +311,156 @@ TEST_KILL(pread)
 TEST_KILL(pread_alloc)
 TEST_KILL(alloc_all)
 
+/*
+ * Two users
+ */
+#define GROUP "/sys/fs/cgroup/exmap-starve"
+
+static void write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	ck_assert_msg(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text),
+		      "write \"%s\" to %s: %s", text, path, strerror(errno));
+	close(fd);
+}
+
+/* From now on what this process reads of the device waits, or does not any more. */
+static void device_limit(int fd, const char *limit)
+{
+	struct stat st;
+	char text[64];
+
+	assert_ok(fstat(fd, &st));
+	snprintf(text, sizeof(text), "%u:%u rbps=%s", major(st.st_rdev), minor(st.st_rdev), limit);
+	write_file(GROUP "/io.max", text);
+}
+
+static void become(uid_t uid)
+{
+	assert_ok(setgroups(0, NULL));
+	assert_ok(setresgid(uid, uid, uid));
+	assert_ok(setresuid(uid, uid, uid));
+}
+
+static void submit(io_context_t aio, struct exmap *ex, uint64_t page, struct iocb *iocb)
+{
+	io_prep_pread(iocb, ex->fd, ex->surface + page * PAGE, PAGE, HELD);
+	ck_assert_int_eq(io_submit(aio, 1, &iocb), 1);
+}
+
+/*
+ * The user whose reads all wait for the interface that is held. They are submitted before it is,
+ * and the device answers after that.
+ */
+static void first_user(int file)
+{
+	static struct iocb iocbs[READS];
+	io_context_t aio = NULL;
+	struct exmap *ex;
+
+	doomed = true;
+	write_file(GROUP "/cgroup.procs", "0");
+	device_limit(file, "2");
+	set_memlock(RLIM_INFINITY);
+	ex = exmap_new_file(ENTRIES * TABLE_PAGES * PAGE, 2 * ENTRIES + READS, 2, 0, file);
+	ck_assert_int_eq(io_setup(READS, &aio), 0);
+	become(1001);
+	for (int i = 0; i < READS; i++)
+		submit(aio, ex, i, &iocbs[i]);
+	ck_assert(!pthread_create(&(pthread_t){ 0 }, NULL, hold, ex));
+	while (!atomic_load(&shared->holder))
+		sched_yield();
+	/* The real-time task is the parent's, which sets the next step when that runs. */
+	for (int step = 1;; step++) {
+		atomic_store(&shared->step, step);
+		while (atomic_load(&shared->step) == step)
+			sched_yield();
+		atomic_store(&shared->in_kernel, 1);
+		call_alloc(ex);
+		atomic_store(&shared->in_kernel, 0);
+		while (atomic_load(&shared->spins))
+			sched_yield();
+	}
+}
+
+/* The other user's reads, from each CPU but the holder's. */
+static void second_user(int file)
+{
+	io_context_t aio = NULL;
+	struct io_event event;
+	struct iocb iocb;
+	struct exmap *ex;
+
+	set_memlock(RLIM_INFINITY);
+	ex = exmap_new_file(READS * PAGE, READS, 1, 0, file);
+	ck_assert_int_eq(io_setup(1, &aio), 0);
+	become(1002);
+	for (int cpu = 0; cpu < sysconf(_SC_NPROCESSORS_ONLN); cpu++) {
+		if (cpu == HOLDER_CPU)
+			continue;
+		run_on(cpu);
+		for (int i = 0; i < 4; i++) {
+			submit(aio, ex, 4 * cpu + i, &iocb);
+			ck_assert_int_eq(io_getevents(aio, 1, 1, &event, NULL), 1);
+			ck_assert_int_eq(event.res, PAGE);
+		}
+	}
+}
+
+START_TEST(completions_do_not_wait_for_another_user)
+{
+	int file = file_open(getenv("EXMAP_TEST_DEVICE"), O_DIRECT);
+	pid_t first, second, spinner;
+	int status;
+
+	shared_new();
+	allow_starving();
+	file_fill(file, READS);
+	write_file("/sys/fs/cgroup/cgroup.subtree_control", "+io");
+	ck_assert(!mkdir(GROUP, 0755) || errno == EEXIST);
+	device_limit(file, "max");
+	first = fork();
+	assert_ok(first);
+	if (!first)
+		first_user(file);
+	/* As in starve(). */
+	for (int step = 1;; step++) {
+		while (atomic_load(&shared->step) != step)
+			ck_assert_int_eq(waitpid(first, NULL, WNOHANG), 0);
+		spinner = spinner_start();
+		atomic_store(&shared->in_kernel, -1);
+		atomic_store(&shared->step, 0);
+		while (atomic_load(&shared->in_kernel) == -1 ||
+		       (atomic_load(&shared->in_kernel) && thread_state(first, first) != 'D'))
+			sched_yield();
+		if (atomic_load(&shared->in_kernel))
+			break;
+		/* The holder was outside. */
+		atomic_store(&shared->spins, false);
+		spinner_stop(spinner);
+		ck_assert_int_lt(step, 1000);
+	}
+	device_limit(file, "max");
+
+	second = fork();
+	assert_ok(second);
+	if (!second) {
+		second_user(file);
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(second, &status, 0), second);
+	ck_assert(WIFEXITED(status) && !WEXITSTATUS(status));
+	/* All that time the first user's reads were waiting. */
+	ck_assert_int_eq(thread_state(first, first), 'D');
+	ck_assert_int_eq(waitpid(spinner, NULL, WNOHANG), 0);
+	spinner_stop(spinner);
+	assert_ok(kill(first, SIGKILL));
+	ck_assert_int_eq(waitpid(first, NULL, 0), first);
+	assert_ok(rmdir(GROUP));
+}
+END_TEST
+
 static const struct test tests[] = {
 	TEST(killed_while_it_waits_for_alloc),
 	TEST(killed_while_it_waits_for_free),
@@ -321,6 +471,7 @@ static const struct test tests[] = {
 	TEST(killed_while_it_waits_for_pread),
 	TEST(killed_while_it_waits_for_pread_alloc),
 	TEST(killed_while_it_waits_for_alloc_all),
+	TEST_NEEDS_ENV(completions_do_not_wait_for_another_user, "EXMAP_TEST_DEVICE"),
 	{ }
 };
 
