@@ -8,6 +8,7 @@
 
 #include <linux/fs.h>
 #include <linux/lockdep.h>
+#include <linux/mempolicy.h>
 #include <linux/mm.h>
 #include <linux/page_table_check.h>
 #include <linux/percpu_counter.h>
@@ -59,6 +60,31 @@ static inline spinlock_t *ptep_lockptr(struct mm_struct *mm, pte_t *pte)
 	return ptlock_ptr(virt_to_ptdesc(pte));
 #endif
 }
+#endif
+
+/*
+ * EXMAP_VMA_POLICY keeps NUMA balancing away from a VMA, which would make its PTEs PROT_NONE
+ * and cause a page fault for each. vma_policy_mof() asks this policy, and never the one that
+ * mbind() has set. No policy at all would not do: since 6.7 the task's policy counts instead.
+ * The reference count is not used, because MPOL_F_SHARED is not set.
+ */
+#ifdef CONFIG_NUMA
+static inline struct mempolicy *exmap_vma_policy(struct vm_area_struct *vma, unsigned long address
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
+						 , pgoff_t *index
+#endif
+						 )
+{
+	static struct mempolicy policy = {
+		.refcnt = ATOMIC_INIT(1),
+		.mode = MPOL_LOCAL,
+	};
+
+	return &policy;
+}
+#define EXMAP_VMA_POLICY .get_policy = exmap_vma_policy,
+#else
+#define EXMAP_VMA_POLICY
 #endif
 
 /**

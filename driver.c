@@ -130,8 +130,11 @@ static int exmap_open(struct inode *inode, struct file *file)
 	exmap_mapping_init(&owner->mapping, inode);
 	file->f_mapping = &owner->mapping;
 	file->private_data = owner;
-	/* Have io_uring try it right here before it asks a thread of its own. */
-	file->f_mode |= FMODE_NOWAIT;
+	/*
+	 * Have io_uring try it right here before it asks a thread of its own. A write fault
+	 * must not update the times of the device's node: its file system may be frozen.
+	 */
+	file->f_mode |= FMODE_NOWAIT | FMODE_NOCMTIME;
 	return 0;
 }
 
@@ -494,6 +497,31 @@ static int exmap_mmap_surface(struct exmap *exmap, struct vm_area_struct *vma)
 	return exmap_surface_map(exmap, vma);
 }
 
+/*
+ * The first touch maps the page, not mmap: vm_insert_page() would set VM_MIXEDMAP, and then
+ * fork copies page tables (see exmap_vma_protect()).
+ */
+static vm_fault_t exmap_interface_fault(struct vm_fault *vmf)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	struct exmap *exmap = vma->vm_private_data;
+	unsigned long nr = vma->vm_pgoff - (EXMAP_OFF_INTERFACE_BASE >> PAGE_SHIFT);
+
+	/* A copy in a child holds nothing and never will. */
+	if (vma->vm_mm != exmap->mm)
+		return VM_FAULT_SIGSEGV;
+	/* The mapping was made with exmap_get_interface(), so the page is there. */
+	vmf->page = virt_to_page(exmap->interfaces[nr].user);
+	get_page(vmf->page);
+	return 0;
+}
+
+static const struct vm_operations_struct exmap_interface_ops = {
+	.open = exmap_vma_open,
+	.fault = exmap_interface_fault,
+	EXMAP_VMA_POLICY
+};
+
 static int exmap_mmap_interface(struct exmap *exmap, struct vm_area_struct *vma, unsigned long nr)
 {
 	struct exmap_interface *interface;
@@ -505,8 +533,10 @@ static int exmap_mmap_interface(struct exmap *exmap, struct vm_area_struct *vma,
 	interface = exmap_get_interface(exmap, nr);
 	if (IS_ERR(interface))
 		return PTR_ERR(interface);
-	vm_flags_set(vma, VM_DONTEXPAND | VM_DONTCOPY | VM_DONTDUMP);
-	return vm_insert_page(vma, vma->vm_start, virt_to_page(interface->user));
+	exmap_vma_protect(vma);
+	vma->vm_ops = &exmap_interface_ops;
+	vma->vm_private_data = exmap;
+	return 0;
 }
 
 static int exmap_mmap(struct file *file, struct vm_area_struct *vma)

@@ -347,6 +347,8 @@ static inline void exmap_count(u64 *counter, unsigned long more)
 int exmap_watch_join(struct exmap *exmap);
 void exmap_watch_leave(struct exmap *exmap);
 void exmap_watch_exit(void);
+void exmap_vma_protect(struct vm_area_struct *vma);
+void exmap_vma_open(struct vm_area_struct *vma);
 int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma);
 void exmap_surface_destroy(struct exmap *exmap);
 long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,

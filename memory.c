@@ -1357,11 +1357,31 @@ static vm_fault_t exmap_vma_fault(struct vm_fault *vmf)
 
 /* The VMA */
 
-/*
- * A fork after MADV_DOFORK copies the VMA in spite of VM_DONTCOPY. This runs
- * before its page tables would be copied: have it start, and stay, empty.
+/**
+ * exmap_vma_protect - set the flags of a new mapping
+ * @vma: the surface or an interface; mmap_lock is held for writing
+ *
+ * A child must not inherit a page. User space can clear VM_DONTCOPY with MADV_DOFORK, which newer
+ * kernels refuse, and VM_WIPEONFORK with MADV_KEEPONFORK. Then fork copies the VMA, but
+ * vma_needs_copy() finds no reason to copy its page tables, because it maps a file and is shared.
+ * So neither VM_MIXEDMAP nor VM_PFNMAP may ever be set: each is such a reason. Nothing depends
+ * on VM_MIXEDMAP: VM_DONTEXPAND is part of VM_SPECIAL too, so mm does not lock, merge, age or
+ * collapse the pages, and EXMAP_VMA_POLICY keeps NUMA balancing away.
  */
-static void exmap_vma_open(struct vm_area_struct *vma)
+void exmap_vma_protect(struct vm_area_struct *vma)
+{
+	vm_flags_set(vma, VM_DONTEXPAND | VM_DONTCOPY | VM_DONTDUMP | VM_WIPEONFORK);
+}
+
+/**
+ * exmap_vma_open - the kernel has copied the VMA of the surface or of an interface
+ * @vma: the copy
+ *
+ * In a child, this is the second line of defense: vma_needs_copy() also says yes if a user with
+ * CAP_SYS_PTRACE follows forks with userfaultfd. It only helps on kernels that call this before
+ * they copy page tables: 6.9 and later, and older ones that have that change.
+ */
+void exmap_vma_open(struct vm_area_struct *vma)
 {
 	struct exmap *exmap = vma->vm_private_data;
 
@@ -1391,6 +1411,7 @@ static const struct vm_operations_struct exmap_vma_ops = {
 	.mprotect = exmap_vma_mprotect,
 	.mremap = exmap_vma_mremap,
 	.fault = exmap_vma_fault,
+	EXMAP_VMA_POLICY
 };
 
 /**
@@ -1419,12 +1440,12 @@ int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma)
 		return -ENOMEM;
 	}
 	/*
-	 * MIXEDMAP with ordinary PTEs: get_user_pages() works, and the rest of mm
-	 * leaves the pages alone. Young and dirty from the start: the hardware
-	 * never has to set these bits. The protection is kept here since
+	 * Ordinary PTEs: get_user_pages() works. Young and dirty from the start: the
+	 * hardware never has to set these bits. The protection is kept here since
 	 * clear_refs takes write permission out of the VMA's.
 	 */
-	vm_flags_set(vma, VM_MIXEDMAP | VM_DONTEXPAND | VM_DONTCOPY | VM_DONTDUMP | VM_NOHUGEPAGE);
+	exmap_vma_protect(vma);
+	vm_flags_set(vma, VM_NOHUGEPAGE);
 	exmap->pte = pte_val(pte_mkdirty(pte_mkyoung(pfn_pte(0, prot))));
 	vma->vm_ops = &exmap_vma_ops;
 	vma->vm_private_data = exmap;

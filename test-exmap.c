@@ -309,6 +309,47 @@ START_TEST(mmap_interface_twice_is_one_page)
 }
 END_TEST
 
+/* It is mapped when it is touched, which may be at once, or after its file is closed. */
+START_TEST(mmap_interface_is_mapped_when_touched)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 2);
+	const struct exmap_user_interface *read_only;
+	struct exmap_user_interface *late, *early;
+	struct iovec local, remote;
+	unsigned char there;
+	uint64_t value = 0;
+
+	ex->interface[1]->iov[511].value = 12345;
+	read_only = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, ex->fd, EXMAP_OFF_INTERFACE(1));
+	assert_ok(read_only);
+	ck_assert_uint_eq(read_only->iov[511].value, 12345);
+	early = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ex->fd,
+		     EXMAP_OFF_INTERFACE(1));
+	assert_ok(early);
+	assert_ok(mincore(early, PAGE, &there));
+	ck_assert_uint_eq(there & 1, 1);
+	ck_assert_uint_eq(early->iov[511].value, 12345);
+	/* What is taken away comes back as it was. */
+	assert_ok(madvise(early, PAGE, MADV_DONTNEED));
+	ck_assert_uint_eq(early->iov[511].value, 12345);
+	/* By the kernel. */
+	late = map_interface(ex->fd, 1);
+	assert_ok(late);
+	local = (struct iovec){ .iov_base = &value, .iov_len = 8 };
+	remote = (struct iovec){ .iov_base = &late->iov[511], .iov_len = 8 };
+	ck_assert_int_eq(process_vm_readv(getpid(), &local, 1, &remote, 1, 0), 8);
+	ck_assert_uint_eq(value, 12345);
+	late = map_interface(ex->fd, 1);
+	assert_ok(late);
+	assert_ok(mlockall(MCL_CURRENT | MCL_FUTURE));
+	assert_ok(munlockall());
+	close(ex->fd);
+	assert_ok(munmap(ex->surface, ex->size));
+	late->iov[510].value = 54321;
+	ck_assert_uint_eq(read_only->iov[510].value, 54321);
+}
+END_TEST
+
 START_TEST(surface_read_only)
 {
 	struct exmap ex = { .fd = exmap_open() };
@@ -1803,6 +1844,27 @@ START_TEST(fork_after_madv_dofork_inherits_nothing)
 }
 END_TEST
 
+START_TEST(fork_after_madv_dofork_inherits_no_interface)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+	pid_t pid;
+
+	entry(ex, 0, 7, 3, 1);
+	if (madvise(ex->interface[0], PAGE, MADV_DOFORK))
+		ck_assert_int_eq(errno, EINVAL);
+	/* Should it have been what kept the page from a child. */
+	assert_ok(madvise(ex->interface[0], PAGE, MADV_KEEPONFORK));
+	pid = fork();
+	if (!pid) {
+		entry(ex, 0, 7, 5, 1);
+		_exit(0);
+	}
+	wait_child(pid, SIGSEGV);
+	ck_assert_uint_eq(ex->interface[0]->iov[7].value, 1ULL << 52 | 3);
+	ck_assert_int_eq(alloc(ex, 0, 0, 5), 5);
+}
+END_TEST
+
 START_TEST(fd_passed_to_another_process_is_eperm)
 {
 	int sockets[2];
@@ -2532,6 +2594,7 @@ static const struct test tests[] = {
 	TEST(mmap_interface_out_of_range_is_enxio),
 	TEST(mmap_interface_of_two_pages_is_einval),
 	TEST(mmap_interface_twice_is_one_page),
+	TEST(mmap_interface_is_mapped_when_touched),
 	TEST_SIGNAL(surface_read_only, SIGSEGV),
 	TEST(surface_changes_are_refused),
 	TEST(mappings_are_not_dumped),
@@ -2611,6 +2674,7 @@ static const struct test tests[] = {
 	TEST(refused_files_are_let_go),
 	TEST(fork_inherits_only_a_useless_fd),
 	TEST(fork_after_madv_dofork_inherits_nothing),
+	TEST(fork_after_madv_dofork_inherits_no_interface),
 	TEST(fd_passed_to_another_process_is_eperm),
 	TEST(exec_leaves_a_useless_fd),
 	TEST(exit_with_pages_mapped),

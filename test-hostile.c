@@ -846,38 +846,129 @@ WAY(mseal)
 	return KEEPS;
 }
 
-/* A child has nothing of it, even where madvise says so. */
+/* A child has nothing of it, even where madvise says so: neither the surface nor interfaces. */
 static void assert_not_mine(struct exmap *ex)
 {
 	uint64_t value;
 
-	for (int page = 0; page < PAGES; page += 129)
-		ck_assert(!peek(where(ex, page), &value));
+	for (int page = 0; page < PAGES; page += page < KEPT ? 9 : 129) {
+		ck_assert_msg(!peek(where(ex, page), &value), "page %d holds %#lx", page, value);
+		ck_assert(!poke(where(ex, page), 1));
+	}
+	for (int i = 0; i < 3; i++) {
+		ck_assert_msg(!peek(ex->interface[i], &value), "interface %d can be read", i);
+		ck_assert(!poke(ex->interface[i], 1));
+	}
 	assert_errno(action(ex->fd, 0, EXMAP_OP_FREE, 1, 0), EPERM);
 }
 
-WAY(fork_after_dofork)
+/* Newer kernels refuse some of it. */
+static void advise_all(struct exmap *ex, int advice)
 {
+	madvise(ex->surface, ex->size, advice);
+	for (int i = 0; i < 3; i++)
+		madvise(ex->interface[i], PAGE, advice);
+}
+
+/* What happens to the first pages while a child has them in sight, if it has. */
+static void recycle_kept(struct exmap *ex)
+{
+	ck_assert_int_eq(release(ex, 0, 0, KEPT), KEPT);
+	ck_assert_int_eq(alloc(ex, 0, 0, KEPT), KEPT);
+	for (int page = 0; page < KEPT; page++) {
+		*(uint64_t *)where(ex, page) = stamp(page);
+		*(uint64_t *)(where(ex, page + 1) - 8) = ~stamp(page);
+	}
+}
+
+/* Looks before and after its parent has freed the pages, and then has a child of its own look. */
+static void look_and_fork(struct exmap *ex, int pipes[2][2])
+{
+	char byte = 0;
 	pid_t pid;
 
-	madvise(ex->surface, ex->size, MADV_DOFORK);
-	madvise(ex->interface[1], PAGE, MADV_DOFORK);
+	assert_not_mine(ex);
+	ck_assert_int_eq(write(pipes[0][1], &byte, 1), 1);
+	ck_assert_int_eq(read(pipes[1][0], &byte, 1), 1);
+	assert_not_mine(ex);
+	advise_all(ex, MADV_KEEPONFORK);
+	advise_all(ex, MADV_DOFORK);
+	madvise(ex->surface, ex->size, MADV_DONTNEED);
 	pid = fork();
 	assert_ok(pid);
-	if (!pid) {
+	if (!pid)
 		assert_not_mine(ex);
-		madvise(ex->surface, ex->size, MADV_KEEPONFORK);
-		madvise(ex->surface, ex->size, MADV_DONTNEED);
+	else
+		wait_child(pid, 0);
+	_exit(0);
+}
+
+/* Each piece of advice is added to what was said before it. */
+WAY(fork_after_dofork)
+{
+	static const int said[] = {
+		MADV_DOFORK, MADV_KEEPONFORK, MADV_WIPEONFORK, MADV_DONTFORK, MADV_DOFORK,
+	};
+	struct exmap_iov *last = &ex->interface[0]->iov[EXMAP_USER_INTERFACE_PAGES - 1];
+
+	for (size_t i = 0; i < sizeof(said) / sizeof(said[0]); i++) {
+		int pipes[2][2];
+		char byte = 0;
+		pid_t pid;
+
+		advise_all(ex, said[i]);
+		assert_ok(pipe(pipes[0]));
+		assert_ok(pipe(pipes[1]));
+		last->value = stamp(i);
 		pid = fork();
+		assert_ok(pid);
 		if (!pid)
-			assert_not_mine(ex);
-		else
-			wait_child(pid, 0);
-		_exit(0);
+			look_and_fork(ex, pipes);
+		/* The end of a child that has failed. */
+		close(pipes[0][1]);
+		if (read(pipes[0][0], &byte, 1) == 1)
+			recycle_kept(ex);
+		ck_assert_int_eq(write(pipes[1][1], &byte, 1), 1);
+		wait_child(pid, 0);
+		ck_assert_uint_eq(last->value, stamp(i));
+		for (int side = 0; side < 4; side++)
+			if (side != 1)
+				close(pipes[side / 2][side % 2]);
 	}
-	wait_child(pid, 0);
 	return KEEPS;
 }
+
+/* Where a child has pages that were not counted when it got them, they are when it ends. */
+START_TEST(fork_after_dofork_keeps_the_books)
+{
+	enum { MANY = 4000, SLACK = MANY * 4 / 2 /* half of them, in KiB */ };
+
+	become_hostile();
+	struct exmap *ex = fenced_exmap(MANY, MANY, 0, -1);
+	long before;
+
+	/* The number does not fall below nothing: have it larger than what may go wrong. */
+	assert_ok(mmap(NULL, MANY * PAGE, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0));
+	ck_assert_int_eq(alloc(ex, 0, 0, MANY), MANY);
+	advise_all(ex, MADV_DOFORK);
+	advise_all(ex, MADV_KEEPONFORK);
+	before = kib_of("/proc/meminfo", "Mapped:");
+	for (int i = 0; i < 8; i++) {
+		pid_t pid = fork();
+
+		assert_ok(pid);
+		if (!pid)
+			_exit(0);
+		wait_child(pid, 0);
+	}
+	/* Each CPU brings in its part of it now and then. */
+	for (int i = 0; i < 100 && labs(kib_of("/proc/meminfo", "Mapped:") - before) > SLACK; i++)
+		usleep(100000);
+	ck_assert_int_le(labs(kib_of("/proc/meminfo", "Mapped:") - before), SLACK);
+	assert_whole_pool(ex, MANY);
+}
+END_TEST
 
 /* The page with the entries, which another thread may be using by another mapping. */
 WAY(the_interface_taken_away)
@@ -1895,6 +1986,7 @@ static const struct test tests[] = {
 	WAY_TESTS(remap_file_pages_of_all),
 	WAY_TESTS(mseal),
 	WAY_TESTS(fork_after_dofork),
+	TEST(fork_after_dofork_keeps_the_books),
 	WAY_TESTS(the_interface_taken_away),
 	TEST(core_dump_alone),
 	TEST(core_dump_while_busy),
