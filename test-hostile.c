@@ -11,9 +11,11 @@
 #include <setjmp.h>
 #include <stdatomic.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 
 #include "test_common.h"
 
@@ -967,6 +969,67 @@ START_TEST(fork_after_dofork_keeps_the_books)
 		usleep(100000);
 	ck_assert_int_le(labs(kib_of("/proc/meminfo", "Mapped:") - before), SLACK);
 	assert_whole_pool(ex, MANY);
+}
+END_TEST
+
+/*
+ * NUMA balancing makes entries of page tables PROT_NONE, to see who touches the pages
+ */
+#define NUMA_BALANCING "/proc/sys/kernel/numa_balancing"
+
+static void *idle(void *arg)
+{
+	pause();
+	return NULL;
+}
+
+/* Page faults of this thread while it touches some pages. */
+static long faults_in(const char *start, size_t pages)
+{
+	struct rusage before, after;
+
+	assert_ok(getrusage(RUSAGE_THREAD, &before));
+	for (size_t i = 0; i < pages; i++)
+		*(const volatile char *)(start + i * PAGE);
+	assert_ok(getrusage(RUSAGE_THREAD, &after));
+	return after.ru_minflt - before.ru_minflt;
+}
+
+/*
+ * Other memory of the process shows that it is at work. It leaves the surface alone. (Only root
+ * can switch it on.)
+ */
+START_TEST(numa_balancing_overlooks_the_surface)
+{
+	int fd = open(NUMA_BALANCING, O_WRONLY | O_CLOEXEC);
+	struct exmap *ex = stamped_exmap(0, -1);
+	char before = '0' + number_in(NUMA_BALANCING);
+	long surface = 0, seen = 0, faults;
+	unsigned long mask = 1;
+	pthread_t thread;
+	char *other;
+
+	assert_ok(fd);
+	other = mmap(NULL, BATCH * PAGE, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	assert_ok(other);
+	/* MPOL_BIND with MPOL_F_NUMA_BALANCING asks for it. */
+	syscall(SYS_mbind, ex->surface, ex->size, 2 | 1 << 13, &mask, 64, 0);
+	/* Pages on the node of a process's only thread are left alone anyway. */
+	ck_assert(!pthread_create(&thread, NULL, idle, NULL));
+	ck_assert_int_eq(write(fd, "1", 1), 1);
+	/*
+	 * Having come by here the third time, it has twice been everywhere. (It does not come
+	 * at all if the cpuset has one node.)
+	 */
+	while (seen < 3 && clock() < 60 * CLOCKS_PER_SEC) {
+		faults = faults_in(other, BATCH);
+		seen += faults > BATCH / 2;
+		surface += faults_in(ex->surface, KEPT);
+	}
+	ck_assert_int_eq(pwrite(fd, &before, 1, 0), 1);
+	ck_assert_int_lt(surface, KEPT / 2);
+	assert_fate(ex, KEEPS);
 }
 END_TEST
 
@@ -1987,6 +2050,7 @@ static const struct test tests[] = {
 	WAY_TESTS(mseal),
 	WAY_TESTS(fork_after_dofork),
 	TEST(fork_after_dofork_keeps_the_books),
+	TEST_NEEDS(numa_balancing_overlooks_the_surface, NUMA_BALANCING),
 	WAY_TESTS(the_interface_taken_away),
 	TEST(core_dump_alone),
 	TEST(core_dump_while_busy),
