@@ -326,7 +326,7 @@ static inline ssize_t exmap_iocb_write(struct file *file, struct kiocb *iocb,
 /* The command area of a submission queue entry. Where it is user space can write to it. */
 static inline const struct iovec *__exmap_uring_iovec(const struct io_uring_cmd *cmd)
 {
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
 	return cmd->cmd;
 #elif defined(io_uring_sqe_cmd)
 	return io_uring_sqe_cmd(cmd->sqe, struct iovec);
