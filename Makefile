@@ -28,7 +28,8 @@ CFLAGS ?= -O2 -g
 override CFLAGS += -std=gnu11 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -I. -pthread
 CHECK_LIBS = $(shell pkg-config --cflags --libs check)
 
-TESTS = test-exmap test-starve test-defer test-hostile test-io test-uring test-faults test-user test-user-cxx
+TESTS = test-exmap test-starve test-defer test-hostile test-memory test-io test-uring test-faults \
+	test-user test-user-cxx
 BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same test-bench-read test-bench-cost \
 	test-bench-growth
 EXAMPLES = examples/bufferpool

@@ -25,6 +25,7 @@ struct test {
 	int signal;	/* the test must end by it; 0: must return */
 	const char *needs;	/* a file it is skipped without, or NULL */
 	const char *needs_env;	/* the same: a variable that names such a file */
+	const char *needs_cpu;	/* the same: a flag in /proc/cpuinfo */
 	const char *expects;	/* a complaint with this in it is no failure, or NULL */
 };
 
@@ -32,6 +33,7 @@ struct test {
 #define TEST(fn)		{ .name = #fn, .test = &fn }
 #define TEST_SIGNAL(fn, sig)	{ .name = #fn, .test = &fn, .signal = sig }
 #define TEST_NEEDS(fn, path)	{ .name = #fn, .test = &fn, .needs = path }
+#define TEST_NEEDS_CPU(fn, flag) { .name = #fn, .test = &fn, .needs_cpu = flag }
 #define TEST_NEEDS_ENV(fn, var)	{ .name = #fn, .test = &fn, .needs_env = var }
 
 struct results {
@@ -78,11 +80,28 @@ static char *kernel_complaint(const char *expected)
 	return found;
 }
 
+/* Whether the processor has a feature, and the kernel makes use of it. */
+static bool cpu_has(const char *flag)
+{
+	char line[16384], *word = NULL, *rest;
+	FILE *f = fopen("/proc/cpuinfo", "r");
+
+	while (f && !word && fgets(line, sizeof(line), f))
+		if (!strncmp(line, "flags", 5))
+			for (word = strtok_r(line, " \n", &rest); word && strcmp(word, flag);)
+				word = strtok_r(NULL, " \n", &rest);
+	if (f)
+		fclose(f);
+	return word;
+}
+
 /* What a test needs and does not find, or NULL. */
 static const char *missing_for(const struct test *test)
 {
 	const char *file = test->needs_env ? getenv(test->needs_env) : NULL;
 
+	if (test->needs_cpu && !cpu_has(test->needs_cpu))
+		return test->needs_cpu;
 	if (test->needs_env && !file)
 		return test->needs_env;
 	if (file && access(file, R_OK | W_OK))

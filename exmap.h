@@ -195,6 +195,11 @@ enum exmap_gate {
 	EXMAP_GATE_DEAD,	/* the surface is gone for good */
 };
 
+/* Of a surface's directory: the tables of page tables of 512 GiB. */
+struct exmap_leaf {
+	pmd_t *pmds[PTRS_PER_PUD];
+};
+
 /**
  * struct exmap - a surface, its pool and its interfaces
  *
@@ -202,9 +207,12 @@ enum exmap_gate {
  * @start: first address of the surface
  * @end: first address after it; 0 where there is no surface yet
  * @pte: what its PTEs hold besides the page frame
- * @directory: for each GiB of address space from @start on the page table that
- *	has one pmd_t per 2 MiB, or NULL where there is none yet. Such a table
- *	stays until the surface is unmapped, so these are set once
+ * @directory: finds page tables: for each 512 GiB of address space, counted from address 0,
+ *	a leaf. A leaf has for each GiB the page table with one pmd_t per 2 MiB, or NULL if
+ *	there is none yet. Such a table stays until the surface is unmapped, so leaves and
+ *	what is in them are set once, under mmap_lock. Leaves are freed under @reap_lock,
+ *	after the surface's death. There is no memory before the element for @start
+ * @leaves: that element, the first of the array
  * @mapping: of the file whose mapping the surface is, which stays as long as that does; its
  *	i_mmap_rwsem is held where other MMUs are told of what was unmapped
  *
@@ -243,7 +251,7 @@ struct exmap {
 	unsigned long start;
 	unsigned long end;
 	pteval_t pte;
-	pmd_t **directory;
+	struct exmap_leaf **directory;
 	struct address_space *mapping;
 	struct mm_struct *mm;
 	struct exmap_interface *interfaces;
@@ -259,6 +267,7 @@ struct exmap {
 	spinlock_t gate_lock;
 	wait_queue_head_t gate_wait;
 	struct mutex reap_lock;
+	struct exmap_leaf **leaves;
 	struct exmap_bundle *reaped;
 	s64 unmapped;
 

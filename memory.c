@@ -50,17 +50,15 @@ struct exmap_walk {
 #define NO_REGION ULONG_MAX
 #define EXMAP_WALK(of) { .exmap = (of), .region = NO_REGION }
 
-static unsigned int exmap_directory_index(const struct exmap *exmap, unsigned long address)
-{
-	return (address >> PUD_SHIFT) - (exmap->start >> PUD_SHIFT);
-}
+/* Stands in the directory for every leaf that has not been made: it saves a check for NULL. */
+static const struct exmap_leaf exmap_no_leaf;
 
-/* The pmd_t for an address on the surface, or NULL where there is none yet. */
-static pmd_t *exmap_pmd(const struct exmap *exmap, unsigned long address)
+/* The table with the pmd_t for an address on the surface, or NULL if there is none yet. */
+static pmd_t *exmap_pmds(const struct exmap *exmap, unsigned long address)
 {
-	pmd_t *pmds = READ_ONCE(exmap->directory[exmap_directory_index(exmap, address)]);
+	const struct exmap_leaf *leaf = READ_ONCE(exmap->directory[address >> P4D_SHIFT]);
 
-	return pmds ? pmds + pmd_index(address) : NULL;
+	return READ_ONCE(leaf->pmds[pud_index(address)]);
 }
 
 /* The page table that a pmd_t names. The surface has no huge pages. */
@@ -71,9 +69,9 @@ static pte_t *exmap_table(pmd_t pmd)
 
 static bool exmap_has_table(const struct exmap *exmap, unsigned long address)
 {
-	pmd_t *pmd = exmap_pmd(exmap, address);
+	pmd_t *pmds = exmap_pmds(exmap, address);
 
-	return pmd && !pmd_none(READ_ONCE(*pmd));
+	return pmds && !pmd_none(READ_ONCE(pmds[pmd_index(address)]));
 }
 
 static void exmap_walk_unlock(struct exmap_walk *walk)
@@ -92,12 +90,12 @@ static void exmap_walk_unlock(struct exmap_walk *walk)
  */
 static bool exmap_walk_table(struct exmap_walk *walk, unsigned long address)
 {
-	pmd_t *pmd = exmap_pmd(walk->exmap, address);
+	pmd_t *pmds = exmap_pmds(walk->exmap, address);
 	pmd_t value;
 
-	if (!pmd)
+	if (!pmds)
 		return false;
-	value = READ_ONCE(*pmd);
+	value = READ_ONCE(pmds[pmd_index(address)]);
 	if (!native_pmd_val(value))
 		return false;
 	walk->table = exmap_table(value);
@@ -115,11 +113,15 @@ static bool exmap_walk_table(struct exmap_walk *walk, unsigned long address)
 static bool exmap_walk_table_closed(struct exmap_walk *walk, unsigned long address)
 {
 	bool found;
+	pmd_t *pmd;
 
 	rcu_read_lock();
-	while ((found = exmap_walk_table(walk, address)) &&
-	       walk->table != exmap_table(READ_ONCE(*exmap_pmd(walk->exmap, address))))
+	while ((found = exmap_walk_table(walk, address))) {
+		pmd = exmap_pmds(walk->exmap, address) + pmd_index(address);
+		if (walk->table == exmap_table(READ_ONCE(*pmd)))
+			break;
 		exmap_walk_unlock(walk);
+	}
 	rcu_read_unlock();
 	return found;
 }
@@ -202,20 +204,49 @@ static bool exmap_was_closed(const struct exmap *exmap, unsigned int openings)
 		READ_ONCE(exmap->openings) != openings;
 }
 
+/*
+ * The leaf for an address, which is made if it is missing; NULL if there is no memory for it.
+ * mmap_lock is held for reading, so several threads may be making the same one.
+ */
+static struct exmap_leaf *exmap_leaf_get(struct exmap *exmap, unsigned long address)
+{
+	struct exmap_leaf **place = &exmap->directory[address >> P4D_SHIFT];
+	struct exmap_leaf *const none = (struct exmap_leaf *)&exmap_no_leaf;
+	struct exmap_leaf *leaf = READ_ONCE(*place), *made;
+
+	BUILD_BUG_ON(sizeof(*leaf) != PAGE_SIZE);
+	if (likely(leaf != none))
+		return leaf;
+	made = (struct exmap_leaf *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	if (!made)
+		return NULL;
+	leaf = cmpxchg(place, none, made);
+	if (leaf == none) {
+		exmap_rss_add(exmap->mm, 1);
+		return made;
+	}
+	free_page((unsigned long)made);
+	return leaf;
+}
+
 /* Have the page table for one address. mmap_lock is held, and the VMA there. */
 static int exmap_populate_one(struct exmap *exmap, unsigned long address)
 {
+	struct exmap_leaf *leaf;
 	pmd_t *pmd;
 	int err;
 
 	mmap_assert_locked(exmap->mm);
+	leaf = exmap_leaf_get(exmap, address);
+	if (!leaf)
+		return -ENOMEM;
 	/* Without a function it does just this: it allocates every level. */
 	err = apply_to_page_range(exmap->mm, address & PAGE_MASK, PAGE_SIZE, NULL, NULL);
 	if (err)
 		return err;
 	pmd = pmd_offset(pud_offset(p4d_offset(pgd_offset(exmap->mm, address), address), address),
 			 address & PUD_MASK);
-	WRITE_ONCE(exmap->directory[exmap_directory_index(exmap, address)], pmd);
+	WRITE_ONCE(leaf->pmds[pud_index(address)], pmd);
 	return 0;
 }
 
@@ -1414,6 +1445,18 @@ static const struct vm_operations_struct exmap_vma_ops = {
 	EXMAP_VMA_POLICY
 };
 
+/* How many leaves the directory has, made or not, if it reaches from @start to @end. */
+static unsigned long exmap_leaves(unsigned long start, unsigned long end)
+{
+	return ((end - 1) >> P4D_SHIFT) - (start >> P4D_SHIFT) + 1;
+}
+
+/* What a surface takes of kernel memory while it is unused, in pages: see exmap_surface_map(). */
+static unsigned long exmap_surface_pages(unsigned long leaves)
+{
+	return DIV_ROUND_UP(leaves * sizeof(struct exmap_leaf *), PAGE_SIZE) + 1;
+}
+
 /**
  * exmap_surface_map - make a mapping the surface
  * @exmap: mmap_lock is held for writing; it has had no surface yet
@@ -1424,21 +1467,23 @@ static const struct vm_operations_struct exmap_vma_ops = {
 int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma)
 {
 	pgprot_t prot = vm_get_page_prot(vma->vm_flags);
-	unsigned int gigabytes = ((vma->vm_end - 1) >> PUD_SHIFT) -
-				 (vma->vm_start >> PUD_SHIFT) + 1;
+	unsigned long nr = exmap_leaves(vma->vm_start, vma->vm_end);
 
 	BUILD_BUG_ON(!pte_none(EXMAP_PTE_DEFERRED) || pte_present(EXMAP_PTE_DEFERRED));
 	mmap_assert_write_locked(exmap->mm);
 	/* A PTE that is not present is no place for a page. */
 	if (!(vma->vm_flags & (VM_READ | VM_WRITE | VM_EXEC)))
 		return -EINVAL;
-	exmap->directory = kvcalloc(gigabytes, sizeof(*exmap->directory),
-				    GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+	exmap->leaves = kvmalloc_array(nr, sizeof(*exmap->leaves),
+				       GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
 	exmap->reaped = (struct exmap_bundle *)__get_free_page(GFP_KERNEL_ACCOUNT);
-	if (!exmap->directory || !exmap->reaped) {
+	if (!exmap->leaves || !exmap->reaped) {
 		exmap_surface_destroy(exmap);
 		return -ENOMEM;
 	}
+	exmap_rss_add(exmap->mm, exmap_surface_pages(nr));
+	memset_p((void **)exmap->leaves, (void *)&exmap_no_leaf, nr);
+	exmap->directory = exmap->leaves - (vma->vm_start >> P4D_SHIFT);
 	/*
 	 * Ordinary PTEs: get_user_pages() works. Young and dirty from the start: the
 	 * hardware never has to set these bits. The protection is kept here since
@@ -1461,15 +1506,36 @@ int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma)
 	return 0;
 }
 
+/* Free the leaves that have been made. Nobody looks at the directory but who called this. */
+static void exmap_leaves_free(struct exmap *exmap)
+{
+	unsigned long i, nr = exmap_leaves(exmap->start, exmap->end);
+	struct exmap_leaf *const none = (struct exmap_leaf *)&exmap_no_leaf;
+
+	for (i = 0; i < nr; i++) {
+		cond_resched();
+		if (exmap->leaves[i] == none)
+			continue;
+		free_page((unsigned long)exmap->leaves[i]);
+		exmap->leaves[i] = none;
+		exmap_rss_add(exmap->mm, -1);
+	}
+}
+
 /**
  * exmap_surface_destroy - free what exmap_surface_map() allocated, if it was called
  * @exmap: nobody else has it, or it is still without a surface
  */
 void exmap_surface_destroy(struct exmap *exmap)
 {
-	kvfree(exmap->directory);
+	if (exmap->end) {
+		exmap_leaves_free(exmap);
+		exmap_rss_add(exmap->mm,
+			      -(long)exmap_surface_pages(exmap_leaves(exmap->start, exmap->end)));
+	}
+	kvfree(exmap->leaves);
 	free_page((unsigned long)exmap->reaped);
-	exmap->directory = NULL;
+	exmap->leaves = NULL;
 	exmap->reaped = NULL;
 }
 
@@ -1528,6 +1594,23 @@ static void exmap_reap_flush(struct exmap *exmap, unsigned long start, unsigned 
 }
 
 /*
+ * The first address from @address on that may have a page table, by the directory; @end if
+ * none has. It looks at one leaf only.
+ */
+static unsigned long exmap_reap_skip(const struct exmap *exmap, unsigned long address,
+				     unsigned long end)
+{
+	if (READ_ONCE(exmap->directory[address >> P4D_SHIFT]) == &exmap_no_leaf)
+		return min(end, (address | ~P4D_MASK) + 1);
+	while (address < end && !exmap_pmds(exmap, address)) {
+		address = pud_addr_end(address, end);
+		if (!(address & ~P4D_MASK))
+			break;
+	}
+	return address;
+}
+
+/*
  * Unmap a part of the surface and give its pages back to the system, so that
  * generic code finds nothing there. The gate is closed. Generic code may be
  * freeing empty page tables meanwhile, but none of the directory's.
@@ -1544,13 +1627,12 @@ static void exmap_reap(struct exmap *exmap, unsigned long start, unsigned long e
 
 	mutex_lock(&exmap->reap_lock);
 	for (address = start; address < end; address = next) {
-		if (!exmap_pmd(exmap, address)) {
-			next = pud_addr_end(address, end);
-			continue;
-		}
 		if (walk.region != address >> PMD_SHIFT) {
 			exmap_walk_unlock(&walk);
 			cond_resched();
+			next = exmap_reap_skip(exmap, address, end);
+			if (next != address)
+				continue;
 			if (!exmap_walk_table_closed(&walk, address)) {
 				next = pmd_addr_end(address, end);
 				continue;
@@ -1580,6 +1662,9 @@ static void exmap_surface_kill(struct exmap *exmap)
 		return;
 	wake_up_all(&exmap->gate_wait);
 	exmap_reap(exmap, exmap->start, exmap->end);
+	mutex_lock(&exmap->reap_lock);
+	exmap_leaves_free(exmap);
+	mutex_unlock(&exmap->reap_lock);
 	/* With the pool that SETUP made ready before it. */
 	if (smp_load_acquire(&exmap->interfaces))
 		exmap_pool_drain(exmap);
