@@ -88,8 +88,8 @@ static bool cpu_has(const char *flag)
 
 	while (f && !word && fgets(line, sizeof(line), f))
 		if (!strncmp(line, "flags", 5))
-			for (word = strtok_r(line, " \n", &rest); word && strcmp(word, flag);)
-				word = strtok_r(NULL, " \n", &rest);
+			for (word = strtok_r(line, "\n ", &rest); word && strcmp(word, flag);)
+				word = strtok_r(NULL, "\n ", &rest);
 	if (f)
 		fclose(f);
 	return word;

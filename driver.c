@@ -48,17 +48,21 @@ static struct exmap *exmap_create(void)
 	return exmap;
 }
 
-static void exmap_free_interfaces(struct exmap_interface *interfaces, unsigned int nr)
+static void exmap_free_interfaces(struct exmap *exmap, struct exmap_interface *interfaces,
+				  unsigned int nr)
 {
 	unsigned int i;
 
 	for (i = 0; i < nr; i++) {
+		exmap_uncharge_resident(exmap->mm, &interfaces[i].charge);
+		exmap_uncharge_resident(exmap->mm, &interfaces[i].quarantine.charge);
 		exmap_stock_destroy(&interfaces[i]);
 		free_page((unsigned long)interfaces[i].user);
 		mutex_destroy(&interfaces[i].quarantine.lock);
 		mutex_destroy(&interfaces[i].lock);
 	}
 	kvfree(interfaces);
+	exmap_uncharge_resident(exmap->mm, &exmap->charge);
 }
 
 static void exmap_put(struct exmap *exmap)
@@ -69,7 +73,7 @@ static void exmap_put(struct exmap *exmap)
 		exmap_watch_leave(exmap);
 		trace_exmap_teardown(exmap);
 		exmap_pool_destroy(exmap);
-		exmap_free_interfaces(exmap->interfaces, exmap_nr_interfaces(exmap));
+		exmap_free_interfaces(exmap, exmap->interfaces, exmap_nr_interfaces(exmap));
 	}
 	if (exmap->file)
 		fput(exmap->file);
@@ -151,15 +155,22 @@ static int exmap_fop_release(struct inode *inode, struct file *file)
 
 /* SETUP */
 
-/* Their locks and counters; what they need for work comes with the first use. */
-static struct exmap_interface *exmap_alloc_interfaces(unsigned int nr)
+/* Their locks and counters; what they need for work comes with the first use. Or an error. */
+static struct exmap_interface *exmap_alloc_interfaces(struct exmap *exmap, unsigned int nr)
 {
 	struct exmap_interface *interfaces;
 	unsigned int i;
+	int err;
 
+	err = exmap_charge_resident(exmap->mm, DIV_ROUND_UP(nr * sizeof(*interfaces), PAGE_SIZE),
+				    &exmap->charge);
+	if (err)
+		return ERR_PTR(err);
 	interfaces = kvcalloc(nr, sizeof(*interfaces), GFP_KERNEL_ACCOUNT);
-	if (!interfaces)
-		return NULL;
+	if (!interfaces) {
+		exmap_uncharge_resident(exmap->mm, &exmap->charge);
+		return ERR_PTR(-ENOMEM);
+	}
 	for (i = 0; i < nr; i++) {
 		mutex_init(&interfaces[i].lock);
 		mutex_init(&interfaces[i].quarantine.lock);
@@ -211,11 +222,13 @@ static int exmap_setup(struct exmap *exmap, const struct exmap_ioctl_setup *setu
 
 	if (exmap->interfaces || exmap->orphan)
 		return -EBUSY;
-	interfaces = exmap_alloc_interfaces(nr);
-	if (!interfaces)
-		return -ENOMEM;
+	interfaces = exmap_alloc_interfaces(exmap, nr);
+	if (IS_ERR(interfaces))
+		return PTR_ERR(interfaces);
 	if (setup->flags & EXMAP_PAGEFAULT_ALLOC) {
-		err = exmap_stock_setup(&interfaces[nr - 1]);
+		err = exmap_charge_resident(exmap->mm, EXMAP_STOCK_PAGES,
+					    &interfaces[nr - 1].charge) ?:
+		      exmap_stock_setup(&interfaces[nr - 1]);
 		if (err)
 			goto free_interfaces;
 	}
@@ -247,7 +260,7 @@ destroy_pool:
 	if (err == -EINTR)
 		err = -ERESTARTNOINTR;
 free_interfaces:
-	exmap_free_interfaces(interfaces, nr);
+	exmap_free_interfaces(exmap, interfaces, nr);
 	return err;
 }
 
@@ -285,8 +298,11 @@ static bool exmap_ready(struct exmap *exmap)
 	return smp_load_acquire(&exmap->interfaces);
 }
 
-/* Give an interface what it needs for work. Returns 0, -ENOMEM or -EINTR. */
-static noinline int exmap_make_interface(struct exmap_interface *interface)
+/*
+ * Give an interface what it needs for work. Returns 0; -ENOMEM, also if that would be above
+ * RLIMIT_MEMLOCK; or -EINTR.
+ */
+static noinline int exmap_make_interface(struct exmap *exmap, struct exmap_interface *interface)
 {
 	struct exmap_interface new = { };
 	bool used = false;
@@ -298,11 +314,14 @@ static noinline int exmap_make_interface(struct exmap_interface *interface)
 		free_page((unsigned long)new.user);
 		return -ENOMEM;
 	}
-	if (mutex_lock_killable(&interface->lock)) {
-		err = -EINTR;
+	err = mutex_lock_killable(&interface->lock);
+	if (err)
 		goto discard;
-	}
-	if (!interface->user) {
+	/* Charged under the lock: of two threads neither fails because the other has charged it. */
+	if (!interface->user && exmap_charge_resident(exmap->mm, EXMAP_STOCK_PAGES + 1,
+						      &interface->charge))
+		err = -ENOMEM;
+	if (!interface->user && !err) {
 		interface->loaded = new.loaded;
 		interface->limbo = new.limbo;
 		interface->empty = new.empty;
@@ -323,7 +342,8 @@ discard:
  * The interface of that number, ready for use. To be called after exmap_ready().
  * Returns an error where it does not exist or there is no memory for it.
  */
-static struct exmap_interface *exmap_get_interface(struct exmap *exmap, unsigned long nr)
+static __always_inline struct exmap_interface *
+exmap_get_interface(struct exmap *exmap, unsigned long nr)
 {
 	struct exmap_interface *interface;
 	int err;
@@ -334,7 +354,7 @@ static struct exmap_interface *exmap_get_interface(struct exmap *exmap, unsigned
 	/* Before the bundles. */
 	if (likely(smp_load_acquire(&interface->user)))
 		return interface;
-	err = exmap_make_interface(interface);
+	err = exmap_make_interface(exmap, interface);
 	return err ? ERR_PTR(err) : interface;
 }
 

@@ -60,6 +60,16 @@
 #undef pr_fmt
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+/**
+ * struct exmap_charge - what is charged to a user and a process, see charge.c
+ * @cred: whose RLIMIT_MEMLOCK, or NULL
+ * @pages: how many; 0 if nothing is charged
+ */
+struct exmap_charge {
+	const struct cred *cred;
+	unsigned long pages;
+};
+
 #define EXMAP_BUNDLE_PAGES (PAGE_SIZE / sizeof(struct page *))
 
 /* One page of kernel memory with room for free pages. */
@@ -81,7 +91,7 @@ struct exmap_bundle {
  *	write-held to find out for certain that no page is free
  * @sibling: in the list of all pools, which pool.c's exmap_pools_lock guards
  * @ceiling: the most pages to take; set once
- * @cred: whose RLIMIT_MEMLOCK @ceiling is charged against, or NULL; set once
+ * @charge: for @ceiling; set once
  */
 struct exmap_pool {
 	spinlock_t lock;
@@ -96,7 +106,7 @@ struct exmap_pool {
 	struct list_head sibling;
 
 	unsigned long ceiling;
-	const struct cred *cred;
+	struct exmap_charge charge;
 };
 
 /**
@@ -125,12 +135,14 @@ struct exmap_counts {
  * @address: where they were. There the PTE says that a flush is due, until it is done. Set
  *	once, after @bundle
  * @nr: how many; may be read without @lock
+ * @charge: for @bundle and @address
  */
 struct exmap_quarantine {
 	struct mutex lock;
 	struct exmap_bundle *bundle;
 	unsigned long *address;
 	unsigned int nr;
+	struct exmap_charge charge;
 };
 
 /**
@@ -154,6 +166,7 @@ struct exmap_quarantine {
  * @counts: may be read without @lock; what the surface holds is what all interfaces
  *	have mapped, less what they and the notifier (exmap->unmapped) have unmapped
  * @quarantine: what it has unmapped with EXMAP_FREE_DEFER
+ * @charge: for @user, @loaded, @limbo and the first @empty
  *
  * In cache lines of its own: where each thread has an interface, none of this moves
  * from one CPU to another but for a thief.
@@ -174,6 +187,7 @@ struct exmap_interface {
 	atomic_t in_flight;
 	struct exmap_counts counts;
 	struct exmap_quarantine quarantine;
+	struct exmap_charge charge;
 } ____cacheline_aligned_in_smp;
 
 /**
@@ -224,6 +238,7 @@ struct exmap_leaf {
  * @file: the backing file, or NULL
  * @flags: EXMAP_PAGEFAULT_ALLOC
  * @max_interfaces: how many user space can name
+ * @charge: for the array of @interfaces
  *
  * @deferred: a FREE has put its flush off; set once, before the first page is unmapped so
  *
@@ -262,6 +277,7 @@ struct exmap {
 	enum exmap_gate gate;
 	u64 id;
 
+	struct exmap_charge charge;
 	unsigned int closers ____cacheline_aligned_in_smp;
 	unsigned int openings;
 	spinlock_t gate_lock;
@@ -352,6 +368,12 @@ static inline void exmap_count(u64 *counter, unsigned long more)
 	WRITE_ONCE(*counter, *counter + more);
 }
 
+/* charge.c */
+int exmap_charge(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
+void exmap_uncharge(struct mm_struct *mm, struct exmap_charge *charge);
+int exmap_charge_resident(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
+void exmap_uncharge_resident(struct mm_struct *mm, struct exmap_charge *charge);
+
 /* memory.c */
 int exmap_watch_join(struct exmap *exmap);
 void exmap_watch_leave(struct exmap *exmap);
@@ -418,6 +440,10 @@ static inline void exmap_leave(struct exmap_interface *interface)
 }
 
 /* pool.c */
+
+/* What exmap_stock_setup() takes. */
+#define EXMAP_STOCK_PAGES 3
+
 int exmap_pool_init(void);
 void exmap_pool_exit(void);
 int exmap_pool_setup(struct exmap *exmap, unsigned long pages);
@@ -433,7 +459,7 @@ void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface);
 void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
 			struct exmap_bundle **limbo, unsigned int nr);
 void exmap_stock_pushed(struct exmap_interface *interface);
-int exmap_quarantine_setup(struct exmap_interface *interface);
+int exmap_quarantine_setup(struct exmap *exmap, struct exmap_interface *interface);
 void exmap_stock_put(struct exmap *exmap, struct exmap_interface *interface, struct page *page);
 void __exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface);
 

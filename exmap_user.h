@@ -90,7 +90,7 @@ static inline const char *exmap_strerror(int err)
 	case EACCES:
 		return "no permission for /dev/exmap: ask its administrator for its group";
 	case ENOMEM:
-		return "no memory or addresses, or the pool is above RLIMIT_MEMLOCK: raise ulimit -l, or take fewer pages";
+		return "no memory or addresses, or pool and interfaces are above RLIMIT_MEMLOCK: raise ulimit -l, or take fewer";
 	case EPERM:
 		return "RLIMIT_MEMLOCK is 0 (raise ulimit -l), or this exmap is another process's (open one after fork)";
 	case EBADF:
@@ -113,7 +113,7 @@ static inline const char *exmap_strerror(int err)
 
 /*
  * Undo exmap_open(): surface and pages are gone after this. Have the interfaces detached
- * before: as long as one is there the pool counts against RLIMIT_MEMLOCK.
+ * before: as long as one is there pool and interfaces count against RLIMIT_MEMLOCK.
  */
 static inline void exmap_close(struct exmap *exmap)
 {

@@ -1186,8 +1186,8 @@ static unsigned int exmap_defer_singles(struct exmap_walk *walk, struct exmap_in
  *
  * The pages are flushed when the quarantine is full, when the pool is empty, when ALLOC
  * or READ is about to map one of the addresses again, by exmap_flush(), and when the
- * kernel is at work on the surface. Where there is no memory for a quarantine they are
- * flushed at once.
+ * kernel is at work on the surface. Where there is no memory for a quarantine, or it would be
+ * above RLIMIT_MEMLOCK, they are flushed at once.
  *
  * Return: as exmap_free().
  */
@@ -1199,7 +1199,7 @@ long exmap_free_deferred(struct exmap *exmap, struct exmap_interface *interface,
 	unsigned int i, singles;
 	int err, res;
 
-	if (exmap_quarantine_setup(interface))
+	if (exmap_quarantine_setup(exmap, interface))
 		return exmap_free(exmap, interface, iov, nr);
 	err = exmap_enter(exmap, interface);
 	if (err)

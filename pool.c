@@ -13,23 +13,16 @@
  * back where all an interface's own are in use finds fewer than that full, hence
  * an empty one in the depot.
  */
-#include <linux/cred.h>
 #include <linux/gfp.h>
 #include <linux/log2.h>
 #include <linux/mm.h>
-#include <linux/moduleparam.h>
 #include <linux/random.h>
 #include <linux/sched/signal.h>
-#include <linux/sched/user.h>
 #include <linux/slab.h>
 
 #include "compat.h"
 #include "exmap.h"
 #include "trace.h"
-
-static bool memlock = true;
-module_param(memlock, bool, 0644);
-MODULE_PARM_DESC(memlock, "charge pools against RLIMIT_MEMLOCK (default: on)");
 
 /*
  * Charged to the memcg of the caller, or, where it is a touch, of the process. A page that
@@ -39,6 +32,9 @@ MODULE_PARM_DESC(memlock, "charge pools against RLIMIT_MEMLOCK (default: on)");
 
 /* Take this many pages from the system at once, where more than none are wanted. */
 #define POOL_GROW_PAGES 64
+
+/* What exmap_quarantine_setup() takes. */
+#define EXMAP_QUARANTINE_PAGES 2
 
 /* Every pool that may have pages; the one to be shrunk next comes first. */
 static LIST_HEAD(exmap_pools);
@@ -93,40 +89,6 @@ static struct exmap_bundle *exmap_depot_pop(struct exmap_pool *pool)
 	return bundle;
 }
 
-/* As io_uring and mlock(2) do. */
-static int exmap_pool_charge(struct exmap *exmap, unsigned long pages)
-{
-	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
-	struct exmap_pool *pool = &exmap->pool;
-
-	if (READ_ONCE(memlock) && !can_do_mlock())
-		return -EPERM;
-	if (READ_ONCE(memlock) && !capable(CAP_IPC_LOCK)) {
-		atomic_long_t *locked = &current_user()->locked_vm;
-		long old = atomic_long_read(locked);
-
-		do {
-			if (pages > limit || old > limit - pages)
-				return -ENOMEM;
-		} while (!atomic_long_try_cmpxchg(locked, &old, old + pages));
-		pool->cred = get_current_cred();
-	}
-	atomic64_add(pages, &exmap->mm->pinned_vm);
-	return 0;
-}
-
-static void exmap_pool_uncharge(struct exmap *exmap)
-{
-	struct exmap_pool *pool = &exmap->pool;
-
-	atomic64_sub(pool->ceiling, &exmap->mm->pinned_vm);
-	if (pool->cred) {
-		atomic_long_sub(pool->ceiling, &pool->cred->user->locked_vm);
-		put_cred(pool->cred);
-		pool->cred = NULL;
-	}
-}
-
 /**
  * exmap_pool_setup - get a pool ready; it takes no page yet
  * @exmap: its lock is held, and its interfaces are not there yet
@@ -144,7 +106,7 @@ int exmap_pool_setup(struct exmap *exmap, unsigned long pages)
 	init_rwsem(&pool->transit);
 	pool->ceiling = pages;
 	INIT_LIST_HEAD(&pool->sibling);
-	return exmap_pool_charge(exmap, pages);
+	return exmap_charge(exmap->mm, pages, &pool->charge);
 }
 
 /**
@@ -210,7 +172,7 @@ static bool exmap_depot_drain_one(struct exmap *exmap)
 	if (bundle) {
 		WRITE_ONCE(pool->taken, pool->taken - EXMAP_BUNDLE_PAGES);
 		pool->bundles--;
-		exmap_rss_add(exmap->mm, -(long)EXMAP_BUNDLE_PAGES);
+		exmap_rss_add(exmap->mm, -(long)EXMAP_BUNDLE_PAGES - 1);
 	}
 	spin_unlock(&pool->lock);
 	if (!bundle)
@@ -256,7 +218,8 @@ void exmap_pool_destroy(struct exmap *exmap)
 		exmap_pool_drain(exmap);
 	WARN_ONCE(exmap->pool.taken, "exmap: %lu pages lost\n", exmap->pool.taken);
 	exmap_bundle_free_all(&exmap->pool.empty);
-	exmap_pool_uncharge(exmap);
+	exmap_rss_add(exmap->mm, -(long)exmap->pool.bundles);
+	exmap_uncharge(exmap->mm, &exmap->pool.charge);
 }
 
 /**
@@ -283,6 +246,7 @@ void exmap_stock_destroy(struct exmap_interface *interface)
  */
 int exmap_stock_setup(struct exmap_interface *interface)
 {
+	/* As many as EXMAP_STOCK_PAGES says, which the caller charges. */
 	struct exmap_bundle *loaded = exmap_bundle_alloc();
 	struct exmap_bundle *limbo = exmap_bundle_alloc();
 	struct exmap_bundle *empty = exmap_bundle_alloc();
@@ -298,13 +262,15 @@ int exmap_stock_setup(struct exmap_interface *interface)
 
 /**
  * exmap_quarantine_setup - have room for pages whose flush is put off
+ * @exmap: belongs to current->mm
  * @interface: its lock is not held
  *
- * Return: 0 or -ENOMEM.
+ * Return: 0; or -ENOMEM, also if that would be above RLIMIT_MEMLOCK.
  */
-int exmap_quarantine_setup(struct exmap_interface *interface)
+int exmap_quarantine_setup(struct exmap *exmap, struct exmap_interface *interface)
 {
 	struct exmap_quarantine *quarantine = &interface->quarantine;
+	struct exmap_charge charge = { };
 	struct exmap_bundle *bundle;
 	unsigned long *address;
 
@@ -312,22 +278,29 @@ int exmap_quarantine_setup(struct exmap_interface *interface)
 	/* Before the bundle. */
 	if (likely(smp_load_acquire(&quarantine->address)))
 		return 0;
+	/* First: a user who is at his limit may come here with each FREE. */
+	if (exmap_charge_resident(exmap->mm, EXMAP_QUARANTINE_PAGES, &charge))
+		return -ENOMEM;
 	bundle = exmap_bundle_alloc();
 	address = (unsigned long *)__get_free_page(POOL_GFP);
 	if (!bundle || !address) {
 		exmap_bundle_free(bundle);
 		free_page((unsigned long)address);
+		exmap_uncharge_resident(exmap->mm, &charge);
 		return -ENOMEM;
 	}
 	mutex_lock(&quarantine->lock);
 	if (!quarantine->address) {
+		quarantine->charge = charge;
 		quarantine->bundle = bundle;
 		/* Last: who sees it goes by the bundle. */
 		smp_store_release(&quarantine->address, address);
 		bundle = NULL;
 		address = NULL;
+		charge = (struct exmap_charge){ };
 	}
 	mutex_unlock(&quarantine->lock);
+	exmap_uncharge_resident(exmap->mm, &charge);
 	exmap_bundle_free(bundle);
 	free_page((unsigned long)address);
 	return 0;
@@ -512,8 +485,9 @@ static bool exmap_stock_fetch(struct exmap *exmap, struct exmap_interface *inter
  * Reserve up to @nr pages below the ceiling, and room for them in bundles.
  * Returns how many, 0 where the ceiling is reached, or -ENOMEM.
  */
-static long exmap_pool_reserve(struct exmap_pool *pool, unsigned long nr)
+static long exmap_pool_reserve(struct exmap *exmap, unsigned long nr)
 {
+	struct exmap_pool *pool = &exmap->pool;
 	struct exmap_bundle *bundle = NULL;
 
 	for (;;) {
@@ -521,6 +495,7 @@ static long exmap_pool_reserve(struct exmap_pool *pool, unsigned long nr)
 		if (bundle) {
 			exmap_bundle_push(&pool->empty, bundle);
 			pool->bundles++;
+			exmap_rss_add(exmap->mm, 1);
 		}
 		nr = min(nr, pool->ceiling - pool->taken);
 		if (pool->taken + nr <= pool->bundles * EXMAP_BUNDLE_PAGES)
@@ -576,8 +551,8 @@ static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interf
 	cond_resched();
 	if (down_read_killable(&pool->transit))
 		return -EINTR;
-	reserved = exmap_pool_reserve(pool, clamp_t(unsigned long, want, POOL_GROW_PAGES,
-						    EXMAP_BUNDLE_PAGES));
+	reserved = exmap_pool_reserve(exmap, clamp_t(unsigned long, want, POOL_GROW_PAGES,
+						     EXMAP_BUNDLE_PAGES));
 	nr = reserved;
 	if (reserved <= 0)
 		goto out;

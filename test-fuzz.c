@@ -2340,7 +2340,8 @@ static void become_nobody(void)
 {
 	const struct rlimit all = { RLIM_INFINITY, RLIM_INFINITY };
 	struct rlimit limit;
-	size_t need = options.processes * SLOTS * MAX_POOL * PAGE;
+	/* Of each exmap: its pool, of each interface four pages and two for its quarantine, the rest. */
+	size_t need = options.processes * SLOTS * (MAX_POOL + 6 * MAX_INTERFACES + 10) * PAGE;
 
 	if (!geteuid() && (setrlimit(RLIMIT_MEMLOCK, &all) || setgroups(0, NULL) ||
 			   setresgid(65534, 65534, 65534) || setresuid(65534, 65534, 65534) ||

@@ -1960,7 +1960,8 @@ static void live_and_die(const int *order, int steps)
 	struct exmap *ex;
 	int clone;
 
-	set_memlock(2000 * PAGE);
+	/* The pool, the array of interfaces, and three of these. */
+	set_memlock((2000 + 1 + 3 * 4) * PAGE);
 	drop_privileges();
 	ex = fenced_exmap(PAGES, 2000, 0, -1);
 	clone = exmap_open();

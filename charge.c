@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Who pays for the memory of an exmap: the user's RLIMIT_MEMLOCK, the process's VmPin, and
+ * for memory that is there now the process's resident set, where the OOM killer looks.
+ * docs/security.md lists what is charged to whom.
+ */
+#include <linux/cred.h>
+#include <linux/mm.h>
+#include <linux/moduleparam.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/user.h>
+
+#include "compat.h"
+#include "exmap.h"
+
+static bool memlock = true;
+module_param(memlock, bool, 0644);
+MODULE_PARM_DESC(memlock, "charge pools and interfaces against RLIMIT_MEMLOCK (default: on)");
+
+/**
+ * exmap_charge - charge pages that may be taken later, as io_uring and mlock(2) do
+ * @mm: to which process; the caller's
+ * @pages: how many; not 0
+ * @charge: set to what exmap_uncharge() needs; nothing is charged with it yet
+ *
+ * Neither sleeps nor allocates.
+ *
+ * Return: 0; -ENOMEM if the user would be above RLIMIT_MEMLOCK; -EPERM if that limit is 0.
+ */
+int exmap_charge(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge)
+{
+	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
+
+	if (READ_ONCE(memlock) && !can_do_mlock())
+		return -EPERM;
+	if (READ_ONCE(memlock) && !capable(CAP_IPC_LOCK)) {
+		atomic_long_t *locked = &current_user()->locked_vm;
+		long old = atomic_long_read(locked);
+
+		do {
+			if (pages > limit || old > limit - pages)
+				return -ENOMEM;
+		} while (!atomic_long_try_cmpxchg(locked, &old, old + pages));
+		charge->cred = get_current_cred();
+	}
+	atomic64_add(pages, &mm->pinned_vm);
+	charge->pages = pages;
+	return 0;
+}
+
+/**
+ * exmap_uncharge - undo exmap_charge(), if it was called and succeeded
+ * @mm: as there; it need not be the caller's any more
+ * @charge: as there. That tells what was charged, whatever has become of limit, capability
+ *	and module parameter
+ */
+void exmap_uncharge(struct mm_struct *mm, struct exmap_charge *charge)
+{
+	atomic64_sub(charge->pages, &mm->pinned_vm);
+	if (charge->cred) {
+		atomic_long_sub(charge->pages, &charge->cred->user->locked_vm);
+		put_cred(charge->cred);
+	}
+	*charge = (struct exmap_charge){ };
+}
+
+/**
+ * exmap_charge_resident - charge pages that are there as long as they are charged
+ * @mm: as for exmap_charge()
+ * @pages: as for exmap_charge()
+ * @charge: as for exmap_charge()
+ *
+ * Return: as exmap_charge().
+ */
+int exmap_charge_resident(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge)
+{
+	int err = exmap_charge(mm, pages, charge);
+
+	if (!err)
+		exmap_rss_add(mm, pages);
+	return err;
+}
+
+/**
+ * exmap_uncharge_resident - undo exmap_charge_resident(), if it was called and succeeded
+ * @mm: as there
+ * @charge: as there
+ */
+void exmap_uncharge_resident(struct mm_struct *mm, struct exmap_charge *charge)
+{
+	if (charge->pages)
+		exmap_rss_add(mm, -(long)charge->pages);
+	exmap_uncharge(mm, charge);
+}
