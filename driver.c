@@ -73,6 +73,7 @@ static void exmap_put(struct exmap *exmap)
 		exmap_watch_leave(exmap);
 		trace_exmap_teardown(exmap);
 		exmap_pool_destroy(exmap);
+		exmap_reading_destroy(exmap);
 		exmap_free_interfaces(exmap, exmap->interfaces, exmap_nr_interfaces(exmap));
 	}
 	if (exmap->file)

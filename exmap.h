@@ -17,7 +17,8 @@
  *       on the surface            the PTE lock (see below)
  *       unmapped, not flushed     interface->limbo; exmap->reaped in a notifier;
  *                                 in a quarantine, after the call: its lock
- *       being read from a file    the call, in its slots
+ *       being read from a file    the call, in its slots; the reading index finds them by
+ *                                 address, but moves no page
  *     Each has one reference of ours, and no mapcount.
  *   - While the gate is open, memory.c alone makes PTEs of the surface come and
  *     go, under the PTE lock. While it is closed nobody is inside, and whoever
@@ -26,6 +27,7 @@
  * Lock order, outermost first:
  *   exmap->lock > mmap_lock
  *   mmap_lock > pool->transit > interface->lock > quarantine->lock > PTE lock > pool->lock
+ *   PTE lock > the lock of a bucket of exmap->reading
  *   mmap_lock > exmap->reap_lock > PTE lock
  *   interface->lock, quarantine->lock, exmap->reap_lock > exmap->mapping->i_mmap_rwsem
  *   exmap->lock > exmap->gate_lock
@@ -44,7 +46,9 @@
 #include <linux/atomic.h>
 #include <linux/cache.h>
 #include <linux/fs.h>
+#include <linux/hash.h>
 #include <linux/list.h>
+#include <linux/list_bl.h>
 #include <linux/lockdep.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
@@ -241,6 +245,8 @@ struct exmap_leaf {
  * @charge: for the array of @interfaces
  *
  * @deferred: a FREE has put its flush off; set once, before the first page is unmapped so
+ * @reading_bits: @reading has 1 << this many buckets; set before @reading
+ * @reading: the reading index (reading.c), or NULL as long as nothing was read; set once
  *
  * @gate: changed under @gate_lock; calls read it under their interface's lock. Whoever
  *	closes it then takes each interface's lock once: nobody is inside any more
@@ -275,6 +281,8 @@ struct exmap {
 	unsigned int max_interfaces;
 	bool deferred;
 	enum exmap_gate gate;
+	unsigned int reading_bits;
+	struct hlist_bl_head *reading;
 	u64 id;
 
 	struct exmap_charge charge;
@@ -338,11 +346,18 @@ static inline bool exmap_has_surface(const struct exmap *exmap)
  * @page: the page; until it is mapped nobody else has it. NULL once its place
  *	turned out to be taken
  * @error: why it did not get there, or 0
+ * @reads: it has been entered into the reading index
+ * @stale: its address had a page since then; guarded by the bucket's lock while it is in the
+ *	index. After exmap_install(): and that page is gone, too
+ * @node: in the reading index, if it is there; guarded by the bucket's lock
  */
 struct exmap_slot {
 	unsigned long address;
 	struct page *page;
 	int error;
+	bool reads;
+	bool stale;
+	struct hlist_bl_node node;
 };
 
 /**
@@ -397,7 +412,8 @@ unsigned long exmap_quarantined(const struct exmap *exmap);
 int exmap_enter_late(struct exmap *exmap, struct exmap_interface *interface, enum exmap_gate gate);
 int exmap_request(const struct exmap *exmap, u64 value, unsigned long *start, unsigned long *end);
 int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
-		  unsigned long start, unsigned long end, bool probe, struct exmap_slot *slot);
+		  unsigned long start, unsigned long end, bool reads, bool probe,
+		  struct exmap_slot *slot);
 unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interface,
 			   struct exmap_slot *slot, unsigned int nr);
 void exmap_discard(struct exmap *exmap, struct exmap_interface *interface,
@@ -437,6 +453,70 @@ static inline int exmap_enter(struct exmap *exmap, struct exmap_interface *inter
 static inline void exmap_leave(struct exmap_interface *interface)
 {
 	mutex_unlock(&interface->lock);
+}
+
+/* reading.c */
+int __exmap_reading_setup(struct exmap *exmap);
+void exmap_reading_destroy(struct exmap *exmap);
+void exmap_reading_begin(struct exmap *exmap, struct exmap_slot *slot);
+bool exmap_reading_end(struct exmap *exmap, struct exmap_slot *slot);
+void __exmap_reading_mark(struct hlist_bl_head *bucket, unsigned long address);
+void exmap_reading_mark_range(struct exmap *exmap, unsigned long address, unsigned int nr);
+
+/**
+ * exmap_has_reading - whether there is a reading index
+ * @exmap: has been set up
+ *
+ * Return: true if there is. While a PTE lock is held: false also says that no address of that
+ * page table is being read, nor will be before the lock is dropped.
+ */
+static inline bool exmap_has_reading(const struct exmap *exmap)
+{
+	/* Acquire: pairs with the release in __exmap_reading_setup(). */
+	return smp_load_acquire(&exmap->reading);
+}
+
+/**
+ * exmap_reading_setup - make the reading index if there is none yet
+ * @exmap: has been set up; no lock is held
+ *
+ * Return: 0, and what is read may be entered; or -ENOMEM.
+ */
+static inline int exmap_reading_setup(struct exmap *exmap)
+{
+	return likely(exmap_has_reading(exmap)) ? 0 : __exmap_reading_setup(exmap);
+}
+
+/**
+ * exmap_reading_bucket - where the slots of an address are
+ * @exmap: has a reading index
+ * @address: the address
+ *
+ * Eight adjacent pages share a cache line of buckets; pages at any regular distance do not all
+ * share a few buckets.
+ *
+ * Return: the bucket.
+ */
+static inline struct hlist_bl_head *exmap_reading_bucket(const struct exmap *exmap,
+							 unsigned long address)
+{
+	const unsigned long page = address >> PAGE_SHIFT;
+
+	return &exmap->reading[hash_long(page / 8, exmap->reading_bits) ^ page % 8];
+}
+
+/**
+ * exmap_reading_mark - whoever reads an address has to know that there was a page
+ * @exmap: has a reading index, seen under the PTE lock
+ * @address: where a page has just been mapped; the PTE lock is still held
+ */
+static inline void exmap_reading_mark(struct exmap *exmap, unsigned long address)
+{
+	struct hlist_bl_head *bucket = exmap_reading_bucket(exmap, address);
+
+	/* What was entered for this address came under the PTE lock, so it is seen. */
+	if (unlikely(!hlist_bl_empty(bucket)))
+		__exmap_reading_mark(bucket, address);
 }
 
 /* pool.c */

@@ -649,6 +649,9 @@ static int exmap_io_gather(struct exmap_io *io)
 	struct exmap_slot *slot;
 	int ret;
 
+	ret = io->opcode == EXMAP_OP_READ ? exmap_reading_setup(io->exmap) : 0;
+	if (ret)
+		return ret;
 	ret = exmap_enter(io->exmap, io->interface);
 	if (ret)
 		return ret;
@@ -664,7 +667,7 @@ static int exmap_io_gather(struct exmap_io *io)
 			break;
 		ret = exmap_io_writes(io) ? exmap_pin(io->exmap, entry->start, entry->end, slot) :
 			exmap_reserve(io->exmap, io->interface, entry->start, entry->end,
-				      io->probe, slot);
+				      io->opcode == EXMAP_OP_READ, io->probe, slot);
 		/* exmap_reserve() has left the interface. */
 		if (ret < 0)
 			return ret;
@@ -729,6 +732,58 @@ static void exmap_io_map(struct exmap_io *io)
 	exmap_leave(io->interface);
 }
 
+/* One slot: read what is to be there now, and map it. The caller waits. */
+static noinline void exmap_io_read_slot(struct exmap_io *io, unsigned int i)
+{
+	struct exmap_io_run run = { .io = io, .first = i, .nr = 1 };
+	struct exmap_slot *slot = &io->slot[i];
+	const unsigned long address = slot->address;
+	struct kiocb iocb;
+	int ret;
+
+	ret = exmap_enter(io->exmap, io->interface) ?:
+		exmap_reserve(io->exmap, io->interface, address, address + PAGE_SIZE, true, false,
+			      slot);
+	if (ret >= 0)
+		exmap_leave(io->interface);
+	if (ret <= 0) {
+		/* It failed, or another thread was first. */
+		*slot = (struct exmap_slot){ .address = address, .error = ret };
+		return;
+	}
+	bvec_set_page(&io->bvec[i], slot->page, PAGE_SIZE, 0);
+	init_sync_kiocb(&iocb, io->exmap->file);
+	run.ret = exmap_io_start(io, &iocb, i, 1);
+	if (run.ret != PAGE_SIZE)
+		exmap_io_settle(io, &run);
+
+	ret = exmap_enter(io->exmap, io->interface);
+	if (ret) {
+		exmap_discard(io->exmap, io->interface, slot, 1, ret);
+		return;
+	}
+	exmap_count(&io->interface->counts.reads,
+		    exmap_install(io->exmap, io->interface, slot, 1));
+	exmap_leave(io->interface);
+}
+
+/*
+ * Read those pages again whose addresses had another page meanwhile that is gone again: what
+ * was read may be older than what that page wrote to the file. The tries are limited, because
+ * another thread can always do the same again.
+ */
+static void exmap_io_read_again(struct exmap_io *io)
+{
+	unsigned int i, tries;
+
+	for (i = 0; i < io->nr_slots; i++)
+		for (tries = 0; io->slot[i].stale && tries < EXMAP_IO_TRIES; tries++) {
+			if (fatal_signal_pending(current))
+				return;
+			exmap_io_read_slot(io, i);
+		}
+}
+
 static void exmap_io_land(struct exmap_io *io)
 {
 	if (exmap_io_writes(io))
@@ -773,6 +828,9 @@ static void exmap_io_finish(struct exmap_io *io)
 		if (io->run[i].ret != (long)io->run[i].nr << PAGE_SHIFT)
 			exmap_io_settle(io, &io->run[i]);
 	exmap_io_land(io);
+	/* The worker must not wait, nor may a caller that must not: for them it is -EBUSY. */
+	if (io->opcode == EXMAP_OP_READ && !io->in_worker && !io->nowait)
+		exmap_io_read_again(io);
 	for (i = io->first; i < io->next; i++) {
 		exmap_io_result(io, &io->entry[i]);
 		pages += io->entry[i].pages;
@@ -968,8 +1026,8 @@ static int exmap_io_ranges(struct exmap_io *io, struct iov_iter *iter)
 /*
  * Read a page for a caller that waits, which is what most callers do: the same as
  * below with nothing to keep account of. Returns PAGE_SIZE where the page is there; 0
- * where it could not be read as a whole, and is as it was before; or -ENOMEM, -EPROTO,
- * -EINTR.
+ * where it could not be read as a whole, or has to be read again, and is as it was before;
+ * or -ENOMEM, -EPROTO, -EINTR.
  */
 static long exmap_io_read_one(struct exmap *exmap, struct exmap_interface *interface,
 			      unsigned long address)
@@ -981,8 +1039,11 @@ static long exmap_io_read_one(struct exmap *exmap, struct exmap_interface *inter
 	unsigned int mapped;
 	int ret;
 
+	ret = exmap_reading_setup(exmap);
+	if (ret)
+		return ret;
 	ret = exmap_enter(exmap, interface) ?:
-		exmap_reserve(exmap, interface, address, address + PAGE_SIZE, false, &slot);
+		exmap_reserve(exmap, interface, address, address + PAGE_SIZE, true, false, &slot);
 	if (ret < 0)
 		return ret;
 	exmap_leave(interface);
@@ -1004,7 +1065,7 @@ static long exmap_io_read_one(struct exmap *exmap, struct exmap_interface *inter
 	mapped = exmap_install(exmap, interface, &slot, 1);
 	exmap_count(&interface->counts.reads, mapped);
 	exmap_leave(interface);
-	/* What came up short is tried again, and then told of. */
+	/* What came up short, or too late, is tried again, and then told of. */
 	if (slot.error)
 		return 0;
 	trace_exmap_read(exmap, interface, 1, mapped, 0);

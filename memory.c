@@ -406,6 +406,9 @@ static unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *i
 			      native_make_pte(bits | page_to_phys(page)));
 		used++;
 	}
+	/* Slots of a page that was mapped before are marked already: to do it again is no harm. */
+	if (unlikely(exmap_has_reading(exmap)))
+		exmap_reading_mark_range(exmap, address - done * PAGE_SIZE, done);
 	*mapped += used;
 	return done;
 }
@@ -502,12 +505,21 @@ static __always_inline unsigned long exmap_single(u64 request, unsigned long fir
 }
 
 /*
- * ALLOC of entries of one page each, which most are, as long as their page tables are
- * there, no flush is due, and there are free pages in the loaded bundle. Counts the pages
- * it maps, and adds to @mapped how many they are. Returns how many entries are done.
+ * exmap_walk_lock() for exmap_alloc_singles(). False also if there is a reading index now, and
+ * there was none before: a slot can be entered for this page table only until it is locked.
  */
-static unsigned int exmap_alloc_singles(struct exmap_walk *walk, struct exmap_interface *interface,
-					struct exmap_iov *iov, unsigned int nr, long *mapped)
+static __always_inline bool exmap_alloc_lock(struct exmap_walk *walk, unsigned long address,
+					     const bool reading)
+{
+	return likely(walk->region == address >> PMD_SHIFT) ||
+		(exmap_walk_move(walk, address) &&
+		 (reading || likely(!exmap_has_reading(walk->exmap))));
+}
+
+/* As exmap_alloc_singles(). @reading: a constant, whether there is a reading index. */
+static __always_inline unsigned int
+__exmap_alloc_singles(struct exmap_walk *walk, struct exmap_interface *interface,
+		      struct exmap_iov *iov, unsigned int nr, long *mapped, const bool reading)
 {
 	struct exmap *exmap = walk->exmap;
 	const unsigned long first = exmap->start >> PAGE_SHIFT;
@@ -522,13 +534,15 @@ static unsigned int exmap_alloc_singles(struct exmap_walk *walk, struct exmap_in
 		unsigned long number = exmap_single(READ_ONCE(entry->value), first, pages);
 		pte_t *pte, old;
 
-		if (unlikely(!number || !exmap_walk_lock(walk, number << PAGE_SHIFT)))
+		if (unlikely(!number || !exmap_alloc_lock(walk, number << PAGE_SHIFT, reading)))
 			break;
 		pte = &walk->table[number % PTRS_PER_PTE];
 		old = *pte;
 		if (likely(exmap_pte_free(old))) {
 			exmap_pte_set(exmap->mm, number << PAGE_SHIFT, pte,
 				      native_make_pte(bits | page_to_phys(*--free)));
+			if (reading)
+				exmap_reading_mark(exmap, number << PAGE_SHIFT);
 			exmap_answer(entry, 0, 1);
 			continue;
 		}
@@ -541,6 +555,27 @@ static unsigned int exmap_alloc_singles(struct exmap_walk *walk, struct exmap_in
 	exmap_count(&interface->counts.allocs, used);
 	*mapped += used;
 	return entry - iov;
+}
+
+static noinline unsigned int
+exmap_alloc_singles_reading(struct exmap_walk *walk, struct exmap_interface *interface,
+			    struct exmap_iov *iov, unsigned int nr, long *mapped)
+{
+	return __exmap_alloc_singles(walk, interface, iov, nr, mapped, true);
+}
+
+/*
+ * ALLOC of entries of one page each, which most are, as long as their page tables are
+ * there, no flush is due, and there are free pages in the loaded bundle. Counts the pages
+ * it maps, and adds to @mapped how many they are. Returns how many entries are done.
+ */
+static unsigned int exmap_alloc_singles(struct exmap_walk *walk, struct exmap_interface *interface,
+					struct exmap_iov *iov, unsigned int nr, long *mapped)
+{
+	/* In an exmap that never reads it costs nothing more. */
+	if (unlikely(exmap_has_reading(walk->exmap)))
+		return exmap_alloc_singles_reading(walk, interface, iov, nr, mapped);
+	return __exmap_alloc_singles(walk, interface, iov, nr, mapped, false);
 }
 
 /**
@@ -593,6 +628,16 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 	return ret;
 }
 
+/* Undo what exmap_reserve() has done so far. */
+static void exmap_unreserve(struct exmap *exmap, struct exmap_interface *interface,
+			    struct exmap_slot *slot, unsigned int nr)
+{
+	for (; nr; nr--, slot++) {
+		exmap_reading_end(exmap, slot);
+		exmap_stock_put(exmap, interface, slot->page);
+	}
+}
+
 /**
  * exmap_reserve - take a private page for each that a range lacks
  * @exmap: the exmap; its gate is open
@@ -600,13 +645,16 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
  *	open after this. If it returns an error the interface has been left
  * @start: first address
  * @end: first address after the range
+ * @reads: the pages are going to be read: enter them into the reading index, which exists
  * @probe: take none where the first page is mapped
- * @slot: set to the pages and where they belong; has room for the whole range
+ * @slot: set to the pages and where they belong; has room for the whole range, and stays in
+ *	its place until exmap_install()
  *
  * Return: how many; or, with none taken, as exmap_prepare().
  */
 int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
-		  unsigned long start, unsigned long end, bool probe, struct exmap_slot *slot)
+		  unsigned long start, unsigned long end, bool reads, bool probe,
+		  struct exmap_slot *slot)
 {
 	struct exmap_walk walk = EXMAP_WALK(exmap);
 	unsigned long address;
@@ -621,16 +669,34 @@ again:
 	if (err)
 		return err;
 	for (address = start; address < end; address += PAGE_SIZE) {
-		if (exmap_mapped_page(&walk, address))
+		/* The tables are there: exmap_prepare() has seen to that, and the gate is open. */
+		if (!exmap_walk_lock(&walk, address))
+			continue;
+		/* A flush that is due even after this one is of a page that came and went now. */
+		if (unlikely(pte_same(walk.table[pte_index(address)], EXMAP_PTE_DEFERRED))) {
+			err = exmap_walk_flush(&walk, interface, address);
+			if (err) {
+				exmap_unreserve(exmap, interface, slot, nr);
+				exmap_walk_leave(&walk, interface);
+				return err;
+			}
+			if (!exmap_walk_lock(&walk, address))
+				continue;
+		}
+		if (!exmap_pte_free(walk.table[pte_index(address)]))
 			continue;
 		page = exmap_stock_pop(exmap, interface);
 		if (unlikely(!page)) {
 			/* Another thread freed pages after they had been counted as mapped. */
-			for (; nr; nr--)
-				exmap_stock_put(exmap, interface, slot[nr - 1].page);
+			exmap_unreserve(exmap, interface, slot, nr);
+			nr = 0;
 			goto again;
 		}
-		slot[nr++] = (struct exmap_slot){ .address = address, .page = page };
+		slot[nr] = (struct exmap_slot){ .address = address, .page = page };
+		/* Under the PTE lock under which there was no page: see reading.c. */
+		if (reads)
+			exmap_reading_begin(exmap, &slot[nr]);
+		nr++;
 	}
 	exmap_walk_unlock(&walk);
 	atomic_add(nr, &interface->in_flight);
@@ -642,7 +708,9 @@ again:
  * @exmap: the exmap
  * @interface: its lock is held and the gate open; where those pages go that are not wanted:
  *	one with an error, or whose place was taken meanwhile
- * @slot: the pages. Of those that are not mapped @page is set to NULL
+ * @slot: the pages. Of those that are not mapped @page is set to NULL. One that was read, and
+ *	whose address had another page meanwhile that is gone again, is @stale, and its
+ *	@error is -EBUSY: what was read may be older than what that page wrote to the file
  * @nr: how many
  *
  * Return: how many it mapped, for the caller to count.
@@ -652,7 +720,8 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 {
 	struct exmap_walk walk = EXMAP_WALK(exmap);
 	unsigned int mapped = 0;
-	pte_t *pte;
+	bool table, stale;
+	pte_t *pte, old;
 
 	lockdep_assert_held(&interface->lock);
 	atomic_sub(nr, &interface->in_flight);
@@ -661,17 +730,23 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 		 * A table that was there when the page was reserved may have been
 		 * freed by MADV_DONTNEED: as if that had come after us.
 		 */
-		if (!slot->error && exmap_walk_lock(&walk, slot->address)) {
-			pte = &walk.table[pte_index(slot->address)];
-			if (likely(exmap_pte_free(*pte)) ||
-			    (!exmap_walk_flush(&walk, interface, slot->address) &&
-			     exmap_walk_lock(&walk, slot->address) && exmap_pte_free(*pte))) {
-				exmap_pte_set(exmap->mm, slot->address, pte,
-					      __pte(exmap->pte | page_to_phys(slot->page)));
-				mapped++;
-				continue;
-			}
+		table = !slot->error && exmap_walk_lock(&walk, slot->address);
+		pte = table ? &walk.table[pte_index(slot->address)] : NULL;
+		old = table ? *pte : native_make_pte(0);
+		/* Under the PTE lock: nobody can map a page, and mark this, before it is mapped. */
+		stale = exmap_reading_end(exmap, slot);
+		if (likely(table && !stale && exmap_pte_free(old))) {
+			exmap_pte_set(exmap->mm, slot->address, pte,
+				      __pte(exmap->pte | page_to_phys(slot->page)));
+			if (likely(exmap_has_reading(exmap)))
+				exmap_reading_mark(exmap, slot->address);
+			mapped++;
+			continue;
 		}
+		/* If a flush is due there was a page. No quarantine's lock is taken here. */
+		slot->stale = stale && !slot->error && !pte_present(old);
+		if (slot->stale)
+			slot->error = -EBUSY;
 		exmap_stock_put(exmap, interface, slot->page);
 		slot->page = NULL;
 	}
@@ -695,6 +770,7 @@ void exmap_discard(struct exmap *exmap, struct exmap_interface *interface,
 {
 	atomic_sub(nr, &interface->in_flight);
 	for (; nr; nr--, slot++) {
+		exmap_reading_end(exmap, slot);
 		exmap_pool_release(exmap, &slot->page, 1);
 		slot->page = NULL;
 		slot->error = slot->error ?: err;
@@ -1185,9 +1261,9 @@ static unsigned int exmap_defer_singles(struct exmap_walk *walk, struct exmap_in
  * @nr: how many
  *
  * The pages are flushed when the quarantine is full, when the pool is empty, when ALLOC
- * or READ is about to map one of the addresses again, by exmap_flush(), and when the
- * kernel is at work on the surface. Where there is no memory for a quarantine, or it would be
- * above RLIMIT_MEMLOCK, they are flushed at once.
+ * or READ is about to map one of the addresses again (READ: when it begins), by exmap_flush(),
+ * and when the kernel is at work on the surface. Where there is no memory for a quarantine, or it
+ * would be above RLIMIT_MEMLOCK, they are flushed at once.
  *
  * Return: as exmap_free().
  */
