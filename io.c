@@ -524,8 +524,9 @@ static bool exmap_io_start_window(struct exmap_io *io)
 }
 
 /*
- * How many whole pages a request has read or written. Of a page that straddles the
- * end of the file the rest is zero.
+ * How many whole pages a request has read or written. If a page straddles the end of the
+ * file then the rest of it is zero when it was read. When it was written the page counts on a
+ * device, which ends there; a file could have grown.
  */
 static unsigned int exmap_io_whole(const struct exmap_io *io, const struct exmap_slot *slot,
 				   long ret)
@@ -535,10 +536,12 @@ static unsigned int exmap_io_whole(const struct exmap_io *io, const struct exmap
 
 	if (ret <= 0)
 		return 0;
-	if (!tail || exmap_io_writes(io) ||
-	    slot->address - io->exmap->start + ret < i_size_read(inode))
+	if (!tail || slot->address - io->exmap->start + ret < i_size_read(inode))
 		return ret >> PAGE_SHIFT;
-	memzero_page(slot[ret >> PAGE_SHIFT].page, tail, PAGE_SIZE - tail);
+	if (!exmap_io_writes(io))
+		memzero_page(slot[ret >> PAGE_SHIFT].page, tail, PAGE_SIZE - tail);
+	else if (!S_ISBLK(inode->i_mode))
+		return ret >> PAGE_SHIFT;
 	return (ret >> PAGE_SHIFT) + 1;
 }
 

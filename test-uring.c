@@ -6,6 +6,7 @@
  * $EXMAP_TEST_DEVICE	   a fast block device with memory behind it, 64 MiB or more
  * $EXMAP_TEST_SLOW_DEVICE one that answers after half a second
  * $EXMAP_TEST_BAD_DEVICE  one whose page 50 (sectors 400 to 407) cannot be read
+ * $EXMAP_TEST_ODD_DEVICE  one whose size is no multiple of 4 KiB
  * $EXMAP_TEST_NARROW	   a null_blk in configfs that takes 8 requests of a page at a time, and is
  *			   late with its answers; the tests set its bad blocks
  *
@@ -864,6 +865,84 @@ START_TEST(uring_at_the_end_of_the_device)
 	assert_nothing_lost(ex);
 }
 END_TEST
+
+/*
+ * The last page of a device that ends within it: written as far as the device goes, it counts,
+ * as it does when it is read.
+ */
+#define FOR_WRITE_DOORS(what, name)			\
+	FOR_WRITES(what, name)				\
+	what(name, action, BY_ACTION)			\
+	what(name, pwrite, BY_PREAD)
+#define TABLE_OF_KIND_ODD(name, suffix, kind)		\
+	TEST_NEEDS_ENV(name##_##suffix, "EXMAP_TEST_ODD_DEVICE"),
+
+/* Returns bytes, or an error. */
+static long write_by(struct request *r, uint64_t page, unsigned int pages)
+{
+	struct exmap *ex = r->ex;
+	long ret;
+
+	switch (r->kind) {
+	case BY_ACTION:
+		ret = run(ex, 0, EXMAP_OP_WRITE, page, pages);
+		return ret < 0 ? ret : ret * (long)PAGE;
+	case BY_PREAD:
+		ret = pwrite(ex->fd, where(ex, page), pages * PAGE, place(0, EXMAP_OP_WRITE));
+		return ret < 0 ? -errno : ret;
+	default:
+		request_start(r, page, pages);
+		return request_wait(r);
+	}
+}
+
+static void last_page_on(enum kind kind, int flags)
+{
+	const bool by_entry = kind == BY_ACTION || is_fixed(kind);
+	int fd = open(getenv("EXMAP_TEST_ODD_DEVICE"), O_RDWR | O_CLOEXEC | flags);
+	const size_t size = lseek(fd, 0, SEEK_END), last = size / PAGE, tail = size % PAGE;
+	struct exmap *ex = exmap_new_file((last + 300) * PAGE, POOL, 2, 0, fd);
+	char *buffer = aligned_alloc(PAGE, PAGE);
+	struct request r = { .kind = kind, .ex = ex };
+
+	assert_ok(fd);
+	ck_assert_uint_ne(tail, 0);
+	if (kind != BY_ACTION && kind != BY_PREAD)
+		request_init(&r, kind, ex, fd, 0);
+	for (unsigned int generation = 1; generation <= 2; generation++) {
+		const unsigned int pages = generation == 1 ? 4 : 1;
+		const uint64_t first = last + 1 - pages;
+
+		ck_assert_int_eq(alloc(ex, 0, first, pages), pages);
+		for (uint64_t page = first; page <= last; page++)
+			fill(where(ex, page), page, generation);
+		ck_assert_int_eq(write_by(&r, first, pages), pages * PAGE);
+		ck_assert_int_eq(pread(fd, buffer, PAGE, last * PAGE), tail);
+		ck_assert(!memcmp(buffer, where(ex, last), tail));
+		for (uint64_t page = first; page < last; page++)
+			ck_assert(file_holds(fd, page, generation));
+		ck_assert_int_eq(release(ex, 0, first, pages), pages);
+		ck_assert_int_eq(run(ex, 0, EXMAP_OP_READ, first, pages), pages);
+		ck_assert(!memcmp(buffer, where(ex, last), tail));
+		for (size_t i = tail; i < PAGE; i++)
+			ck_assert_int_eq(where(ex, last)[i], 0);
+		ck_assert_int_eq(release(ex, 0, first, pages), pages);
+	}
+	assert_fdinfo(ex->fd, "writes", 5);
+	/* There is no more. */
+	ck_assert_int_eq(alloc(ex, 0, last, 2), 2);
+	ck_assert_int_eq(write_by(&r, last, 2), by_entry ? -ENOSPC : (long)PAGE);
+	ck_assert_int_eq(write_by(&r, last + 1, 1), -ENOSPC);
+	assert_fdinfo(ex->fd, "writes", 6);
+	assert_nothing_lost(ex);
+}
+
+static void last_page_of_a_device(enum kind kind)
+{
+	last_page_on(kind, O_DIRECT);
+	last_page_on(kind, 0);
+}
+FOR_WRITE_DOORS(TEST_OF_KIND, last_page_of_a_device)
 
 START_TEST(read_fixed_on_the_exmap_is_einval)
 {
@@ -2789,6 +2868,7 @@ static const struct test tests[] = {
 	TEST_BOTH(uring_ends_early),
 	TEST(uring_at_the_end_of_the_file),
 	TEST_DEVICE(uring_at_the_end_of_the_device),
+	FOR_WRITE_DOORS(TABLE_OF_KIND_ODD, last_page_of_a_device)
 	TEST(read_fixed_on_the_exmap_is_einval),
 	TEST(provided_buffer_is_refused),
 	TEST(uring_before_setup_or_without_a_file),
@@ -2860,7 +2940,7 @@ int main(int argc, char **argv)
 {
 	return check_main(argc, argv,
 			  "Tests of asynchronous I/O. They overwrite the block devices named by\n"
-			  "$EXMAP_TEST_DEVICE, $EXMAP_TEST_SLOW_DEVICE, $EXMAP_TEST_BAD_DEVICE and\n"
-			  "$EXMAP_TEST_NARROW (a directory of configfs).",
+			  "$EXMAP_TEST_DEVICE, $EXMAP_TEST_SLOW_DEVICE, $EXMAP_TEST_BAD_DEVICE,\n"
+			  "$EXMAP_TEST_ODD_DEVICE and $EXMAP_TEST_NARROW (a directory of configfs).",
 			  tests);
 }
