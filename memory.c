@@ -1261,9 +1261,9 @@ static unsigned int exmap_defer_singles(struct exmap_walk *walk, struct exmap_in
  * @nr: how many
  *
  * The pages are flushed when the quarantine is full, when the pool is empty, when ALLOC
- * or READ is about to map one of the addresses again (READ: when it begins), by exmap_flush(),
- * and when the kernel is at work on the surface. Where there is no memory for a quarantine, or it
- * would be above RLIMIT_MEMLOCK, they are flushed at once.
+ * is about to map one of the addresses again, when READ takes a page for one, by
+ * exmap_flush(), and when the kernel is at work on the surface. Where there is no memory
+ * for a quarantine, or it would be above RLIMIT_MEMLOCK, they are flushed at once.
  *
  * Return: as exmap_free().
  */

@@ -1259,6 +1259,109 @@ START_TEST_BOTH(integrity_by_proxy)
 }
 
 /*
+ * Prefetching without locks: threads READ whatever they like, while others, each with pages of
+ * its own, read, change, write and free them. No READ brings back what was replaced.
+ */
+struct prefetcher {
+	struct exmap *ex;
+	unsigned int id;
+	unsigned int seed;
+	atomic_bool *stop;
+	char error[128];
+	pthread_t thread;
+};
+
+enum { PREFETCHERS = 2, OWNERS = 2, PREFETCHED = 64, PREFETCH_AT_ONCE = 64 };
+
+static void *prefetcher(void *arg)
+{
+	struct prefetcher *p = arg;
+	struct exmap_iov *iov = p->ex->interface[p->id]->iov;
+	struct iovec vec[PREFETCH_AT_ONCE];
+	ssize_t ret;
+
+	while (!atomic_load(p->stop) && !p->error[0]) {
+		for (int i = 0; i < PREFETCH_AT_ONCE; i++) {
+			unsigned int page = rand_r(&p->seed) % PREFETCHED;
+
+			entry(p->ex, p->id, i, page, 1);
+			vec[i] = (struct iovec){ p->ex->surface + page * PAGE, PAGE };
+		}
+		if (p->id % 2) {
+			ret = preadv(p->ex->fd, vec, PREFETCH_AT_ONCE, p->id);
+			if (ret < 0 && errno != EBUSY)
+				snprintf(p->error, sizeof(p->error), "preadv: %d", errno);
+			continue;
+		}
+		ret = action(p->ex->fd, p->id, EXMAP_OP_READ, PREFETCH_AT_ONCE, 0);
+		for (int i = 0; i < PREFETCH_AT_ONCE; i++)
+			if (ret < 0 || (iov[i].res && iov[i].res != -EBUSY))
+				snprintf(p->error, sizeof(p->error), "READ: %zd, entry %d", ret,
+					 iov[i].res);
+	}
+	return NULL;
+}
+
+/* Until it is there: others' pages come, and do not go. */
+static bool owner_read(struct prefetcher *p, uint64_t page)
+{
+	int ret;
+
+	do {
+		ret = run(p->ex, p->id, EXMAP_OP_READ, page, 1);
+	} while (ret == -EBUSY);
+	return ret >= 0;
+}
+
+static void *owner(void *arg)
+{
+	uint64_t generation[PREFETCHED] = { }, page;
+	struct prefetcher *p = arg;
+	struct exmap *ex = p->ex;
+
+	for (int round = scaled(500); round && !p->error[0]; round--) {
+		page = rand_r(&p->seed) % (PREFETCHED / OWNERS) * OWNERS + p->id % OWNERS;
+		if (!owner_read(p, page))
+			snprintf(p->error, sizeof(p->error), "page %lu: cannot be read", page);
+		else if (!holds(ex->surface + page * PAGE, page, generation[page]))
+			snprintf(p->error, sizeof(p->error), "page %lu is not generation %lu", page,
+				 generation[page]);
+		if (p->error[0])
+			break;
+		fill(ex->surface + page * PAGE, page, ++generation[page]);
+		if (run(ex, p->id, EXMAP_OP_WRITE, page, 1) != 1 ||
+		    run_flags(ex, p->id, EXMAP_OP_FREE, page, 1,
+			      round % 4 ? 0 : EXMAP_FREE_DEFER) != 1)
+			snprintf(p->error, sizeof(p->error), "page %lu: cannot be written", page);
+	}
+	return NULL;
+}
+
+START_TEST_BOTH(prefetch_without_locks)
+{
+	enum { THREADS = OWNERS + PREFETCHERS };
+	struct exmap *ex = exmap_new_file(FILE_PAGES * PAGE, 1000, THREADS, 0,
+					  backing_open(device, O_RDWR));
+	struct prefetcher p[THREADS];
+	atomic_bool stop = false;
+
+	for (int i = 0; i < THREADS; i++) {
+		p[i] = (struct prefetcher){ .ex = ex, .id = i, .seed = i + 1, .stop = &stop };
+		ck_assert(!pthread_create(&p[i].thread, NULL, i < OWNERS ? owner : prefetcher, &p[i]));
+	}
+	for (int i = 0; i < THREADS; i++) {
+		pthread_join(p[i].thread, NULL);
+		/* The prefetchers go on as long as there is an owner. */
+		if (i == OWNERS - 1)
+			atomic_store(&stop, true);
+	}
+	for (int i = 0; i < THREADS; i++)
+		ck_assert_msg(!p[i].error[0], "%s", p[i].error);
+	assert_fdinfo(ex->fd, "pages-in-flight", 0);
+	assert_pages_add_up(ex->fd);
+}
+
+/*
  * WRITE of pages that other threads FREE meanwhile, and whose places in the pool
  * they fill with something else at once: what is written is the page, or nothing.
  */
@@ -1415,6 +1518,7 @@ static const struct test tests[] = {
 	TEST_BOTH(surface_pages_are_good_for_direct_io),
 	TEST_BOTH(integrity),
 	TEST_BOTH(integrity_by_proxy),
+	TEST_BOTH(prefetch_without_locks),
 	TEST_BOTH(write_while_others_free),
 	{ }
 };
