@@ -265,6 +265,15 @@ free_interfaces:
 	return err;
 }
 
+/*
+ * The flags of SETUP that hold. The published module ignores the word, so programs for it
+ * pass whatever their stack held. A word with an unknown bit in it is such a one.
+ */
+static u64 exmap_setup_flags(u64 flags)
+{
+	return flags & ~(u64)EXMAP_PAGEFAULT_ALLOC ? 0 : flags;
+}
+
 static noinline int exmap_ioctl_setup(struct exmap *exmap, const void __user *arg)
 {
 	struct exmap_ioctl_setup setup;
@@ -273,10 +282,10 @@ static noinline int exmap_ioctl_setup(struct exmap *exmap, const void __user *ar
 
 	if (copy_from_user(&setup, arg, sizeof(setup)))
 		return -EFAULT;
-	if (setup.flags & ~(u64)EXMAP_PAGEFAULT_ALLOC ||
-	    setup.max_interfaces < 1 || setup.max_interfaces > EXMAP_MAX_INTERFACES ||
+	if (setup.max_interfaces < 1 || setup.max_interfaces > EXMAP_MAX_INTERFACES ||
 	    setup.buffer_size < 1 || setup.buffer_size > EXMAP_MAX_PAGES)
 		return -EINVAL;
+	setup.flags = exmap_setup_flags(setup.flags);
 	file = exmap_get_backing(setup.fd);
 	if (IS_ERR(file))
 		return PTR_ERR(file);

@@ -171,7 +171,9 @@ static inline int exmap_open(struct exmap *exmap, uint64_t surface_pages, uint64
 	exmap->fd = exmap_open_device();
 	if (exmap->fd < 0)
 		return exmap->fd;
-	if (surface_pages == 0 || surface_pages > SIZE_MAX / EXMAP_PAGE_SIZE) {
+	/* A flag that SETUP does not know would have it ignore all of them. */
+	if (surface_pages == 0 || surface_pages > SIZE_MAX / EXMAP_PAGE_SIZE ||
+	    flags & ~(uint64_t)EXMAP_PAGEFAULT_ALLOC) {
 		err = -EINVAL;
 		goto fail;
 	}

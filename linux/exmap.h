@@ -38,7 +38,8 @@
  * @fd: the backing file, -1 for none
  * @max_interfaces: interfaces 0 .. max_interfaces - 1 exist
  * @buffer_size: the most pages, 4 KiB each, that can be mapped at a time
- * @flags: 0 or EXMAP_PAGEFAULT_ALLOC
+ * @flags: 0 or EXMAP_PAGEFAULT_ALLOC; a word with any other bit set counts as 0,
+ *	because programs for the first exmap leave it uninitialized
  */
 struct exmap_ioctl_setup {
 	int		fd;
@@ -75,7 +76,7 @@ struct exmap_action_params {
 
 /**
  * struct exmap_ioctl_stats - result of EXMAP_IOCTL_STATS
- * @flags: as given to EXMAP_IOCTL_SETUP
+ * @flags: the flags of EXMAP_IOCTL_SETUP that hold
  * @buffer_size: as given to EXMAP_IOCTL_SETUP
  * @alloc_count: pages that are mapped now
  * @max_interfaces: as given to EXMAP_IOCTL_SETUP
