@@ -34,7 +34,7 @@ TESTS = test-exmap test-starve test-defer test-hostile test-memory test-io test-
 BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same test-bench-read test-bench-cost \
 	test-bench-growth
 EXAMPLES = examples/bufferpool
-PROGRAMS = $(TESTS) test-fuzz $(BENCHES) exmap-top $(EXAMPLES)
+PROGRAMS = $(TESTS) test-client test-fuzz $(BENCHES) exmap-top $(EXAMPLES)
 
 all: module programs
 
@@ -57,6 +57,10 @@ $(filter-out test-user-cxx,$(TESTS)): %: %.c $(TEST_HEADERS)
 test-uring: CHECK_LIBS += -luring -laio
 test-starve: CHECK_LIBS += -laio
 test-faults: CHECK_LIBS += -luring
+
+# As the Makefiles of such programs have it; the rest of CFLAGS is for C.
+test-client: test-client.cc linux/exmap.h
+	$(CXX) -O2 -g -std=c++20 -Wall -Wextra -Wpedantic -I. -o $@ $<
 
 test-fuzz: test-fuzz.c linux/exmap.h
 	$(CC) $(CFLAGS) -o $@ $<

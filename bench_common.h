@@ -388,7 +388,7 @@ static inline int bench_action(struct exmap_interface *interface, unsigned int o
 	unsigned int nr = interface->nr, done = 0, i;
 	int failed;
 
-	failed = exmap_batch_run(interface, opcode, exmap_flags(interface, opcode));
+	failed = exmap_batch_run(interface, opcode, exmap_call_flags(interface, opcode));
 	if (failed == -ENOMEM && opcode != EXMAP_OP_FREE)
 		return -1;
 	if (failed < 0)
@@ -434,7 +434,7 @@ static inline uint64_t bench_timed_action(struct exmap_interface *interface, uns
 		.interface = (uint16_t)interface->number,
 		.iov_len = (uint16_t)interface->nr,
 		.opcode = (uint16_t)opcode,
-		.flags = exmap_flags(interface, opcode),
+		.flags = exmap_call_flags(interface, opcode),
 	};
 	uint64_t start, spent;
 	unsigned int i;

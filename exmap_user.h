@@ -416,7 +416,8 @@ static inline int exmap_flush(struct exmap_interface *interface)
  */
 
 /* What comes with an opcode. */
-static inline uint64_t exmap_flags(const struct exmap_interface *interface, unsigned int opcode)
+static inline uint64_t exmap_call_flags(const struct exmap_interface *interface,
+					unsigned int opcode)
 {
 	return interface->defer && opcode == EXMAP_OP_FREE ? EXMAP_FREE_DEFER : 0;
 }
@@ -424,7 +425,7 @@ static inline uint64_t exmap_flags(const struct exmap_interface *interface, unsi
 /* Carry out the batch, and sum up its answers. */
 static inline long exmap_batch_sum(struct exmap_interface *interface, unsigned int opcode)
 {
-	int failed = exmap_batch_run(interface, opcode, exmap_flags(interface, opcode));
+	int failed = exmap_batch_run(interface, opcode, exmap_call_flags(interface, opcode));
 	long sum = 0;
 	unsigned int i;
 	int pages;

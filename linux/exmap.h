@@ -12,10 +12,12 @@
 
 #ifdef __KERNEL__
 #include <linux/types.h>
+#include <linux/uio.h>
 #else
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #endif
 #include <linux/ioctl.h>
 
@@ -30,8 +32,18 @@
 /* The most interfaces that one exmap can have. */
 #define EXMAP_MAX_INTERFACES	1024
 
-/* Flags of EXMAP_IOCTL_SETUP. */
-#define EXMAP_PAGEFAULT_ALLOC	2	/* a touch maps a missing page */
+/**
+ * enum exmap_flags - flags of EXMAP_IOCTL_ACTION and EXMAP_IOCTL_SETUP
+ * @EXMAP_ALLOC_PROBE: ACTION: skip entries whose first page is mapped
+ * @EXMAP_PAGEFAULT_ALLOC: SETUP: a touch maps a missing page
+ * @EXMAP_FREE_DEFER: ACTION with EXMAP_OP_FREE: put the TLB shootdown off
+ */
+enum exmap_flags {
+	EXMAP_ALLOC_PROBE	= 1,
+	EXMAP_PAGEFAULT_ALLOC	= 2,
+	EXMAP_FREE_DEFER	= 4,
+};
+typedef enum exmap_flags exmap_flags;
 
 /**
  * struct exmap_ioctl_setup - argument of EXMAP_IOCTL_SETUP
@@ -48,22 +60,27 @@ struct exmap_ioctl_setup {
 	uint64_t	flags;
 };
 
-/* Opcodes of EXMAP_IOCTL_ACTION. */
-#define EXMAP_OP_READ		0
-#define EXMAP_OP_ALLOC		1
-#define EXMAP_OP_FREE		2
-#define EXMAP_OP_WRITE		3
-#define EXMAP_OP_FLUSH		4	/* end what EXMAP_FREE_DEFER has left; no entries */
-
-/* Flags of EXMAP_IOCTL_ACTION. */
-#define EXMAP_ALLOC_PROBE	1	/* skip entries whose first page is there */
-#define EXMAP_FREE_DEFER	4	/* FREE: put the TLB shootdown off */
+/**
+ * enum exmap_opcode - opcodes of EXMAP_IOCTL_ACTION
+ * @EXMAP_OP_READ: map pages that come filled from the backing file
+ * @EXMAP_OP_ALLOC: map pages from the pool
+ * @EXMAP_OP_FREE: unmap pages
+ * @EXMAP_OP_WRITE: write mapped pages to the backing file
+ * @EXMAP_OP_FLUSH: do the TLB shootdown that EXMAP_FREE_DEFER has put off; no entries
+ */
+enum exmap_opcode {
+	EXMAP_OP_READ	= 0,
+	EXMAP_OP_ALLOC	= 1,
+	EXMAP_OP_FREE	= 2,
+	EXMAP_OP_WRITE	= 3,
+	EXMAP_OP_FLUSH	= 4,
+};
 
 /**
  * struct exmap_action_params - argument of EXMAP_IOCTL_ACTION
  * @interface: whose entries are carried out
  * @iov_len: how many of them, 0 .. EXMAP_USER_INTERFACE_PAGES; for EXMAP_OP_FLUSH 0
- * @opcode: one of EXMAP_OP_*
+ * @opcode: one of enum exmap_opcode
  * @flags: 0 or EXMAP_ALLOC_PROBE; for EXMAP_OP_FREE EXMAP_FREE_DEFER, too; for
  *	EXMAP_OP_FLUSH 0
  */
@@ -100,13 +117,14 @@ struct exmap_ioctl_stats {
  * @pages: answer: pages newly mapped, unmapped, read or written
  */
 struct exmap_iov {
-	union {
+	/* To ISO C++ anonymous structs are an extension. */
+	__extension__ union {
 		uint64_t	value;
-		struct {
+		__extension__ struct {
 			uint64_t	page : 52;	/* 64 - EXMAP_PAGE_LEN_BITS */
 			uint64_t	len : EXMAP_PAGE_LEN_BITS;
 		};
-		struct {
+		__extension__ struct {
 			int32_t		res;
 			int16_t		pages;
 		};
@@ -124,10 +142,17 @@ struct exmap_user_interface {
  * On the exmap's file pread(2) and the like, to and from addresses on the surface,
  * take the interface in bits 0-7 and the opcode in bits 8-15 of the offset; so does
  * io_uring's IORING_OP_URING_CMD in cmd_op, for all opcodes but EXMAP_OP_FLUSH (none
- * takes flags), and has in its command area a struct iovec: a range of the surface, or,
- * with IORING_URING_CMD_FIXED, the part of a registered buffer that holds struct
- * exmap_iov.
+ * takes flags), and has in its command area a struct exmap_uring_cmd.
  */
+
+/**
+ * struct exmap_uring_cmd - the command area of IORING_OP_URING_CMD
+ * @iov: a range of the surface; or, with IORING_URING_CMD_FIXED, the part of a
+ *	registered buffer that holds struct exmap_iov
+ */
+struct exmap_uring_cmd {
+	struct iovec iov;
+};
 
 #define EXMAP_IOCTL_SETUP	_IOC(_IOC_WRITE, 'k', 1, sizeof(struct exmap_ioctl_setup))
 #define EXMAP_IOCTL_ACTION	_IOC(_IOC_WRITE, 'k', 2, sizeof(struct exmap_action_params))
