@@ -39,6 +39,7 @@ extern "C" {
  * @surface: address of page 0
  * @surface_pages: how many pages the surface has
  * @taken: a bit for each interface that exmap_attach() has given away
+ * @process: the process that opened it: a child of it has neither surface nor interfaces
  */
 struct exmap {
 	int fd;
@@ -46,6 +47,7 @@ struct exmap {
 	char *surface;
 	uint64_t surface_pages;
 	uint64_t taken[EXMAP_MAX_INTERFACES / 64];
+	pid_t process;
 };
 
 /**
@@ -111,13 +113,20 @@ static inline const char *exmap_strerror(int err)
 	}
 }
 
+/* Whether the calling process has the mappings of an exmap; in a child others may be there. */
+static inline int exmap_is_mine(const struct exmap *exmap)
+{
+	return exmap->process == getpid();
+}
+
 /*
  * Undo exmap_open(): surface and pages are gone after this. Have the interfaces detached
- * before: as long as one is there pool and interfaces count against RLIMIT_MEMLOCK.
+ * before: as long as one is there pool and interfaces count against RLIMIT_MEMLOCK. In a child
+ * of the process that opened it this closes the child's descriptor, and nothing else.
  */
 static inline void exmap_close(struct exmap *exmap)
 {
-	if (exmap->surface)
+	if (exmap->surface && exmap_is_mine(exmap))
 		munmap(exmap->surface, exmap->surface_pages * EXMAP_PAGE_SIZE);
 	if (exmap->fd >= 0)
 		close(exmap->fd);
@@ -162,6 +171,7 @@ static inline int exmap_open(struct exmap *exmap, uint64_t surface_pages, uint64
 	int err;
 
 	memset(exmap, 0, sizeof(*exmap));
+	exmap->process = getpid();
 	memset(&setup, 0, sizeof(setup));
 	setup.fd = backing;
 	setup.max_interfaces = (int)interfaces;
@@ -282,7 +292,8 @@ static inline int exmap_own_fd(struct exmap_interface *interface)
 
 /*
  * Give an interface back, before exmap_close(); the pages that it has mapped stay. Once is
- * enough: after that there is nothing to give back.
+ * enough: after that there is nothing to give back. In a child of the process that opened
+ * the exmap this closes the child's descriptor of exmap_own_fd(), and nothing else.
  */
 static inline void exmap_detach(struct exmap_interface *interface)
 {
@@ -290,7 +301,8 @@ static inline void exmap_detach(struct exmap_interface *interface)
 
 	if (!interface->user)
 		return;
-	munmap(interface->user, sizeof(*interface->user));
+	if (exmap_is_mine(interface->exmap))
+		munmap(interface->user, sizeof(*interface->user));
 	interface->user = NULL;
 	if (interface->fd_is_own)
 		close(interface->fd);

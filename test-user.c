@@ -893,6 +893,76 @@ START_TEST(batch_can_be_run_again_after_enomem)
 }
 END_TEST
 
+/*
+ * fork()
+ */
+static struct {
+	struct exmap exmap;
+	struct exmap_interface interface;
+	char *place[2];		/* where surface and interface are */
+	int before;		/* what held() was */
+	pid_t parent;
+} forked;
+
+static void *map_over(void *where)
+{
+	return mmap(where, EXMAP_PAGE_SIZE, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+}
+
+/* As destructors and atexit handlers do, in every process in which they run. */
+static void close_forked(void)
+{
+	exmap_detach(&forked.interface);
+	exmap_close(&forked.exmap);
+	if (getpid() != forked.parent) {
+		ck_assert_int_eq(held(), forked.before);
+		ck_assert_int_eq(*forked.place[0], 'S');
+		ck_assert_int_eq(*forked.place[1], 'I');
+		/* Once more: the descriptors may be others' by now. */
+		ck_assert_int_ge(open("/dev/null", O_RDONLY), 0);
+		ck_assert_int_ge(open("/dev/null", O_RDONLY), 0);
+		exmap_detach(&forked.interface);
+		exmap_close(&forked.exmap);
+		ck_assert_int_eq(held(), forked.before + 2);
+		_exit(0);
+	}
+}
+
+START_TEST(close_in_a_child_closes_descriptors_only)
+{
+	pid_t pid;
+
+	forked.parent = getpid();
+	forked.before = held();
+	open_attached(&forked.exmap, &forked.interface, 10, -1);
+	ck_assert_int_eq(exmap_own_fd(&forked.interface), 0);
+	ck_assert_int_eq(exmap_page(&forked.interface, EXMAP_OP_ALLOC, 0), 1);
+	forked.place[0] = forked.exmap.surface;
+	forked.place[1] = (char *)forked.interface.user;
+	*forked.place[0] = 'P';
+	ck_assert_int_eq(atexit(close_forked), 0);
+
+	pid = fork();
+	assert_ok(pid);
+	if (!pid) {
+		/* Something of the child's comes to be where they were in the parent. */
+		ck_assert_ptr_eq(map_over(forked.place[0]), forked.place[0]);
+		ck_assert_ptr_eq(map_over(forked.place[1]), forked.place[1]);
+		*forked.place[0] = 'S';
+		*forked.place[1] = 'I';
+		exit(1);
+	}
+	wait_child(pid, 0);
+
+	/* The parent has all of it. */
+	ck_assert_int_eq(*forked.place[0], 'P');
+	ck_assert_int_eq(exmap_page(&forked.interface, EXMAP_OP_FREE, 0), 1);
+	close_forked();
+	ck_assert_int_eq(held(), forked.before);
+}
+END_TEST
+
 static const struct test tests[] = {
 	TEST(open_sets_up_and_close_undoes_it),
 	TEST(open_out_of_range),
@@ -925,6 +995,7 @@ static const struct test tests[] = {
 	TEST(batch_flags),
 	TEST(flush_can_be_put_off),
 	TEST(batch_can_be_run_again_after_enomem),
+	TEST(close_in_a_child_closes_descriptors_only),
 	{ }
 };
 
