@@ -649,7 +649,10 @@ static int exmap_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 
 static int exmap_fsync(struct file *file, loff_t start, loff_t end, int datasync)
 {
-	/* libaio has it done by a kernel thread, which has no memory: for who submitted it. */
+	/*
+	 * libaio has a kernel thread do it, which has no mm: nothing tells whose request it
+	 * is, and no hook runs where it is submitted. So that works for other processes, too.
+	 */
 	struct exmap *exmap = current->mm ? exmap_of(file) : exmap_of_any(file);
 
 	if (IS_ERR(exmap))

@@ -1069,6 +1069,67 @@ START_TEST(uring_of_another_process_is_eperm)
 }
 END_TEST
 
+static long libaio_result(io_context_t aio, struct iocb *iocb)
+{
+	struct io_event event;
+	int ret = io_submit(aio, 1, &iocb);
+
+	if (ret != 1)
+		return ret;
+	ck_assert_int_eq(io_getevents(aio, 1, 1, &event, NULL), 1);
+	return event.res;
+}
+
+/*
+ * Whoever carries a request out for a process has its memory, and is told whose it is by
+ * that. The one that has none is the kernel thread for libaio's fsync.
+ */
+START_TEST(threads_for_another_process_get_eperm)
+{
+	static const int flags[] = { 0, IORING_SETUP_SQPOLL };
+	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), POOL);
+	struct io_uring ring, shared;
+	io_context_t aio = NULL;
+	struct iocb iocb;
+	pid_t pid;
+
+	ring_init_flags(&shared, 8, IORING_SETUP_SQPOLL);
+	pid = fork();
+	if (!pid) {
+		for (int i = 0; i < 2; i++) {
+			ring_init_flags(&ring, 8, flags[i]);
+			prep_rw(&ring, IORING_OP_READ, ex->fd, ex->surface, PAGE, 0)->flags |=
+				IOSQE_ASYNC;
+			ck_assert_int_eq(ring_result(&ring), -EPERM);
+			prep_cmd(&ring, ex->fd, place(0, EXMAP_OP_ALLOC), ex->surface, PAGE)->flags |=
+				IOSQE_ASYNC;
+			ck_assert_int_eq(ring_result(&ring), -EPERM);
+			ck_assert_int_eq(cmd_pages(&ring, ex, EXMAP_OP_ALLOC, 0, 1), -EPERM);
+			prep_rw(&ring, IORING_OP_FSYNC, ex->fd, NULL, 0, 0);
+			ck_assert_int_eq(ring_result(&ring), -EPERM);
+		}
+		ck_assert_int_eq(io_setup(1, &aio), 0);
+		io_prep_pread(&iocb, ex->fd, ex->surface, PAGE, place(0, EXMAP_OP_ALLOC));
+		ck_assert_int_eq(libaio_result(aio, &iocb), -EPERM);
+		io_prep_pwrite(&iocb, ex->fd, ex->surface, PAGE, place(0, EXMAP_OP_WRITE));
+		ck_assert_int_eq(libaio_result(aio, &iocb), -EPERM);
+		/* That is what the kernel says of every file that does not know. */
+		io_prep_poll(&iocb, ex->fd, POLLIN);
+		ck_assert_int_eq(libaio_result(aio, &iocb), POLLIN);
+		io_prep_fsync(&iocb, ex->fd);
+		ck_assert_int_eq(libaio_result(aio, &iocb), 0);
+		/* This ring's thread is the parent's, whoever fills the queue. */
+		ck_assert_int_eq(uring_rw(&shared, IORING_OP_READ, ex->fd, ex->surface, PAGE, 0),
+				 PAGE);
+		_exit(0);
+	}
+	wait_child(pid, 0);
+	assert_mapped(ex, 1);
+	ck_assert(holds(ex->surface, 0, 0));
+	assert_nothing_lost(ex);
+}
+END_TEST
+
 /*
  * Commands
  */
@@ -2874,6 +2935,7 @@ static const struct test tests[] = {
 	TEST(uring_before_setup_or_without_a_file),
 	TEST(uring_without_a_surface_is_eproto),
 	TEST(uring_of_another_process_is_eperm),
+	TEST(threads_for_another_process_get_eperm),
 	TEST_BOTH(cmd_on_a_range),
 	TEST_BOTH(cmd_refusals),
 	TEST_BOTH(cmd_without_memory),
