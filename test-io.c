@@ -499,6 +499,42 @@ START_TEST_BOTH(write_to_a_read_only_file_is_ebadf)
 	assert_mapped(ex, 1);
 }
 
+/*
+ * A header that LeanStore brings along has other numbers: 3 SHADOW, with the page to which
+ * the entries are to be mapped in place of the flags; 4 RM_SD, which ends that; 5 WRITE.
+ */
+START_TEST(aliases_of_leanstore_leave_the_file_alone)
+{
+	enum { SHADOW = 3, RM_SD = 4, THEIR_WRITE = 5 };
+	static const uint64_t targets[] = { 2, 4, 8, 50, FILE_PAGES, FILE_PAGES + 1, 1UL << 40 };
+	int fd = backing_open(false, O_RDWR);
+	struct exmap *ex = exmap_on(fd, 100);
+
+	ck_assert_int_eq(read_pages(ex, 0, 10), 10);
+	for (int page = 0; page < 10; page++)
+		fill(ex->surface + page * PAGE, page, 1);
+	entry(ex, 0, 0, 0, 10);
+	for (size_t i = 0; i < sizeof(targets) / sizeof(*targets); i++)
+		assert_errno(action(ex->fd, 0, SHADOW, 1, targets[i]), EINVAL);
+	assert_errno(action(ex->fd, 0, RM_SD, 1, 0), EINVAL);
+	assert_errno(action(ex->fd, 0, THEIR_WRITE, 1, 0), EINVAL);
+	ck_assert_int_eq(action(ex->fd, 0, RM_SD, 0, 0), 0);
+	ck_assert_uint_eq(ex->interface[0]->iov[0].value, 10UL << 52);
+	assert_mapped(ex, 10);
+	for (int page = 0; page < 10; page++)
+		ck_assert(file_holds(fd, page, 0));
+
+	/* Pages 0 and 1 are flags that WRITE may have: mapped pages go where they belong. */
+	for (uint64_t target = 0; target < 2; target++) {
+		entry(ex, 0, 0, target, 2);
+		ck_assert_int_eq(action(ex->fd, 0, SHADOW, 1, target), 0);
+		assert_entry(ex, 0, 0, 0, 2);
+	}
+	for (int page = 0; page < 10; page++)
+		ck_assert(file_holds(fd, page, page < 3));
+}
+END_TEST
+
 START_TEST(write_past_the_end_of_the_device_is_enospc)
 {
 	int fd = backing_open(true, O_RDWR);
@@ -1494,6 +1530,7 @@ static const struct test tests[] = {
 	{ .name = "watchers_see_it_device", .test = &watchers_see_it_device,
 	  .needs = INOTIFY, .needs_env = "EXMAP_TEST_DEVICE" },
 	TEST_BOTH(write_to_a_read_only_file_is_ebadf),
+	TEST(aliases_of_leanstore_leave_the_file_alone),
 	TEST_NEEDS_ENV(write_past_the_end_of_the_device_is_enospc, "EXMAP_TEST_DEVICE"),
 	TEST_NEEDS_ENV(write_lets_the_file_system_freeze, "EXMAP_TEST_DIRECTORY"),
 	TEST_NEEDS_ENV(write_without_space_directory, "EXMAP_TEST_DIRECTORY"),
