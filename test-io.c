@@ -1122,7 +1122,7 @@ START_TEST(read_while_the_surface_is_mapped)
 {
 	int file = backing_open(false, O_RDWR);
 
-	for (int round = scaled(500); round; round--) {
+	for (int round = scaled(300); round; round--) {
 		struct early_reader r = { .ex.fd = exmap_open(), .ex.size = MIB };
 		struct exmap *ex = &r.ex;
 		pthread_t thread;
@@ -1355,7 +1355,7 @@ static void *owner(void *arg)
 	struct prefetcher *p = arg;
 	struct exmap *ex = p->ex;
 
-	for (int round = scaled(500); round && !p->error[0]; round--) {
+	for (int round = scaled(300); round && !p->error[0]; round--) {
 		page = rand_r(&p->seed) % (PREFETCHED / OWNERS) * OWNERS + p->id % OWNERS;
 		if (!owner_read(p, page))
 			snprintf(p->error, sizeof(p->error), "page %lu: cannot be read", page);
