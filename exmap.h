@@ -245,7 +245,7 @@ struct exmap_leaf {
  * @charge: for the array of @interfaces
  *
  * @deferred: a FREE has put its flush off; set once, before the first page is unmapped so
- * @reading_bits: @reading has 1 << this many buckets; set before @reading
+ * @reading_shift: @reading has 1 << (64 - this) buckets; set before @reading
  * @reading: the reading index (reading.c), or NULL as long as nothing was read; set once
  *
  * @gate: changed under @gate_lock; calls read it under their interface's lock. Whoever
@@ -281,7 +281,7 @@ struct exmap {
 	unsigned int max_interfaces;
 	bool deferred;
 	enum exmap_gate gate;
-	unsigned int reading_bits;
+	unsigned int reading_shift;
 	struct hlist_bl_head *reading;
 	u64 id;
 
@@ -488,35 +488,36 @@ static inline int exmap_reading_setup(struct exmap *exmap)
 }
 
 /**
- * exmap_reading_bucket - where the slots of an address are
- * @exmap: has a reading index
- * @address: the address
+ * exmap_reading_bucket - where the slots of a page are
+ * @reading: the reading index
+ * @shift: exmap->reading_shift
+ * @page: address >> PAGE_SHIFT
  *
  * Eight adjacent pages share a cache line of buckets; pages at any regular distance do not all
  * share a few buckets.
  *
  * Return: the bucket.
  */
-static inline struct hlist_bl_head *exmap_reading_bucket(const struct exmap *exmap,
-							 unsigned long address)
+static __always_inline struct hlist_bl_head *
+exmap_reading_bucket(struct hlist_bl_head *reading, unsigned int shift, unsigned long page)
 {
-	const unsigned long page = address >> PAGE_SHIFT;
-
-	return &exmap->reading[hash_long(page / 8, exmap->reading_bits) ^ page % 8];
+	return &reading[(page / 8 * GOLDEN_RATIO_64 >> shift) ^ page % 8];
 }
 
 /**
- * exmap_reading_mark - whoever reads an address has to know that there was a page
- * @exmap: has a reading index, seen under the PTE lock
- * @address: where a page has just been mapped; the PTE lock is still held
+ * exmap_reading_mark - tell those who read a page that it had another one since
+ * @reading: the reading index, seen under the PTE lock
+ * @shift: exmap->reading_shift
+ * @page: address >> PAGE_SHIFT, where a page has just been mapped; the PTE lock is still held
  */
-static inline void exmap_reading_mark(struct exmap *exmap, unsigned long address)
+static __always_inline void exmap_reading_mark(struct hlist_bl_head *reading, unsigned int shift,
+					       unsigned long page)
 {
-	struct hlist_bl_head *bucket = exmap_reading_bucket(exmap, address);
+	struct hlist_bl_head *bucket = exmap_reading_bucket(reading, shift, page);
 
-	/* What was entered for this address came under the PTE lock, so it is seen. */
+	/* A slot for this address was entered under the PTE lock, so it is seen. */
 	if (unlikely(!hlist_bl_empty(bucket)))
-		__exmap_reading_mark(bucket, address);
+		__exmap_reading_mark(bucket, page << PAGE_SHIFT);
 }
 
 /* pool.c */

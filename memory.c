@@ -525,6 +525,9 @@ __exmap_alloc_singles(struct exmap_walk *walk, struct exmap_interface *interface
 	const unsigned long first = exmap->start >> PAGE_SHIFT;
 	const unsigned long pages = (exmap->end >> PAGE_SHIFT) - first;
 	const pteval_t bits = exmap->pte;
+	/* Set once, so they stay as they are; read here, not for each page. */
+	struct hlist_bl_head *const index = reading ? exmap->reading : NULL;
+	const unsigned int shift = reading ? exmap->reading_shift : 0;
 	struct page **free = &interface->loaded->page[interface->count];
 	struct exmap_iov *const end = iov + min(nr, interface->count), *entry;
 	unsigned int used;
@@ -542,7 +545,7 @@ __exmap_alloc_singles(struct exmap_walk *walk, struct exmap_interface *interface
 			exmap_pte_set(exmap->mm, number << PAGE_SHIFT, pte,
 				      native_make_pte(bits | page_to_phys(*--free)));
 			if (reading)
-				exmap_reading_mark(exmap, number << PAGE_SHIFT);
+				exmap_reading_mark(index, shift, number);
 			exmap_answer(entry, 0, 1);
 			continue;
 		}
@@ -739,7 +742,8 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 			exmap_pte_set(exmap->mm, slot->address, pte,
 				      __pte(exmap->pte | page_to_phys(slot->page)));
 			if (likely(exmap_has_reading(exmap)))
-				exmap_reading_mark(exmap, slot->address);
+				exmap_reading_mark(exmap->reading, exmap->reading_shift,
+						   slot->address >> PAGE_SHIFT);
 			mapped++;
 			continue;
 		}

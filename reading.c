@@ -47,7 +47,7 @@ int __exmap_reading_setup(struct exmap *exmap)
 	if (!reading)
 		return -ENOMEM;
 	/* Another thread that is here at the same time finds the same number. */
-	WRITE_ONCE(exmap->reading_bits, bits);
+	WRITE_ONCE(exmap->reading_shift, 64 - bits);
 	/* Release: pairs with the acquire in exmap_has_reading(). */
 	if (cmpxchg_release(&exmap->reading, NULL, reading))
 		kvfree(reading);
@@ -63,6 +63,13 @@ void exmap_reading_destroy(struct exmap *exmap)
 	kvfree(exmap->reading);
 }
 
+static struct hlist_bl_head *exmap_reading_slot_bucket(const struct exmap *exmap,
+						       const struct exmap_slot *slot)
+{
+	return exmap_reading_bucket(exmap->reading, exmap->reading_shift,
+				    slot->address >> PAGE_SHIFT);
+}
+
 /**
  * exmap_reading_begin - enter a slot into the index
  * @exmap: has an index
@@ -70,7 +77,7 @@ void exmap_reading_destroy(struct exmap *exmap)
  */
 void exmap_reading_begin(struct exmap *exmap, struct exmap_slot *slot)
 {
-	struct hlist_bl_head *bucket = exmap_reading_bucket(exmap, slot->address);
+	struct hlist_bl_head *bucket = exmap_reading_slot_bucket(exmap, slot);
 
 	slot->reads = true;
 	slot->stale = false;
@@ -94,7 +101,7 @@ bool exmap_reading_end(struct exmap *exmap, struct exmap_slot *slot)
 
 	if (!slot->reads)
 		return false;
-	bucket = exmap_reading_bucket(exmap, slot->address);
+	bucket = exmap_reading_slot_bucket(exmap, slot);
 	hlist_bl_lock(bucket);
 	hlist_bl_del_init(&slot->node);
 	stale = slot->stale;
@@ -130,6 +137,8 @@ void __exmap_reading_mark(struct hlist_bl_head *bucket, unsigned long address)
  */
 void exmap_reading_mark_range(struct exmap *exmap, unsigned long address, unsigned int nr)
 {
-	for (; nr; nr--, address += PAGE_SIZE)
-		exmap_reading_mark(exmap, address);
+	unsigned long page;
+
+	for (page = address >> PAGE_SHIFT; nr; nr--, page++)
+		exmap_reading_mark(exmap->reading, exmap->reading_shift, page);
 }
