@@ -260,14 +260,9 @@ int exmap_stock_setup(struct exmap_interface *interface)
 	return -ENOMEM;
 }
 
-/**
- * exmap_quarantine_setup - have room for pages whose flush is put off
- * @exmap: belongs to current->mm
- * @interface: its lock is not held
- *
- * Return: 0; or -ENOMEM, also if that would be above RLIMIT_MEMLOCK.
- */
-int exmap_quarantine_setup(struct exmap *exmap, struct exmap_interface *interface)
+/* The rest of exmap_quarantine_setup(): by itself, since most calls find it done. */
+static noinline int exmap_quarantine_make(struct exmap *exmap,
+					 struct exmap_interface *interface)
 {
 	struct exmap_quarantine *quarantine = &interface->quarantine;
 	struct exmap_charge charge = { };
@@ -275,9 +270,6 @@ int exmap_quarantine_setup(struct exmap *exmap, struct exmap_interface *interfac
 	unsigned long *address;
 
 	BUILD_BUG_ON(EXMAP_BUNDLE_PAGES * sizeof(*address) > PAGE_SIZE);
-	/* Before the bundle. */
-	if (likely(smp_load_acquire(&quarantine->address)))
-		return 0;
 	/* First: a user who is at his limit may come here with each FREE. */
 	if (exmap_charge_resident(exmap->mm, EXMAP_QUARANTINE_PAGES, &charge))
 		return -ENOMEM;
@@ -304,6 +296,21 @@ int exmap_quarantine_setup(struct exmap *exmap, struct exmap_interface *interfac
 	exmap_bundle_free(bundle);
 	free_page((unsigned long)address);
 	return 0;
+}
+
+/**
+ * exmap_quarantine_setup - have room for pages whose flush is put off
+ * @exmap: belongs to current->mm
+ * @interface: its lock is not held
+ *
+ * Return: 0; or -ENOMEM, also if that would be above RLIMIT_MEMLOCK.
+ */
+int exmap_quarantine_setup(struct exmap *exmap, struct exmap_interface *interface)
+{
+	/* Before the bundle. */
+	if (likely(smp_load_acquire(&interface->quarantine.address)))
+		return 0;
+	return exmap_quarantine_make(exmap, interface);
 }
 
 /* The interface's spare bundle, or one of the depot's: see the top. */
