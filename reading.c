@@ -21,6 +21,7 @@
 #include <linux/mm.h>
 #include <linux/slab.h>
 
+#include "compat.h"
 #include "exmap.h"
 
 /* The index has a bucket for so many pages of the pool's ceiling, and its size has limits. */
@@ -28,11 +29,18 @@
 #define EXMAP_READING_MIN (PAGE_SIZE / sizeof(struct hlist_bl_head))
 #define EXMAP_READING_MAX (SZ_1M / sizeof(struct hlist_bl_head))
 
+/* How many pages an index of 1 << @bits buckets takes. */
+static long exmap_reading_pages(unsigned int bits)
+{
+	return DIV_ROUND_UP(sizeof(struct hlist_bl_head) << bits, PAGE_SIZE);
+}
+
 /**
  * __exmap_reading_setup - make the index
  * @exmap: has been set up; no lock is held
  *
- * An exmap that never reads has none, and its ALLOC never looks for one.
+ * An exmap that never reads has none, and its ALLOC never looks for one. The index is part of
+ * the process's resident set, so that the OOM killer sees it.
  *
  * Return: 0 or -ENOMEM.
  */
@@ -51,6 +59,8 @@ int __exmap_reading_setup(struct exmap *exmap)
 	/* Release: pairs with the acquire in exmap_has_reading(). */
 	if (cmpxchg_release(&exmap->reading, NULL, reading))
 		kvfree(reading);
+	else
+		exmap_rss_add(exmap->mm, exmap_reading_pages(bits));
 	return 0;
 }
 
@@ -60,7 +70,10 @@ int __exmap_reading_setup(struct exmap *exmap)
  */
 void exmap_reading_destroy(struct exmap *exmap)
 {
+	if (!exmap->reading)
+		return;
 	kvfree(exmap->reading);
+	exmap_rss_add(exmap->mm, -exmap_reading_pages(64 - exmap->reading_shift));
 }
 
 static struct hlist_bl_head *exmap_reading_slot_bucket(const struct exmap *exmap,
