@@ -65,6 +65,18 @@ void exmap_uncharge(struct mm_struct *mm, struct exmap_charge *charge)
 }
 
 /**
+ * exmap_charge_leave - leave a part of what is charged to somebody else to uncharge
+ * @mm: as for exmap_charge()
+ * @charge: as there
+ * @pages: how many, at most what is charged; they stay charged to the user of @charge->cred
+ */
+void exmap_charge_leave(struct mm_struct *mm, struct exmap_charge *charge, unsigned long pages)
+{
+	charge->pages -= pages;
+	atomic64_sub(pages, &mm->pinned_vm);
+}
+
+/**
  * exmap_charge_resident - charge pages that are there as long as they are charged
  * @mm: as for exmap_charge()
  * @pages: as for exmap_charge()

@@ -106,6 +106,16 @@ static inline void exmap_rss_add(struct mm_struct *mm, long pages)
 #endif
 }
 
+/* All flags of a page at once. */
+static inline unsigned long exmap_page_flags(const struct page *page)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 18, 0)
+	return READ_ONCE(page->flags);
+#else
+	return READ_ONCE(page->flags.f);
+#endif
+}
+
 /**
  * exmap_pte_set - write a PTE of the surface
  * @mm: whose page table; its PTE lock is held

@@ -720,6 +720,7 @@ static void exmap_show_fdinfo(struct seq_file *m, struct file *file)
 	seq_printf(m, "exmap-pages-free:\t%lu\n", exmap_pool_free_pages(exmap));
 	seq_printf(m, "exmap-pages-deferred:\t%lu\n", exmap_quarantined(exmap));
 	seq_printf(m, "exmap-pages-in-flight:\t%u\n", in_flight);
+	seq_printf(m, "exmap-pages-pinned:\t%lu\n", READ_ONCE(exmap->pool.nr_pinned));
 	seq_printf(m, "exmap-allocs:\t%llu\n", counts.allocs);
 	seq_printf(m, "exmap-frees:\t%llu\n", counts.frees);
 	seq_printf(m, "exmap-reads:\t%llu\n", counts.reads);
@@ -783,6 +784,7 @@ static void __exit exmap_exit(void)
 {
 	misc_deregister(&exmap_device);
 	exmap_watch_exit();
+	exmap_pinned_exit();
 	exmap_pool_exit();
 	exmap_io_exit();
 }

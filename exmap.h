@@ -19,7 +19,8 @@
  *                                 in a quarantine, after the call: its lock
  *       being read from a file    the call, in its slots; the reading index finds them by
  *                                 address, but moves no page
- *     Each has one reference of ours, and no mapcount.
+ *     Each has one reference of ours, and no mapcount. Once off the surface, it is let go
+ *     or handed out again only while there is no other (see pinned.c).
  *   - While the gate is open, memory.c alone makes PTEs of the surface come and
  *     go, under the PTE lock. While it is closed nobody is inside, and whoever
  *     closed it may do with the page tables what it likes.
@@ -53,6 +54,8 @@
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/mutex.h>
+#include <linux/page-flags.h>
+#include <linux/page_ref.h>
 #include <linux/refcount.h>
 #include <linux/rwsem.h>
 #include <linux/spinlock.h>
@@ -90,12 +93,14 @@ struct exmap_bundle {
  * @bundles: how many bundles came with pages, and are still here; never fewer than it takes to hold
  *	all of @taken, so that a page can be put back without allocating
  * @taken: pages taken from the system, at most @ceiling; may be read without @lock
- * @pushes: counts full bundles that came in
+ * @pushes: counts full bundles, and pinned pages, that came in
+ * @pinned: pages of @taken that others still hold, linked through page->lru
+ * @nr_pinned: how many; may be read without @lock
  * @transit: read-held where pages are between the system and an interface,
  *	write-held to find out for certain that no page is free
  * @sibling: in the list of all pools, which pool.c's exmap_pools_lock guards
  * @ceiling: the most pages to take; set once
- * @charge: for @ceiling; set once
+ * @charge: for @ceiling, less what orphans have taken over (see pinned.c); @lock
  */
 struct exmap_pool {
 	spinlock_t lock;
@@ -105,6 +110,8 @@ struct exmap_pool {
 	unsigned long bundles;
 	unsigned long taken;
 	u64 pushes;
+	struct list_head pinned;
+	unsigned long nr_pinned;
 
 	struct rw_semaphore transit;
 	struct list_head sibling;
@@ -386,6 +393,7 @@ static inline void exmap_count(u64 *counter, unsigned long more)
 /* charge.c */
 int exmap_charge(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
 void exmap_uncharge(struct mm_struct *mm, struct exmap_charge *charge);
+void exmap_charge_leave(struct mm_struct *mm, struct exmap_charge *charge, unsigned long pages);
 int exmap_charge_resident(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
 void exmap_uncharge_resident(struct mm_struct *mm, struct exmap_charge *charge);
 
@@ -543,6 +551,29 @@ void exmap_stock_pushed(struct exmap_interface *interface);
 int exmap_quarantine_setup(struct exmap *exmap, struct exmap_interface *interface);
 void exmap_stock_put(struct exmap *exmap, struct exmap_interface *interface, struct page *page);
 void __exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface);
+
+/* pinned.c */
+
+/* So many pages that others hold are looked at in a row. */
+#define EXMAP_PINNED_LOOK 64U
+
+unsigned int exmap_pinned_sort(struct exmap *exmap, struct page **page, unsigned int nr);
+unsigned int exmap_pinned_take(struct exmap *exmap, struct page *page[EXMAP_PINNED_LOOK],
+			       bool leave);
+unsigned int exmap_pinned_shrink(struct exmap *exmap);
+void exmap_pinned_drain(struct exmap *exmap);
+void exmap_pinned_exit(void);
+
+/**
+ * exmap_page_is_good - whether a page can be used again
+ * @page: no PTE and no TLB of the surface holds it, so no new reference can turn up
+ *
+ * Return: whether nobody else holds it, and the hardware has not reported a fault in it.
+ */
+static __always_inline bool exmap_page_is_good(struct page *page)
+{
+	return page_ref_count(page) == 1 && !PageHWPoison(page);
+}
 
 /**
  * exmap_stock - how many free pages an interface has at hand

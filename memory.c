@@ -775,7 +775,8 @@ void exmap_discard(struct exmap *exmap, struct exmap_interface *interface,
 	atomic_sub(nr, &interface->in_flight);
 	for (; nr; nr--, slot++) {
 		exmap_reading_end(exmap, slot);
-		exmap_pool_release(exmap, &slot->page, 1);
+		if (exmap_pinned_sort(exmap, &slot->page, 1))
+			exmap_pool_release(exmap, &slot->page, 1);
 		slot->page = NULL;
 		slot->error = slot->error ?: err;
 	}
@@ -1669,8 +1670,9 @@ static void exmap_reap_flush(struct exmap *exmap, unsigned long start, unsigned 
 	if (!nr)
 		return;
 	exmap_shootdown(exmap, start, end);
-	exmap_pool_release(exmap, exmap->reaped->page, nr);
 	WRITE_ONCE(exmap->unmapped, exmap->unmapped + nr);
+	nr = exmap_pinned_sort(exmap, exmap->reaped->page, nr);
+	exmap_pool_release(exmap, exmap->reaped->page, nr);
 }
 
 /*

@@ -105,6 +105,7 @@ int exmap_pool_setup(struct exmap *exmap, unsigned long pages)
 	spin_lock_init(&pool->lock);
 	init_rwsem(&pool->transit);
 	pool->ceiling = pages;
+	INIT_LIST_HEAD(&pool->pinned);
 	INIT_LIST_HEAD(&pool->sibling);
 	return exmap_charge(exmap->mm, pages, &pool->charge);
 }
@@ -123,8 +124,7 @@ void exmap_pool_expose(struct exmap *exmap)
 /**
  * exmap_pool_release - give pages back to the system
  * @exmap: whose pool they were taken for
- * @page: the pages, no PTE and no TLB of the surface holding one any more. One
- *	that is still pinned goes when its last user lets go of it
+ * @page: the pages, which nobody else holds, unless they are faulty
  * @nr: how many
  */
 void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr)
@@ -203,6 +203,7 @@ void exmap_pool_drain(struct exmap *exmap)
 	}
 	while (exmap_depot_drain_one(exmap))
 		cond_resched();
+	exmap_pinned_drain(exmap);
 }
 
 /**
@@ -388,6 +389,26 @@ void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface)
 	spin_unlock(&exmap->pool.lock);
 }
 
+/*
+ * Copy pages that no PTE and no TLB holds. True if all of them can be used again, as
+ * exmap_page_is_good() says of one: nobody else holds any, so all counts together are 1.
+ */
+static __always_inline bool exmap_stock_copy(struct page **to, struct page **from, unsigned int nr)
+{
+	unsigned long flags = 0;
+	unsigned int i;
+	int counts = 1;
+
+	for (i = 0; i < nr; i++) {
+		struct page *page = from[i];
+
+		counts |= page_ref_count(page);
+		flags |= exmap_page_flags(page);
+		to[i] = page;
+	}
+	return counts == 1 && !(flags & __PG_HWPOISON);
+}
+
 /**
  * exmap_stock_settle - make pages in limbo free pages
  * @exmap: the exmap
@@ -396,39 +417,42 @@ void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface)
  *	be exchanged for another bundle
  * @nr: how many; not 0
  *
- * A page that someone still has pinned is not ours to hand out again: it is let
- * go, and the pool may take another one in its place. No new reference can turn
- * up after the flush, since it takes a PTE to get one.
+ * A page that someone still has pinned is not ours to hand out again: it is kept aside. A
+ * faulty page goes back to the system. No new reference can turn up after the flush, since
+ * it takes a PTE to get one.
  */
 void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
 			struct exmap_bundle **limbo, unsigned int nr)
 {
 	struct exmap_bundle *bundle = *limbo;
-	struct page **from = bundle->page, **const end = from + nr;
-	struct page **to, **last;
+	struct page **from = bundle->page;
+	unsigned int count = interface->count;
 
 	lockdep_assert_held(&interface->lock);
 	/* Where the loaded bundle is empty this one takes its place, and they stay in it. */
-	if (!interface->count) {
+	if (!count) {
 		*limbo = interface->loaded;
 		interface->loaded = bundle;
 	}
-	to = &interface->loaded->page[interface->count];
-	last = &interface->loaded->page[EXMAP_BUNDLE_PAGES];
-	for (; from < end; from++) {
-		if (unlikely(page_ref_count(*from) != 1)) {
-			exmap_pool_release(exmap, from, 1);
+	for (;;) {
+		struct page **to = &interface->loaded->page[count];
+		unsigned int here = min_t(unsigned int, nr, EXMAP_BUNDLE_PAGES - count);
+
+		if (likely(exmap_stock_copy(to, from, here)))
+			count += here;
+		else
+			count += exmap_pinned_sort(exmap, to, here);
+		nr -= here;
+		if (likely(!nr))
+			break;
+		from += here;
+		if (count < EXMAP_BUNDLE_PAGES)
 			continue;
-		}
-		if (unlikely(to == last)) {
-			exmap_stock_push_full(interface, interface->loaded);
-			interface->loaded = exmap_stock_empty(exmap, interface);
-			to = interface->loaded->page;
-			last = to + EXMAP_BUNDLE_PAGES;
-		}
-		*to++ = *from;
+		exmap_stock_push_full(interface, interface->loaded);
+		interface->loaded = exmap_stock_empty(exmap, interface);
+		count = 0;
 	}
-	WRITE_ONCE(interface->count, to - interface->loaded->page);
+	WRITE_ONCE(interface->count, count);
 	exmap_stock_pushed(interface);
 }
 
@@ -442,10 +466,8 @@ void exmap_stock_put(struct exmap *exmap, struct exmap_interface *interface, str
 {
 	lockdep_assert_held(&interface->lock);
 	/* A device, or whoever filled it for the file, may not have let go yet. */
-	if (likely(page_ref_count(page) == 1))
+	if (likely(exmap_page_is_good(page)) || exmap_pinned_sort(exmap, &page, 1))
 		exmap_stock_add(exmap, interface, &page, 1);
-	else
-		exmap_pool_release(exmap, &page, 1);
 }
 
 /**
@@ -486,6 +508,34 @@ static bool exmap_stock_fetch(struct exmap *exmap, struct exmap_interface *inter
 	exmap_stock_push_full(interface, bundle);
 	exmap_stock_pushed(interface);
 	return true;
+}
+
+/* Take back some of the pages that others held. False where they still hold those. */
+static bool exmap_stock_unpin(struct exmap *exmap, struct exmap_interface *interface)
+{
+	struct page *page[EXMAP_PINNED_LOOK];
+	unsigned int nr;
+
+	if (likely(!READ_ONCE(exmap->pool.nr_pinned)))
+		return false;
+	nr = exmap_pinned_take(exmap, page, false);
+	nr = exmap_pinned_sort(exmap, page, nr);
+	if (!nr)
+		return false;
+	exmap_stock_add(exmap, interface, page, nr);
+	return true;
+}
+
+/* Look at all of them, until there are enough free pages. */
+static void exmap_stock_unpin_all(struct exmap *exmap, struct exmap_interface *interface,
+				  unsigned int want)
+{
+	unsigned long left = DIV_ROUND_UP(READ_ONCE(exmap->pool.nr_pinned), EXMAP_PINNED_LOOK);
+
+	for (; left && exmap_stock(interface) < want; left--) {
+		exmap_stock_unpin(exmap, interface);
+		cond_resched();
+	}
 }
 
 /*
@@ -688,7 +738,7 @@ static int exmap_stock_collect(struct exmap *exmap, struct exmap_interface *inte
  * there are not. Only one task hunts at a time, and no page is on its way from
  * the system meanwhile. So where all places were empty when visited, and nothing
  * has come to any of them since the round began, none was free at its end. What is in
- * quarantine is free; it just has to be flushed.
+ * quarantine is free; it just has to be flushed. What others hold is not, until they let go.
  *
  * Returns 0 if it found some or if fewer than @limit pages are taken again, or -ENOMEM if there
  * are not enough; or -EINTR if the caller is being killed, with the interface's lock not held.
@@ -712,6 +762,7 @@ static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interfa
 		pushes = exmap_pool_pushes(exmap);
 		while (exmap_stock(interface) < want && exmap_stock_fetch(exmap, interface))
 			;
+		exmap_stock_unpin_all(exmap, interface, want);
 		for (i = 0; !err && i < exmap_nr_interfaces(exmap); i++)
 			err = exmap_stock_collect(exmap, interface, &exmap->interfaces[i], want);
 		if (err || exmap_stock(interface) >= want)
@@ -772,8 +823,9 @@ killed:
  *	closed after this. If it returns an error the lock is not held any more
  * @want: how many pages
  *
- * From the depot; from the system up to the ceiling; from its own quarantine; from other
- * interfaces. The memory is charged to the caller's memcg, or the active one.
+ * From the depot; from what others held; from the system up to the ceiling; from its own
+ * quarantine; from other interfaces. The memory is charged to the caller's memcg, or the active
+ * one.
  *
  * Return: 0, and the pages stay as long as the lock is held; -ENOMEM if there
  * are not that many free pages in all of the exmap and the system has none, or
@@ -788,7 +840,7 @@ int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, uns
 	lockdep_assert_held(&interface->lock);
 	atomic_inc(&interface->fillers);
 	while (!err && exmap_stock(interface) < want)
-		if (!exmap_stock_fetch(exmap, interface))
+		if (!exmap_stock_fetch(exmap, interface) && !exmap_stock_unpin(exmap, interface))
 			err = exmap_stock_more(exmap, interface, want, &limit);
 	atomic_dec(&interface->fillers);
 	if (err == -ENOMEM)
@@ -823,7 +875,8 @@ static unsigned long exmap_pool_spare(struct exmap *exmap)
 	cond_resched();
 	if (!READ_ONCE(exmap->pool.taken))
 		return 0;
-	return exmap_pool_free_pages(exmap) + exmap_quarantined(exmap);
+	return exmap_pool_free_pages(exmap) + exmap_quarantined(exmap) +
+		READ_ONCE(exmap->pool.nr_pinned);
 }
 
 /* Whoever needs memory here may hold any lock but those that are waited for in here. */
@@ -849,6 +902,9 @@ static unsigned long exmap_pool_shrink(struct exmap *exmap, unsigned long want)
 
 	while (pages < want && exmap_depot_drain_one(exmap))
 		pages += EXMAP_BUNDLE_PAGES;
+	for (i = DIV_ROUND_UP(READ_ONCE(exmap->pool.nr_pinned), EXMAP_PINNED_LOOK);
+	     pages < want && i; i--)
+		pages += exmap_pinned_shrink(exmap);
 	for (i = 0; pages < want && i < exmap_nr_interfaces(exmap); i++) {
 		interface = &exmap->interfaces[i];
 		/* One that is at work needs its pages in a moment. */

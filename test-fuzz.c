@@ -90,6 +90,7 @@ struct exmap {
 
 	/* What the model knows. */
 	unsigned int mapped;
+	unsigned int pinned;	/* pages of the pool that a pipe holds, and the surface does not */
 	unsigned int fds;
 	unsigned int hot;	/* where most calls go */
 	uint64_t file_size;
@@ -400,7 +401,7 @@ static unsigned long stats_count(const struct exmap *ex, int fd)
 }
 
 struct books {
-	unsigned long system, mapped, free, deferred, in_flight;
+	unsigned long system, mapped, free, deferred, in_flight, pinned;
 };
 
 static bool read_books(const struct exmap *ex, struct books *books)
@@ -413,6 +414,7 @@ static bool read_books(const struct exmap *ex, struct books *books)
 		{ "exmap-pages-system:", &books->system }, { "exmap-pages-mapped:", &books->mapped },
 		{ "exmap-pages-free:", &books->free }, { "exmap-pages-deferred:", &books->deferred },
 		{ "exmap-pages-in-flight:", &books->in_flight },
+		{ "exmap-pages-pinned:", &books->pinned },
 	};
 	int fd;
 
@@ -429,7 +431,8 @@ static bool read_books(const struct exmap *ex, struct books *books)
 		else
 			fail("fdinfo has no %s", rows[i].key);
 	}
-	return books->system == books->mapped + books->free + books->deferred + books->in_flight;
+	return books->system == books->mapped + books->free + books->deferred +
+		books->in_flight + books->pinned;
 }
 
 /* While no call is at work each page is in one place; @most of them wait for their flush. */
@@ -443,8 +446,8 @@ static void check_books(const struct exmap *ex, unsigned long mapped, unsigned l
 		usleep(1000);
 	if (!read_books(ex, &books) || books.mapped != mapped || books.deferred > most)
 		fail("%lu pages: %lu mapped (expected %lu), %lu free, %lu deferred (at most %lu), "
-		     "%lu in flight", books.system, books.mapped, mapped, books.free, books.deferred,
-		     most, books.in_flight);
+		     "%lu in flight, %lu pinned", books.system, books.mapped, mapped, books.free,
+		     books.deferred, most, books.in_flight, books.pinned);
 }
 
 /*
@@ -572,7 +575,7 @@ static void check_table(struct exmap *ex, unsigned int page)
 static void absent_touched(struct exmap *ex, unsigned int page, int got)
 {
 	bool alloc = ex->flags & EXMAP_PAGEFAULT_ALLOC;
-	int want = !alloc ? SIGSEGV : ex->mapped < ex->pool ? 0 : SIGBUS;
+	int want = !alloc ? SIGSEGV : ex->mapped + ex->pinned < ex->pool ? 0 : SIGBUS;
 
 	if (got != want && (got || !is_due(ex, page)))
 		fail("signal %d, expected %d", got, want);
@@ -704,7 +707,7 @@ static int model_fill(struct exmap *ex, unsigned int opcode, unsigned int page, 
 
 	for (unsigned int i = 0; i < len; i++)
 		missing += !is_mapped(ex, page + i);
-	if (missing > ex->pool - ex->mapped)
+	if (missing > ex->pool - ex->pinned - ex->mapped)
 		return -ENOMEM;
 	for (unsigned int p = page; p < page + len; p++) {
 		if (is_mapped(ex, p))
@@ -1195,6 +1198,7 @@ static void do_pin(struct exmap *ex)
 	if (counted(vmsplice(ends[1], &range, 1, 0)) == PAGE) {
 		me.request[0] = (struct exmap_iov){ .page = page, .len = 1 };
 		do_call(ex, &call, 1);
+		ex->pinned = !is_mapped(ex, page);
 		for (int i = 0; i < 4; i++) {
 			do_action(ex);
 			do_touch(ex);
@@ -1205,6 +1209,7 @@ static void do_pin(struct exmap *ex)
 	}
 	close(ends[0]);
 	close(ends[1]);
+	ex->pinned = 0;
 }
 
 /* A new descriptor for an exmap, with that number. */

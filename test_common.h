@@ -158,7 +158,7 @@ static inline void assert_pages_add_up(int fd)
 {
 	assert_fdinfo(fd, "pages-system", fdinfo(fd, "pages-mapped") +
 		      fdinfo(fd, "pages-free") + fdinfo(fd, "pages-deferred") +
-		      fdinfo(fd, "pages-in-flight"));
+		      fdinfo(fd, "pages-in-flight") + fdinfo(fd, "pages-pinned"));
 }
 
 #define assert_mapped(ex, n) ck_assert_uint_eq(stats(ex).alloc_count, n)
@@ -187,7 +187,10 @@ static inline bool shrink(void)
 	return ok;
 }
 
-/* A page that someone has pinned when it is freed, with these flags, is not handed out again. */
+/*
+ * A page that someone has pinned when it is freed, with these flags, is not handed out again
+ * until he lets go of it.
+ */
 static inline void pinned_pages_are_kept(uint64_t flags)
 {
 	struct exmap *ex = exmap_new(MIB, 20, 1);
@@ -200,16 +203,27 @@ static inline void pinned_pages_are_kept(uint64_t flags)
 	memset(ex->surface, 'A', 10 * PAGE);
 	ck_assert_int_eq(vmsplice(pipes[1], &iov, 1, 0), 10 * PAGE);
 	ck_assert_int_eq(run_flags(ex, 0, EXMAP_OP_FREE, 0, 10, flags), 10);
-	/* All of the pool, so one of them would have to be among these. */
-	ck_assert_int_eq(alloc(ex, 0, 100, 20), 20);
-	memset(ex->surface + 100 * PAGE, 'B', 20 * PAGE);
+	assert_fdinfo(ex->fd, "pages-pinned", flags & EXMAP_FREE_DEFER ? 0 : 10);
+	/* They are in the books, and so there are but ten others. */
+	ck_assert_int_eq(alloc(ex, 0, 100, 10), 10);
+	memset(ex->surface + 100 * PAGE, 'B', 10 * PAGE);
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), -ENOMEM);
+	assert_fdinfo(ex->fd, "pages-pinned", 10);
+	assert_pages_add_up(ex->fd);
+	/* One by one they can be had again: the same ones, and not before. */
 	for (int i = 0; i < 10; i++) {
 		ck_assert_int_eq(read(pipes[0], buffer, PAGE), PAGE);
 		ck_assert(all_bytes(buffer, 'A'));
+		ck_assert_int_eq(alloc(ex, 0, 110 + i, 1), 1);
+		memset(ex->surface + (110 + i) * PAGE, 'B', PAGE);
+		assert_fdinfo(ex->fd, "pages-pinned", 9 - i);
+		ck_assert_int_eq(alloc(ex, 0, 0, 1), -ENOMEM);
 	}
-	ck_assert_int_eq(alloc(ex, 0, 0, 1), -ENOMEM);
+	assert_fdinfo(ex->fd, "pages-system", 20);
 	ck_assert_int_eq(release(ex, 0, 100, 20), 20);
 	assert_pages_add_up(ex->fd);
+	close(pipes[0]);
+	close(pipes[1]);
 }
 
 #endif /* TEST_COMMON_H */
