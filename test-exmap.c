@@ -2326,6 +2326,77 @@ START_TEST(free_flushes_once_per_call)
 }
 END_TEST
 
+/* What one of the kernel's files says about a page, or a page frame, by number. */
+static uint64_t page_number_in(const char *path, uint64_t number)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	uint64_t value;
+
+	assert_ok(fd);
+	ck_assert_int_eq(pread(fd, &value, sizeof(value), number * sizeof(value)), sizeof(value));
+	close(fd);
+	return value;
+}
+
+static uint64_t frame_of(const char *address)
+{
+	return page_number_in("/proc/self/pagemap", (uintptr_t)address / PAGE) & ((1ULL << 55) - 1);
+}
+
+#define HARD_OFFLINE "/sys/devices/system/memory/hard_offline_page"
+
+/* Report an uncorrected memory error, as a machine check does. */
+static void break_frame(uint64_t frame)
+{
+	enum { KPF_HWPOISON = 19 };
+	int fd = open(HARD_OFFLINE, O_WRONLY | O_CLOEXEC);
+	char text[32];
+
+	assert_ok(fd);
+	snprintf(text, sizeof(text), "%#lx", frame * PAGE);
+	/* The kernel cannot take it from us, and says so. */
+	(void)!write(fd, text, strlen(text));
+	close(fd);
+	ck_assert(page_number_in("/proc/kpageflags", frame) >> KPF_HWPOISON & 1);
+}
+
+/* A page that the hardware has reported an error in does not come back. */
+START_TEST(faulty_pages_are_not_recycled)
+{
+	enum { POOL = 20 };
+	struct exmap *ex = exmap_new(MIB, POOL, 1);
+
+	for (int flags = 0; flags <= EXMAP_FREE_DEFER; flags += EXMAP_FREE_DEFER) {
+		for (int how = 0; how < 3; how++) {
+			uint64_t frame;
+			long before;
+
+			ck_assert_int_eq(alloc(ex, 0, 0, POOL), POOL);
+			before = fdinfo(ex->fd, "pages-system");
+			frame = frame_of(ex->surface + 5 * PAGE);
+			/* The other way keeps a reference to the page, for ever. */
+			if (how)
+				break_frame(frame);
+			else
+				madvise(ex->surface + 5 * PAGE, PAGE, MADV_HWPOISON);
+			if (how == 2)
+				assert_ok(madvise(ex->surface, MIB, MADV_DONTNEED));
+			else
+				ck_assert_int_eq(run_flags(ex, 0, EXMAP_OP_FREE, 0, POOL, flags),
+						 POOL);
+			ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_FLUSH, 0, 0), 0);
+			assert_fdinfo(ex->fd, "pages-system", how == 2 ? 0 : before - 1);
+			assert_fdinfo(ex->fd, "pages-pinned", 0);
+			ck_assert_int_eq(alloc(ex, 0, 100, POOL), POOL);
+			for (int i = 0; i < POOL; i++)
+				ck_assert_uint_ne(frame_of(ex->surface + (100 + i) * PAGE), frame);
+			ck_assert_int_eq(release(ex, 0, 100, POOL), POOL);
+			assert_pages_add_up(ex->fd);
+		}
+	}
+}
+END_TEST
+
 START_TEST(pinned_pages_are_not_recycled)
 {
 	pinned_pages_are_kept(0);
@@ -2717,6 +2788,7 @@ static const struct test tests[] = {
 	TEST(threads_sharing_an_interface),
 	TEST(free_flushes_once_per_call),
 	TEST(pinned_pages_are_not_recycled),
+	TEST_NEEDS(faulty_pages_are_not_recycled, HARD_OFFLINE),
 	TEST_NEEDS(guests_lose_what_is_freed, "/dev/kvm"),
 	TEST_NEEDS(guests_touch_while_the_kernel_unmaps, "/dev/kvm"),
 	TEST_NEEDS(guests_come_while_pages_go, "/dev/kvm"),
