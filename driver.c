@@ -6,6 +6,7 @@
  * pool.c. See exmap.h for who owns what.
  */
 #include <linux/file.h>
+#include <linux/llist.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/nospec.h>
@@ -14,6 +15,7 @@
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
+#include <linux/workqueue.h>
 
 #include <asm/cpu_device_id.h>
 
@@ -48,8 +50,9 @@ static struct exmap *exmap_create(void)
 	return exmap;
 }
 
-static void exmap_free_interfaces(struct exmap *exmap, struct exmap_interface *interfaces,
-				  unsigned int nr)
+/* Free all that interfaces have, but not themselves. Nothing is charged for them any more. */
+static void exmap_strip_interfaces(struct exmap *exmap, struct exmap_interface *interfaces,
+				   unsigned int nr)
 {
 	unsigned int i;
 
@@ -58,13 +61,55 @@ static void exmap_free_interfaces(struct exmap *exmap, struct exmap_interface *i
 		exmap_uncharge_resident(exmap->mm, &interfaces[i].quarantine.charge);
 		exmap_stock_destroy(&interfaces[i]);
 		free_page((unsigned long)interfaces[i].user);
+		interfaces[i].user = NULL;
+	}
+	exmap_uncharge_resident(exmap->mm, &exmap->charge);
+}
+
+static void exmap_free_interfaces(struct exmap_interface *interfaces, unsigned int nr)
+{
+	unsigned int i;
+
+	for (i = 0; i < nr; i++) {
 		mutex_destroy(&interfaces[i].quarantine.lock);
 		mutex_destroy(&interfaces[i].lock);
 	}
 	kvfree(interfaces);
-	exmap_uncharge_resident(exmap->mm, &exmap->charge);
 }
 
+static void exmap_destroy(struct exmap *exmap)
+{
+	if (exmap->interfaces)
+		exmap_free_interfaces(exmap->interfaces, exmap_nr_interfaces(exmap));
+	mmdrop(exmap->mm);
+	mutex_destroy(&exmap->lock);
+	mutex_destroy(&exmap->reap_lock);
+	kfree(exmap);
+}
+
+/* Exmaps without pages that nobody has any more. */
+static LLIST_HEAD(exmap_remains);
+
+/*
+ * Free them when no MMU notifier and no shrinker is looking at them any more: one grace period
+ * for all that have come meanwhile, which no one waits for.
+ */
+static void exmap_bury(struct work_struct *work)
+{
+	struct llist_node *all = llist_del_all(&exmap_remains);
+	struct exmap *exmap, *next;
+
+	mmu_notifier_synchronize();
+	exmap_pool_synchronize();
+	llist_for_each_entry_safe(exmap, next, all, remains) {
+		exmap_destroy(exmap);
+		cond_resched();
+	}
+}
+
+static DECLARE_WORK(exmap_burial, exmap_bury);
+
+/* All that user space can notice is gone when the last one has put it. */
 static void exmap_put(struct exmap *exmap)
 {
 	if (!refcount_dec_and_test(&exmap->refs))
@@ -74,16 +119,16 @@ static void exmap_put(struct exmap *exmap)
 		trace_exmap_teardown(exmap);
 		exmap_pool_destroy(exmap);
 		exmap_reading_destroy(exmap);
-		exmap_free_interfaces(exmap, exmap->interfaces, exmap_nr_interfaces(exmap));
+		exmap_strip_interfaces(exmap, exmap->interfaces, exmap_nr_interfaces(exmap));
 	}
 	if (exmap->file)
 		fput(exmap->file);
 	exmap_queue_put(exmap->queue);
 	exmap_surface_destroy(exmap);
-	mmdrop(exmap->mm);
-	mutex_destroy(&exmap->lock);
-	mutex_destroy(&exmap->reap_lock);
-	kfree(exmap);
+	if (!exmap->interfaces)
+		exmap_destroy(exmap);
+	else if (llist_add(&exmap->remains, &exmap_remains))
+		schedule_work(&exmap_burial);
 }
 
 /* What a file works on, whosever it is. */
@@ -261,7 +306,8 @@ destroy_pool:
 	if (err == -EINTR)
 		err = -ERESTARTNOINTR;
 free_interfaces:
-	exmap_free_interfaces(exmap, interfaces, nr);
+	exmap_strip_interfaces(exmap, interfaces, nr);
+	exmap_free_interfaces(interfaces, nr);
 	return err;
 }
 
@@ -783,6 +829,7 @@ static int __init exmap_init(void)
 static void __exit exmap_exit(void)
 {
 	misc_deregister(&exmap_device);
+	flush_work(&exmap_burial);
 	exmap_watch_exit();
 	exmap_pinned_exit();
 	exmap_pool_exit();

@@ -33,9 +33,10 @@
  *   interface->lock, quarantine->lock, exmap->reap_lock > exmap->mapping->i_mmap_rwsem
  *   exmap->lock > exmap->gate_lock
  *   exmap->lock, mmap_lock > watch->lock
- *   any lock, where memory is short > exmap_pools_lock > interface->lock >
- *	quarantine->lock > i_mmap_rwsem, PTE lock > pool->lock, the first two by trylock
- *	only; the others no one holds who needs memory
+ *   any lock, where memory is short > exmap_pools_lock
+ *   any lock, where memory is short > interface->lock > quarantine->lock > i_mmap_rwsem,
+ *	PTE lock > pool->lock: the first three by trylock, the others no one holds who
+ *	needs memory
  * One interface's lock is taken inside another's by trylock, or by the one task
  * that holds pool->transit for writing.
  * The MMU notifier takes interface locks and PTE locks. So nothing that sleeps
@@ -50,6 +51,7 @@
 #include <linux/hash.h>
 #include <linux/list.h>
 #include <linux/list_bl.h>
+#include <linux/llist.h>
 #include <linux/lockdep.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
@@ -98,7 +100,8 @@ struct exmap_bundle {
  * @nr_pinned: how many; may be read without @lock
  * @transit: read-held where pages are between the system and an interface,
  *	write-held to find out for certain that no page is free
- * @sibling: in the list of all pools, which pool.c's exmap_pools_lock guards
+ * @sibling: in the list of all pools, or empty; pool.c's exmap_pools_lock guards it
+ * @spare: what the shrinker last saw that it could have; exmap_pools_lock. May be read without
  * @ceiling: the most pages to take; set once
  * @charge: for @ceiling, less what orphans have taken over (see pinned.c); @lock
  */
@@ -115,6 +118,7 @@ struct exmap_pool {
 
 	struct rw_semaphore transit;
 	struct list_head sibling;
+	unsigned long spare;
 
 	unsigned long ceiling;
 	struct exmap_charge charge;
@@ -273,6 +277,7 @@ struct exmap_leaf {
  * @watch: tells when the kernel takes the surface, or a part of it, away; set by SETUP
  * @neighbours: the other exmaps that it tells; @watch->lock
  * @pool: the pages
+ * @remains: in driver.c's list of those that nobody has any more
  */
 struct exmap {
 	/* Read by every call, written seldom. */
@@ -309,6 +314,7 @@ struct exmap {
 	struct mutex lock;
 	struct exmap_watch *watch;
 	struct list_head neighbours;
+	struct llist_node remains;
 
 	struct exmap_pool pool ____cacheline_aligned_in_smp;
 };
@@ -416,6 +422,8 @@ bool exmap_quarantine_flush(struct exmap *exmap, struct exmap_quarantine *quaran
 			    struct exmap_interface *interface);
 int exmap_quarantine_flush_killable(struct exmap *exmap, struct exmap_quarantine *quarantine,
 				    struct exmap_interface *interface);
+void exmap_quarantine_try_flush(struct exmap *exmap, struct exmap_quarantine *quarantine,
+				struct exmap_interface *interface);
 unsigned long exmap_quarantined(const struct exmap *exmap);
 int exmap_enter_late(struct exmap *exmap, struct exmap_interface *interface, enum exmap_gate gate);
 int exmap_request(const struct exmap *exmap, u64 value, unsigned long *start, unsigned long *end);
@@ -538,6 +546,7 @@ void exmap_pool_exit(void);
 int exmap_pool_setup(struct exmap *exmap, unsigned long pages);
 void exmap_pool_expose(struct exmap *exmap);
 void exmap_pool_destroy(struct exmap *exmap);
+void exmap_pool_synchronize(void);
 void exmap_pool_drain(struct exmap *exmap);
 void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr);
 unsigned long exmap_pool_free_pages(struct exmap *exmap);

@@ -877,6 +877,33 @@ static void exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned l
 	up_read_non_owner(&exmap->mapping->i_mmap_rwsem);
 }
 
+/*
+ * The same without waiting for any lock. False where that did not work out: nothing is
+ * flushed then. Notifiers that cannot do without waiting say so (-EAGAIN); the kernel has
+ * then told those that could of the end.
+ */
+static bool exmap_shootdown_try(struct exmap *exmap, unsigned long start, unsigned long end)
+{
+	struct mmu_notifier_range range = {
+		.mm = exmap->mm,
+		.start = start,
+		.end = end,
+		.event = MMU_NOTIFY_CLEAR,
+		.owner = (void *)&exmap_notifier_ops,
+	};
+	bool told;
+
+	if (!down_read_trylock(&exmap->mapping->i_mmap_rwsem))
+		return false;
+	told = !static_call(exmap_mmu_notifier_start)(&range);
+	if (told) {
+		static_call(exmap_flush_tlb_mm_range)(exmap->mm, start, end, PAGE_SHIFT, false);
+		exmap_invalidate_end(&range);
+	}
+	up_read(&exmap->mapping->i_mmap_rwsem);
+	return told;
+}
+
 /* What one FREE has unmapped and not yet flushed; its walk. */
 struct exmap_unmap {
 	struct exmap_walk walk;
@@ -1063,12 +1090,22 @@ static __always_inline bool exmap_defer_page(struct exmap *exmap,
 	return true;
 }
 
+/* As exmap_walk_lock(), where nothing may sleep. */
+static bool exmap_walk_lock_atomic(struct exmap_walk *walk, unsigned long address)
+{
+	if (walk->region == address >> PMD_SHIFT)
+		return true;
+	exmap_walk_unlock(walk);
+	return exmap_walk_table(walk, address);
+}
+
 /*
  * Flush what is in quarantine, and make it free pages of @interface. Both locks are
- * held; the gate is open, or is being closed.
+ * held; the gate is open, or is being closed. Unless it may @wait nothing sleeps in here,
+ * and it may come to nothing.
  */
 static void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *quarantine,
-				 struct exmap_interface *interface)
+				 struct exmap_interface *interface, bool wait)
 {
 	const unsigned long *const end = quarantine->address + quarantine->nr, *address;
 	unsigned long lowest = ULONG_MAX, highest = 0;
@@ -1082,11 +1119,14 @@ static void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *q
 		lowest = min(lowest, *address);
 		highest = max(highest, *address);
 	}
-	exmap_shootdown(exmap, lowest, highest + PAGE_SIZE);
+	if (wait)
+		exmap_shootdown(exmap, lowest, highest + PAGE_SIZE);
+	else if (!exmap_shootdown_try(exmap, lowest, highest + PAGE_SIZE))
+		return;
 	exmap_count(&interface->counts.flushes, 1);
 	/* Others may map there now. */
 	for (address = quarantine->address; address < end; address++) {
-		if (WARN_ON_ONCE(!exmap_walk_lock(&walk, *address)))
+		if (WARN_ON_ONCE(!exmap_walk_lock_atomic(&walk, *address)))
 			continue;
 		pte = &walk.table[pte_index(*address)];
 		if (!WARN_ON_ONCE(!pte_same(*pte, EXMAP_PTE_DEFERRED)))
@@ -1115,7 +1155,7 @@ bool exmap_quarantine_flush(struct exmap *exmap, struct exmap_quarantine *quaran
 		return false;
 	mutex_lock(&quarantine->lock);
 	any = quarantine->nr;
-	exmap_quarantine_end(exmap, quarantine, interface);
+	exmap_quarantine_end(exmap, quarantine, interface, true);
 	mutex_unlock(&quarantine->lock);
 	return any;
 }
@@ -1139,9 +1179,28 @@ int exmap_quarantine_flush_killable(struct exmap *exmap, struct exmap_quarantine
 	if (mutex_lock_killable(&quarantine->lock))
 		return -EINTR;
 	any = quarantine->nr > 0;
-	exmap_quarantine_end(exmap, quarantine, interface);
+	exmap_quarantine_end(exmap, quarantine, interface, true);
 	mutex_unlock(&quarantine->lock);
 	return any;
+}
+
+/**
+ * exmap_quarantine_try_flush - the same without waiting for anybody
+ * @exmap: as for exmap_quarantine_flush()
+ * @quarantine: as there
+ * @interface: as there
+ *
+ * Where that does not work out the quarantine stays as it is. May be called with preemption
+ * off, except on PREEMPT_RT.
+ */
+void exmap_quarantine_try_flush(struct exmap *exmap, struct exmap_quarantine *quarantine,
+				struct exmap_interface *interface)
+{
+	lockdep_assert_held(&interface->lock);
+	if (!READ_ONCE(quarantine->nr) || !mutex_trylock(&quarantine->lock))
+		return;
+	exmap_quarantine_end(exmap, quarantine, interface, false);
+	mutex_unlock(&quarantine->lock);
 }
 
 /* Whether what was mapped at an address is in this quarantine. */
@@ -1175,7 +1234,7 @@ static int exmap_quarantine_recall(struct exmap *exmap, struct exmap_interface *
 			return -EINTR;
 		found = exmap_quarantine_holds(quarantine, address);
 		if (found)
-			exmap_quarantine_end(exmap, quarantine, interface);
+			exmap_quarantine_end(exmap, quarantine, interface, true);
 		mutex_unlock(&quarantine->lock);
 	}
 	return 0;
@@ -1204,7 +1263,7 @@ static __always_inline void exmap_defer_room(struct exmap_walk *walk,
 	if (likely(interface->quarantine.nr < EXMAP_BUNDLE_PAGES))
 		return;
 	exmap_walk_unlock(walk);
-	exmap_quarantine_end(walk->exmap, &interface->quarantine, interface);
+	exmap_quarantine_end(walk->exmap, &interface->quarantine, interface, true);
 }
 
 /* FREE of one entry into quarantine. Returns as exmap_free_entry(). */
@@ -1625,7 +1684,8 @@ void exmap_surface_destroy(struct exmap *exmap)
 /*
  * Close the gate, for good or for now. Nobody is inside when it returns, and no flush
  * due: generic code would overlook what stands for one, and may free the page table. False
- * where the surface was dead already: then its page tables may be gone, too.
+ * where the surface was dead already: then its page tables may be gone, too, and the exmap
+ * may be about to be freed. No interface is looked at then.
  */
 static bool exmap_gate_close(struct exmap *exmap, enum exmap_gate gate)
 {
@@ -1640,15 +1700,17 @@ static bool exmap_gate_close(struct exmap *exmap, enum exmap_gate gate)
 		WRITE_ONCE(exmap->gate, gate);
 	interfaces = exmap->interfaces;
 	spin_unlock(&exmap->gate_lock);
+	if (!alive)
+		return false;
 
 	/* An interface that comes later finds the gate closed. */
 	for (i = 0; interfaces && i < exmap_nr_interfaces(exmap); i++) {
 		mutex_lock(&interfaces[i].lock);
-		if (alive && exmap_quarantine_flush(exmap, &interfaces[i].quarantine, &interfaces[i]))
+		if (exmap_quarantine_flush(exmap, &interfaces[i].quarantine, &interfaces[i]))
 			exmap_stock_trim(exmap, &interfaces[i]);
 		mutex_unlock(&interfaces[i].lock);
 	}
-	return alive;
+	return true;
 }
 
 static void exmap_gate_open(struct exmap *exmap)
@@ -1925,18 +1987,21 @@ unlock:
 
 /**
  * exmap_watch_leave - undo exmap_watch_join()
- * @exmap: nobody else has it
+ * @exmap: nobody else has it, and its surface, if it had any, is gone
  *
- * No callback is at work on it after this.
+ * A callback that began before may still look at it, until mmu_notifier_synchronize(). It
+ * finds the gate dead, or no surface, and does nothing.
  */
 void exmap_watch_leave(struct exmap *exmap)
 {
 	struct exmap_watch *watch = exmap->watch;
 
+	spin_lock(&exmap->gate_lock);
+	WRITE_ONCE(exmap->gate, EXMAP_GATE_DEAD);
+	spin_unlock(&exmap->gate_lock);
 	spin_lock(&watch->lock);
 	list_del_rcu(&exmap->neighbours);
 	spin_unlock(&watch->lock);
-	mmu_notifier_synchronize();
 	mmu_notifier_put(&watch->notifier);
 }
 

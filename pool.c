@@ -19,6 +19,7 @@
 #include <linux/random.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/srcu.h>
 
 #include "compat.h"
 #include "exmap.h"
@@ -36,9 +37,15 @@
 /* What exmap_quarantine_setup() takes. */
 #define EXMAP_QUARANTINE_PAGES 2
 
-/* Every pool that may have pages; the one to be shrunk next comes first. */
+/* Every pool that may have pages; the one to be looked at next comes first. */
 static LIST_HEAD(exmap_pools);
-static DEFINE_MUTEX(exmap_pools_lock);
+static unsigned int exmap_nr_pools;
+/* The sum of pool->spare. */
+static unsigned long exmap_spare;
+/* Guards the three, and pool->spare. Held for a few instructions only. */
+static DEFINE_SPINLOCK(exmap_pools_lock);
+/* Read-held by whoever looks at a pool that he has from the list. */
+DEFINE_STATIC_SRCU(exmap_pools_srcu);
 static struct shrinker *exmap_shrinker;
 
 static struct exmap_bundle *exmap_bundle_alloc(void)
@@ -116,9 +123,32 @@ int exmap_pool_setup(struct exmap *exmap, unsigned long pages)
  */
 void exmap_pool_expose(struct exmap *exmap)
 {
-	mutex_lock(&exmap_pools_lock);
+	spin_lock(&exmap_pools_lock);
 	list_add_tail(&exmap->pool.sibling, &exmap_pools);
-	mutex_unlock(&exmap_pools_lock);
+	exmap_nr_pools++;
+	spin_unlock(&exmap_pools_lock);
+}
+
+/* The shrinker does not find the pool any more, but may still be at it. */
+static void exmap_pool_hide(struct exmap *exmap)
+{
+	struct exmap_pool *pool = &exmap->pool;
+
+	spin_lock(&exmap_pools_lock);
+	if (!list_empty(&pool->sibling)) {
+		list_del_init(&pool->sibling);
+		exmap_nr_pools--;
+		exmap_spare -= pool->spare;
+	}
+	spin_unlock(&exmap_pools_lock);
+}
+
+/**
+ * exmap_pool_synchronize - wait until the shrinker looks at no pool that has been destroyed
+ */
+void exmap_pool_synchronize(void)
+{
+	synchronize_srcu(&exmap_pools_srcu);
 }
 
 /**
@@ -209,12 +239,13 @@ void exmap_pool_drain(struct exmap *exmap)
 /**
  * exmap_pool_destroy - undo exmap_pool_setup()
  * @exmap: nobody else has it, and no page is on its surface
+ *
+ * The shrinker may still look for pages in it, and at its mm, until
+ * exmap_pool_synchronize(). It finds none.
  */
 void exmap_pool_destroy(struct exmap *exmap)
 {
-	mutex_lock(&exmap_pools_lock);
-	list_del(&exmap->pool.sibling);
-	mutex_unlock(&exmap_pools_lock);
+	exmap_pool_hide(exmap);
 	if (exmap->interfaces)
 		exmap_pool_drain(exmap);
 	WARN_ONCE(exmap->pool.taken, "exmap: %lu pages lost\n", exmap->pool.taken);
@@ -867,30 +898,87 @@ unsigned long exmap_pool_free_pages(struct exmap *exmap)
 }
 
 /*
- * What the shrinker could have. There may be many exmaps: pass by those without a page, and
- * let others run now and then.
+ * The shrinker runs on behalf of whoever needs memory, and he may hold any lock and be of the
+ * lowest priority. So it waits for no lock that a user can hold: it tries. And while it holds
+ * one that a user may wait for, an interface's and what is inside it, it cannot be preempted.
+ * (PREEMPT_RT lends the holder of a mutex the priority of whoever waits, and does not free
+ * pages with preemption off.)
  */
-static unsigned long exmap_pool_spare(struct exmap *exmap)
+static bool exmap_shrinker_trylock(struct exmap_interface *interface)
 {
-	cond_resched();
-	if (!READ_ONCE(exmap->pool.taken))
-		return 0;
-	return exmap_pool_free_pages(exmap) + exmap_quarantined(exmap) +
-		READ_ONCE(exmap->pool.nr_pinned);
+	if (!IS_ENABLED(CONFIG_PREEMPT_RT))
+		preempt_disable();
+	if (mutex_trylock(&interface->lock))
+		return true;
+	if (!IS_ENABLED(CONFIG_PREEMPT_RT))
+		preempt_enable();
+	return false;
 }
 
-/* Whoever needs memory here may hold any lock but those that are waited for in here. */
-static unsigned long exmap_shrinker_count(struct shrinker *shrinker, struct shrink_control *sc)
+static void exmap_shrinker_unlock(struct exmap_interface *interface)
 {
-	unsigned long pages = 0;
+	mutex_unlock(&interface->lock);
+	if (!IS_ENABLED(CONFIG_PREEMPT_RT))
+		preempt_enable();
+}
+
+/* Look at so many interfaces in one call of the shrinker, and go on with the others next time. */
+#define SHRINKER_INTERFACES 1024
+
+/* What one has been looked at for. */
+static unsigned int exmap_shrinker_cost(struct exmap *exmap)
+{
+	return READ_ONCE(exmap->pool.taken) ? exmap_nr_interfaces(exmap) : 1;
+}
+
+/* The pool that has not been looked at for the longest time. Under exmap_pools_srcu. */
+static struct exmap *exmap_pools_next(void)
+{
 	struct exmap *exmap;
 
-	if (!mutex_trylock(&exmap_pools_lock))
-		return 0;
-	list_for_each_entry(exmap, &exmap_pools, pool.sibling)
-		pages += exmap_pool_spare(exmap);
-	mutex_unlock(&exmap_pools_lock);
-	return pages;
+	spin_lock(&exmap_pools_lock);
+	exmap = list_first_entry_or_null(&exmap_pools, struct exmap, pool.sibling);
+	if (exmap)
+		list_move_tail(&exmap->pool.sibling, &exmap_pools);
+	spin_unlock(&exmap_pools_lock);
+	return exmap;
+}
+
+/* Note what the shrinker could have of a pool. */
+static void exmap_pool_count(struct exmap *exmap)
+{
+	struct exmap_pool *pool = &exmap->pool;
+	unsigned long spare = 0;
+
+	if (READ_ONCE(pool->taken))
+		spare = exmap_pool_free_pages(exmap) + exmap_quarantined(exmap) +
+			READ_ONCE(pool->nr_pinned);
+	spin_lock(&exmap_pools_lock);
+	if (!list_empty(&pool->sibling)) {
+		exmap_spare += spare - pool->spare;
+		WRITE_ONCE(pool->spare, spare);
+	}
+	spin_unlock(&exmap_pools_lock);
+}
+
+/* Exact where there are few interfaces. Of many pools it knows what it last saw in each. */
+static unsigned long exmap_shrinker_count(struct shrinker *shrinker, struct shrink_control *sc)
+{
+	unsigned int pools = READ_ONCE(exmap_nr_pools), cost = 0;
+	struct exmap *exmap;
+	int srcu;
+
+	srcu = srcu_read_lock(&exmap_pools_srcu);
+	for (; pools && cost < SHRINKER_INTERFACES; pools--) {
+		exmap = exmap_pools_next();
+		if (!exmap)
+			break;
+		cost += exmap_shrinker_cost(exmap);
+		exmap_pool_count(exmap);
+		cond_resched();
+	}
+	srcu_read_unlock(&exmap_pools_srcu, srcu);
+	return READ_ONCE(exmap_spare);
 }
 
 /* Give back so many pages of a pool, if there are, or some more. Returns how many. */
@@ -909,35 +997,37 @@ static unsigned long exmap_pool_shrink(struct exmap *exmap, unsigned long want)
 		interface = &exmap->interfaces[i];
 		/* One that is at work needs its pages in a moment. */
 		if (!(exmap_stock(interface) || READ_ONCE(interface->quarantine.nr)) ||
-		    !mutex_trylock(&interface->lock))
+		    !exmap_shrinker_trylock(interface))
 			continue;
 		if (!atomic_read(&interface->fillers)) {
-			exmap_quarantine_flush(exmap, &interface->quarantine, interface);
+			exmap_quarantine_try_flush(exmap, &interface->quarantine, interface);
 			pages += exmap_stock_drain(exmap, interface);
 		}
-		mutex_unlock(&interface->lock);
+		exmap_shrinker_unlock(interface);
 	}
 	return pages;
 }
 
 static unsigned long exmap_shrinker_scan(struct shrinker *shrinker, struct shrink_control *sc)
 {
+	unsigned int pools = READ_ONCE(exmap_nr_pools), cost = 0;
 	unsigned long pages = 0;
-	struct exmap *exmap, *next;
-	LIST_HEAD(done);
+	struct exmap *exmap;
+	int srcu;
 
-	if (!mutex_trylock(&exmap_pools_lock))
-		return SHRINK_STOP;
-	list_for_each_entry_safe(exmap, next, &exmap_pools, pool.sibling) {
-		if (pages >= sc->nr_to_scan)
+	srcu = srcu_read_lock(&exmap_pools_srcu);
+	for (; pools && pages < sc->nr_to_scan && cost < SHRINKER_INTERFACES; pools--) {
+		exmap = exmap_pools_next();
+		if (!exmap)
 			break;
-		pages += exmap_pool_shrink(exmap, sc->nr_to_scan - pages);
-		list_move_tail(&exmap->pool.sibling, &done);
+		if (READ_ONCE(exmap->pool.spare)) {
+			cost += exmap_shrinker_cost(exmap);
+			pages += exmap_pool_shrink(exmap, sc->nr_to_scan - pages);
+			exmap_pool_count(exmap);
+		}
 		cond_resched();
 	}
-	/* The next time begin with the others. */
-	list_splice_tail(&done, &exmap_pools);
-	mutex_unlock(&exmap_pools_lock);
+	srcu_read_unlock(&exmap_pools_srcu, srcu);
 	return pages ?: SHRINK_STOP;
 }
 

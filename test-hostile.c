@@ -2299,6 +2299,294 @@ START_TEST(pinned_pages_do_not_become_page_cache)
 }
 END_TEST
 
+/*
+ * Locks whose holder does not run
+ */
+
+/* Nanoseconds of CPU time that a process has had so far. */
+static long cpu_time(pid_t pid)
+{
+	struct timespec used;
+	clockid_t clock;
+
+	ck_assert_int_eq(clock_getcpuclockid(pid, &clock), 0);
+	assert_ok(clock_gettime(clock, &used));
+	return used.tv_sec * 1000000000L + used.tv_nsec;
+}
+
+static void run_on(int cpu)
+{
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(cpu, &cpus);
+	assert_ok(sched_setaffinity(0, sizeof(cpus), &cpus));
+}
+
+enum { SPINNERS = 24 };
+
+/* Those who keep it from running, and whether they are to. */
+struct starved {
+	pid_t holder, spinner[SPINNERS];
+	struct {
+		atomic_bool spin;
+		atomic_int spinning;
+	} *shared;
+};
+
+/* Have a child do something on CPU 0 all the time, with the lowest priority there is. */
+static void starved_start(struct starved *s, void (*work)(void *arg), void *arg)
+{
+	struct sched_param param = { };
+
+	s->shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	assert_ok(s->shared);
+	s->holder = fork();
+	assert_ok(s->holder);
+	if (!s->holder) {
+		run_on(0);
+		assert_ok(sched_setscheduler(0, SCHED_IDLE, &param));
+		work(arg);
+		_exit(1);
+	}
+	for (int i = 0; i < SPINNERS; i++) {
+		s->spinner[i] = fork();
+		assert_ok(s->spinner[i]);
+		if (s->spinner[i])
+			continue;
+		run_on(0);
+		for (;;) {
+			while (!atomic_load(&s->shared->spin))
+				usleep(1000);
+			atomic_fetch_add(&s->shared->spinning, 1);
+			while (atomic_load(&s->shared->spin))
+				;
+		}
+	}
+	run_on(1);
+}
+
+/* From here on it does not run, but for a moment in many seconds. */
+static void starved_begin(struct starved *s)
+{
+	long before = cpu_time(s->holder);
+
+	/* It is at work, and at another place each time. */
+	while (cpu_time(s->holder) - before < 2000000 + random() % 8000000)
+		usleep(500);
+	atomic_store(&s->shared->spinning, 0);
+	atomic_store(&s->shared->spin, true);
+	while (atomic_load(&s->shared->spinning) < SPINNERS / 2)
+		usleep(500);
+}
+
+static void starved_end(struct starved *s)
+{
+	atomic_store(&s->shared->spin, false);
+}
+
+static void starved_stop(struct starved *s)
+{
+	for (int i = 0; i < SPINNERS; i++) {
+		kill(s->spinner[i], SIGKILL);
+		wait_child(s->spinner[i], SIGKILL);
+	}
+	kill(s->holder, SIGKILL);
+	wait_child(s->holder, SIGKILL);
+}
+
+/*
+ * Do something again and again while the other does not run. Where that waits for him, he has
+ * to have run when it is done.
+ */
+static void assert_not_delayed(struct starved *s, void (*what)(void *arg), void *arg)
+{
+	enum { ROUNDS = 30 };
+	int waited = 0;
+
+	for (int i = 0; i < ROUNDS; i++) {
+		long before;
+
+		starved_begin(s);
+		before = cpu_time(s->holder);
+		what(arg);
+		waited += cpu_time(s->holder) != before;
+		starved_end(s);
+	}
+	/* He may have had his moment now and then. */
+	ck_assert_msg(waited <= ROUNDS / 6, "%d times of %d it took a task that does not run",
+		      waited, (int)ROUNDS);
+}
+
+/* Pages go to quarantine at one interface, and are flushed from another, all the time. */
+static void flush_for_ever(void *arg)
+{
+	struct exmap *ex;
+
+	become_hostile();
+	doomed = true;
+	ex = exmap_new(512 * 2 * MIB, 1024, 2);
+	for (;;) {
+		/* In a page table of its own each: the flush takes a while. */
+		for (int i = 0; i < 512; i++)
+			entry(ex, 0, i, i * 512, 1);
+		action(ex->fd, 0, EXMAP_OP_ALLOC, 512, 0);
+		for (int i = 0; i < 512; i++)
+			entry(ex, 0, i, i * 512, 1);
+		action(ex->fd, 0, EXMAP_OP_FREE, 512, EXMAP_FREE_DEFER);
+		entry(ex, 1, 0, 0, 1);
+		action(ex->fd, 1, EXMAP_OP_ALLOC, 1, 0);
+		entry(ex, 1, 0, 0, 1);
+		action(ex->fd, 1, EXMAP_OP_FREE, 1, 0);
+	}
+}
+
+static void shrink_and_set_up(void *arg)
+{
+	int fd;
+
+	ck_assert(shrink());
+	fd = exmap_open();
+	assert_ok(exmap_setup(fd, 1, 1, 0));
+	close(fd);
+}
+
+START_TEST(reclaim_waits_for_no_user)
+{
+	struct starved s;
+
+	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
+		return;
+	starved_start(&s, flush_for_ever, NULL);
+	assert_not_delayed(&s, shrink_and_set_up, NULL);
+	starved_stop(&s);
+}
+END_TEST
+
+static void shrink_for_ever(void *arg)
+{
+	for (;;)
+		shrink();
+}
+
+static void use_and_set_up(void *arg)
+{
+	struct exmap *ex = arg;
+	int fd;
+
+	for (int i = 0; i < EXMAP_MAX_INTERFACES; i++)
+		if (alloc(ex, i, 0, 1) == 1)
+			ck_assert_int_eq(release(ex, i, 0, 1), 1);
+	fd = exmap_open();
+	assert_ok(exmap_setup(fd, 1, 1, 0));
+	close(fd);
+}
+
+/* Whoever needs memory may be of the lowest priority. */
+START_TEST(nobody_waits_for_reclaim)
+{
+	struct exmap *ex[4];
+	struct starved s;
+
+	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
+		return;
+	for (int i = 0; i < 4; i++) {
+		ex[i] = exmap_new(MIB, EXMAP_MAX_INTERFACES, EXMAP_MAX_INTERFACES);
+		ck_assert_int_eq(alloc(ex[i], 0, 0, 1), 1);
+	}
+	starved_start(&s, shrink_for_ever, NULL);
+	assert_not_delayed(&s, use_and_set_up, ex[0]);
+	starved_stop(&s);
+}
+END_TEST
+
+/* The shortest of a few times, in seconds. */
+static double time_of(void (*what)(void))
+{
+	struct timespec start, end;
+	double seconds, best = 0;
+
+	for (int i = 0; i < 7; i++) {
+		clock_gettime(CLOCK_MONOTONIC, &start);
+		what();
+		clock_gettime(CLOCK_MONOTONIC, &end);
+		seconds = end.tv_sec - start.tv_sec + (end.tv_nsec - start.tv_nsec) / 1e9;
+		best = best && best < seconds ? best : seconds;
+	}
+	return best;
+}
+
+static void reclaim(void)
+{
+	ck_assert(shrink());
+}
+
+/* How long reclaim takes does not depend on how many exmaps there are. */
+START_TEST(reclaim_with_many_interfaces)
+{
+	int count = scaled(800);
+	double one = 0, many;
+
+	for (int i = 0; i < count; i++) {
+		struct rlimit files = { 4096, 4096 };
+		struct exmap_iov *iov;
+		void *surface;
+		int fd;
+
+		setrlimit(RLIMIT_NOFILE, &files);
+		fd = exmap_open();
+		surface = map_surface(fd, MIB);
+		assert_ok(surface);
+		assert_ok(exmap_setup(fd, EXMAP_MAX_INTERFACES, 1, 0));
+		iov = map_interface(fd, 0);
+		assert_ok(iov);
+		/* A page, so that there is something to look for. */
+		iov->value = 1UL << 52;
+		ck_assert_int_eq(action(fd, 0, EXMAP_OP_ALLOC, 1, 0), 0);
+		if (!i)
+			one = time_of(reclaim);
+	}
+	many = time_of(reclaim);
+	ck_assert_msg(many < 3 * one, "%.1f ms with %d exmaps, %.1f ms with one", many * 1e3, count,
+		      one * 1e3);
+}
+END_TEST
+
+/* Exmaps of a process that is killed go all at once. */
+START_TEST(exit_with_many_exmaps)
+{
+	int count = scaled(1600), ready[2];
+	struct timespec start, end;
+	double made, gone;
+	pid_t pid;
+
+	assert_ok(pipe(ready));
+	pid = fork();
+	assert_ok(pid);
+	if (!pid) {
+		struct rlimit files = { 4096, 4096 };
+
+		assert_ok(setrlimit(RLIMIT_NOFILE, &files));
+		clock_gettime(CLOCK_MONOTONIC, &start);
+		for (int i = 0; i < count; i++)
+			assert_ok(exmap_setup(exmap_open(), 1, 1, 0));
+		clock_gettime(CLOCK_MONOTONIC, &end);
+		made = end.tv_sec - start.tv_sec + (end.tv_nsec - start.tv_nsec) / 1e9;
+		ck_assert_int_eq(write(ready[1], &made, sizeof(made)), sizeof(made));
+		for (;;)
+			pause();
+	}
+	ck_assert_int_eq(read(ready[0], &made, sizeof(made)), sizeof(made));
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	assert_ok(kill(pid, SIGKILL));
+	wait_child(pid, SIGKILL);
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	gone = end.tv_sec - start.tv_sec + (end.tv_nsec - start.tv_nsec) / 1e9;
+	ck_assert_msg(gone < 3 * made, "%d exmaps: made in %.2f s, gone in %.2f s", count, made,
+		      gone);
+}
+END_TEST
+
 /* Only where there is a memory controller. */
 #define MEMCG "/sys/fs/cgroup/memory.stat"
 
@@ -2368,6 +2656,10 @@ static const struct test tests[] = {
 	  .expects = "Call Trace" },
 	TEST_NEEDS(all_is_given_back_in_any_order, MEMCG),
 	TEST(pinned_pages_stay_charged),
+	TEST(reclaim_waits_for_no_user),
+	TEST(nobody_waits_for_reclaim),
+	TEST(reclaim_with_many_interfaces),
+	TEST(exit_with_many_exmaps),
 	TEST_NEEDS(pinned_pages_do_not_become_page_cache, "/dev/fuse"),
 	{ }
 };
