@@ -116,15 +116,15 @@ struct exmap_ioctl_stats {
  * @res: answer: 0 or a negative errno
  * @pages: answer: pages newly mapped, unmapped, read or written
  */
-struct exmap_iov {
-	/* To ISO C++ anonymous structs are an extension. */
-	__extension__ union {
+/* To ISO C++ anonymous structs are an extension. */
+__extension__ struct exmap_iov {
+	union {
 		uint64_t	value;
-		__extension__ struct {
+		struct {
 			uint64_t	page : 52;	/* 64 - EXMAP_PAGE_LEN_BITS */
 			uint64_t	len : EXMAP_PAGE_LEN_BITS;
 		};
-		__extension__ struct {
+		struct {
 			int32_t		res;
 			int16_t		pages;
 		};
