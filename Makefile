@@ -22,7 +22,8 @@ PREFIX ?= /usr/local
 
 VERSION = $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
 DKMS_SOURCE = /usr/src/exmap-$(VERSION)
-MODULE_SOURCES = driver.c memory.c reading.c io.c queue.c pool.c pinned.c charge.c ksyms.c trace.c \
+MODULE_SOURCES = driver.c io.c memory.c refill.c reclaim.c quarantine.c stock.c pinned.c \
+	reading.c pool.c queue.c charge.c ksyms.c trace.c \
 	exmap.h ksyms.h trace.h compat.h
 
 CFLAGS ?= -O2 -g

@@ -48,6 +48,7 @@
 #include <linux/atomic.h>
 #include <linux/cache.h>
 #include <linux/fs.h>
+#include <linux/gfp.h>
 #include <linux/hash.h>
 #include <linux/list.h>
 #include <linux/list_bl.h>
@@ -100,7 +101,7 @@ struct exmap_bundle {
  * @nr_pinned: how many; may be read without @lock
  * @transit: read-held where pages are between the system and an interface,
  *	write-held to find out for certain that no page is free
- * @sibling: in the list of all pools, or empty; pool.c's exmap_pools_lock guards it
+ * @sibling: in the list of all pools, or empty; reclaim.c's exmap_pools_lock guards it
  * @spare: what the shrinker last saw that it could have; exmap_pools_lock. May be read without
  * @ceiling: the most pages to take; set once
  * @charge: for @ceiling, less what orphans have taken over (see pinned.c); @lock
@@ -396,6 +397,17 @@ static inline void exmap_count(u64 *counter, unsigned long more)
 	WRITE_ONCE(*counter, *counter + more);
 }
 
+/**
+ * exmap_nr_interfaces - how many interfaces there are
+ * @exmap: has been set up
+ *
+ * Return: those that user space can name, and the one for page faults.
+ */
+static inline unsigned int exmap_nr_interfaces(const struct exmap *exmap)
+{
+	return exmap->max_interfaces + 1;
+}
+
 /* charge.c */
 int exmap_charge(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
 void exmap_uncharge(struct mm_struct *mm, struct exmap_charge *charge);
@@ -536,53 +548,38 @@ static __always_inline void exmap_reading_mark(struct hlist_bl_head *reading, un
 		__exmap_reading_mark(bucket, page << PAGE_SHIFT);
 }
 
-/* pool.c */
+/* refill.c */
+int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, unsigned int want);
+
+/* reclaim.c */
+int exmap_pool_init(void);
+void exmap_pool_exit(void);
+void exmap_pool_expose(struct exmap *exmap);
+void exmap_pool_synchronize(void);
+void exmap_pool_drain(struct exmap *exmap);
+void exmap_pool_destroy(struct exmap *exmap);
+
+/* quarantine.c */
+int exmap_quarantine_setup(struct exmap *exmap, struct exmap_interface *interface);
+
+/* stock.c */
 
 /* What exmap_stock_setup() takes. */
 #define EXMAP_STOCK_PAGES 3
 
-int exmap_pool_init(void);
-void exmap_pool_exit(void);
-int exmap_pool_setup(struct exmap *exmap, unsigned long pages);
-void exmap_pool_expose(struct exmap *exmap);
-void exmap_pool_destroy(struct exmap *exmap);
-void exmap_pool_synchronize(void);
-void exmap_pool_drain(struct exmap *exmap);
-void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr);
-unsigned long exmap_pool_free_pages(struct exmap *exmap);
 int exmap_stock_setup(struct exmap_interface *interface);
 void exmap_stock_destroy(struct exmap_interface *interface);
-int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, unsigned int want);
+void exmap_stock_push_full(struct exmap_interface *interface, struct exmap_bundle *bundle);
+struct exmap_bundle *exmap_stock_pop_full(struct exmap_interface *interface);
+void exmap_stock_pushed(struct exmap_interface *interface);
+void exmap_stock_add(struct exmap *exmap, struct exmap_interface *interface, struct page **page,
+		     unsigned int nr);
 void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface);
 void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
 			struct exmap_bundle **limbo, unsigned int nr);
-void exmap_stock_pushed(struct exmap_interface *interface);
-int exmap_quarantine_setup(struct exmap *exmap, struct exmap_interface *interface);
 void exmap_stock_put(struct exmap *exmap, struct exmap_interface *interface, struct page *page);
 void __exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface);
-
-/* pinned.c */
-
-/* So many pages that others hold are looked at in a row. */
-#define EXMAP_PINNED_LOOK 64U
-
-unsigned int exmap_pinned_sort(struct exmap *exmap, struct page **page, unsigned int nr);
-unsigned int exmap_pinned_take(struct exmap *exmap, struct page *page[EXMAP_PINNED_LOOK],
-			       bool leave);
-unsigned int exmap_pinned_shrink(struct exmap *exmap);
-void exmap_pinned_drain(struct exmap *exmap);
-void exmap_pinned_exit(void);
-
-/**
- * exmap_page_is_good - whether a page can be used again
- * @page: no PTE and no TLB of the surface holds it, so no new reference can turn up
- *
- * Return: whether nobody else holds it, and the hardware has not reported a fault in it.
- */
-static __always_inline bool exmap_page_is_good(struct page *page)
-{
-	return page_ref_count(page) == 1 && !PageHWPoison(page);
-}
+unsigned long exmap_pool_free_pages(struct exmap *exmap);
 
 /**
  * exmap_stock - how many free pages an interface has at hand
@@ -630,16 +627,44 @@ static inline void exmap_stock_trim(struct exmap *exmap, struct exmap_interface 
 		__exmap_stock_trim(exmap, interface);
 }
 
+/* pinned.c */
+
+/* So many pages that others hold are looked at in a row. */
+#define EXMAP_PINNED_LOOK 64U
+
+unsigned int exmap_pinned_sort(struct exmap *exmap, struct page **page, unsigned int nr);
+unsigned int exmap_pinned_take(struct exmap *exmap, struct page *page[EXMAP_PINNED_LOOK],
+			       bool leave);
+unsigned int exmap_pinned_shrink(struct exmap *exmap);
+void exmap_pinned_drain(struct exmap *exmap);
+void exmap_pinned_exit(void);
+
 /**
- * exmap_nr_interfaces - how many interfaces there are
- * @exmap: has been set up
+ * exmap_page_is_good - whether a page can be used again
+ * @page: no PTE and no TLB of the surface holds it, so no new reference can turn up
  *
- * Return: those that user space can name, and the one for page faults.
+ * Return: whether nobody else holds it, and the hardware has not reported a fault in it.
  */
-static inline unsigned int exmap_nr_interfaces(const struct exmap *exmap)
+static __always_inline bool exmap_page_is_good(struct page *page)
 {
-	return exmap->max_interfaces + 1;
+	return page_ref_count(page) == 1 && !PageHWPoison(page);
 }
+
+/* pool.c */
+
+/*
+ * Charged to the memcg of the caller, or, where it is a touch, of the process. A page that
+ * cannot be had is the caller's problem (ENOMEM), not a reason to kill somebody.
+ */
+#define POOL_GFP (GFP_USER | __GFP_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
+
+struct exmap_bundle *exmap_bundle_alloc(void);
+void exmap_bundle_free(struct exmap_bundle *bundle);
+void exmap_bundle_push(struct exmap_bundle **stack, struct exmap_bundle *bundle);
+struct exmap_bundle *exmap_bundle_pop(struct exmap_bundle **stack);
+struct exmap_bundle *exmap_depot_pop(struct exmap_pool *pool);
+int exmap_pool_setup(struct exmap *exmap, unsigned long pages);
+void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr);
 
 /* queue.c */
 int exmap_queue_get(struct exmap *exmap);
