@@ -21,8 +21,8 @@
  *                                 address, but moves no page
  *     Each has one reference of ours, and no mapcount. Once off the surface, it is let go
  *     or handed out again only while there is no other (see pinned.c).
- *   - While the gate is open, memory.c alone makes PTEs of the surface come and
- *     go, under the PTE lock. While it is closed nobody is inside, and whoever
+ *   - While the gate is open, PTEs of the surface come and go in memory.c, free.c and
+ *     quarantine.c only, under the PTE lock. While it is closed nobody is inside, and whoever
  *     closed it may do with the page tables what it likes.
  *
  * Lock order, outermost first:
@@ -57,6 +57,7 @@
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/mutex.h>
+#include <linux/nospec.h>
 #include <linux/page-flags.h>
 #include <linux/page_ref.h>
 #include <linux/refcount.h>
@@ -339,6 +340,7 @@ struct exmap_file {
 } ____cacheline_aligned_in_smp;
 
 struct exmap_queue;
+struct exmap_walk;
 struct io_uring_cmd;
 struct work_struct;
 
@@ -375,6 +377,51 @@ struct exmap_slot {
 };
 
 /**
+ * exmap_request - what an entry asks for
+ * @exmap: the exmap
+ * @value: the entry, read just once: another thread may be writing to it
+ * @start: set to the address of the first page
+ * @end: set to the first address after the last
+ *
+ * Return: 0, or -EFAULT where the entry leaves the surface.
+ */
+static inline int exmap_request(const struct exmap *exmap, u64 value, unsigned long *start,
+				unsigned long *end)
+{
+	struct exmap_iov request = { .value = value };
+	unsigned long pages = (exmap->end - exmap->start) >> PAGE_SHIFT;
+	unsigned long page = request.page, len = request.len;
+
+	*start = 0;
+	*end = 0;
+	if (page > pages || len > pages - page)
+		return -EFAULT;
+	page = array_index_nospec(page, pages + 1);
+	len = array_index_nospec(len, pages - page + 1);
+	*start = exmap->start + (page << PAGE_SHIFT);
+	*end = *start + (len << PAGE_SHIFT);
+	return 0;
+}
+
+/**
+ * exmap_single - look for an entry's only page
+ * @request: the entry, read just once: another thread may be writing to it
+ * @first: the surface's first page, in pages from address 0
+ * @pages: how many pages the surface has
+ *
+ * Return: the page's address >> PAGE_SHIFT; or 0 if the entry has more pages, or none, or leaves
+ * the surface.
+ */
+static __always_inline unsigned long exmap_single(u64 request, unsigned long first,
+						  unsigned long pages)
+{
+	/* Of another length this is beyond any surface. */
+	unsigned long page = request - (1UL << (64 - EXMAP_PAGE_LEN_BITS));
+
+	return page < pages ? first + array_index_nospec(page, pages) : 0;
+}
+
+/**
  * exmap_answer - put an entry's answer in place of the request
  * @iov: the entry
  * @res: 0 or an error
@@ -408,47 +455,51 @@ static inline unsigned int exmap_nr_interfaces(const struct exmap *exmap)
 	return exmap->max_interfaces + 1;
 }
 
-/* charge.c */
-int exmap_charge(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
-void exmap_uncharge(struct mm_struct *mm, struct exmap_charge *charge);
-void exmap_charge_leave(struct mm_struct *mm, struct exmap_charge *charge, unsigned long pages);
-int exmap_charge_resident(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
-void exmap_uncharge_resident(struct mm_struct *mm, struct exmap_charge *charge);
+/* io.c */
+void exmap_io_exit(void);
+long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
+		     struct exmap_iov *iov, unsigned int nr, unsigned int opcode, bool probe);
+ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
+		       struct kiocb *iocb, struct iov_iter *iter, unsigned int opcode);
+int exmap_io_command(struct exmap *exmap, struct exmap_interface *interface,
+		     struct io_uring_cmd *cmd, unsigned int opcode, unsigned int issue_flags);
 
-/* memory.c */
-int exmap_watch_join(struct exmap *exmap);
-void exmap_watch_leave(struct exmap *exmap);
-void exmap_watch_exit(void);
+/* surface.c */
+extern const struct vm_operations_struct exmap_vma_ops;
 void exmap_vma_protect(struct vm_area_struct *vma);
 void exmap_vma_open(struct vm_area_struct *vma);
 int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma);
 void exmap_surface_destroy(struct exmap *exmap);
-long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
-		 struct exmap_iov *iov, unsigned int nr, bool probe);
-long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
-		struct exmap_iov *iov, unsigned int nr);
-long exmap_free_deferred(struct exmap *exmap, struct exmap_interface *interface,
-			 struct exmap_iov *iov, unsigned int nr);
-long exmap_flush(struct exmap *exmap, struct exmap_interface *interface);
-bool exmap_quarantine_flush(struct exmap *exmap, struct exmap_quarantine *quarantine,
-			    struct exmap_interface *interface);
-int exmap_quarantine_flush_killable(struct exmap *exmap, struct exmap_quarantine *quarantine,
-				    struct exmap_interface *interface);
-void exmap_quarantine_try_flush(struct exmap *exmap, struct exmap_quarantine *quarantine,
-				struct exmap_interface *interface);
-unsigned long exmap_quarantined(const struct exmap *exmap);
-int exmap_enter_late(struct exmap *exmap, struct exmap_interface *interface, enum exmap_gate gate);
-int exmap_request(const struct exmap *exmap, u64 value, unsigned long *start, unsigned long *end);
-int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
-		  unsigned long start, unsigned long end, bool reads, bool probe,
-		  struct exmap_slot *slot);
+
+/* memory.c */
+long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface, struct exmap_iov *iov,
+		 unsigned int nr, bool probe);
+int exmap_walk_flush(struct exmap_walk *walk, struct exmap_interface *interface,
+		     unsigned long address);
+unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *interface,
+			   unsigned long address, pte_t *pte, unsigned int nr, long *mapped);
+int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface, unsigned long start,
+		  unsigned long end, bool reads, bool probe, struct exmap_slot *slot);
 unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interface,
 			   struct exmap_slot *slot, unsigned int nr);
 void exmap_discard(struct exmap *exmap, struct exmap_interface *interface,
 		   struct exmap_slot *slot, unsigned int nr, int err);
-int exmap_pin(struct exmap *exmap, unsigned long start, unsigned long end,
-	      struct exmap_slot *slot);
+int exmap_pin(struct exmap *exmap, unsigned long start, unsigned long end, struct exmap_slot *slot);
 u64 exmap_mapped(struct exmap *exmap);
+
+/* free.c */
+long exmap_free(struct exmap *exmap, struct exmap_interface *interface, struct exmap_iov *iov,
+		unsigned int nr);
+long exmap_free_deferred(struct exmap *exmap, struct exmap_interface *interface,
+			 struct exmap_iov *iov, unsigned int nr);
+long exmap_flush(struct exmap *exmap, struct exmap_interface *interface);
+
+/* gate.c */
+int exmap_watch_join(struct exmap *exmap);
+void exmap_watch_leave(struct exmap *exmap);
+void exmap_watch_exit(void);
+bool exmap_was_closed(const struct exmap *exmap, unsigned int openings);
+int exmap_enter_late(struct exmap *exmap, struct exmap_interface *interface, enum exmap_gate gate);
 
 /**
  * exmap_enter - take an interface's lock while the gate is open
@@ -483,71 +534,6 @@ static inline void exmap_leave(struct exmap_interface *interface)
 	mutex_unlock(&interface->lock);
 }
 
-/* reading.c */
-int __exmap_reading_setup(struct exmap *exmap);
-void exmap_reading_destroy(struct exmap *exmap);
-void exmap_reading_begin(struct exmap *exmap, struct exmap_slot *slot);
-bool exmap_reading_end(struct exmap *exmap, struct exmap_slot *slot);
-void __exmap_reading_mark(struct hlist_bl_head *bucket, unsigned long address);
-void exmap_reading_mark_range(struct exmap *exmap, unsigned long address, unsigned int nr);
-
-/**
- * exmap_has_reading - whether there is a reading index
- * @exmap: has been set up
- *
- * Return: true if there is. While a PTE lock is held: false also says that no address of that
- * page table is being read, nor will be before the lock is dropped.
- */
-static inline bool exmap_has_reading(const struct exmap *exmap)
-{
-	/* Acquire: pairs with the release in __exmap_reading_setup(). */
-	return smp_load_acquire(&exmap->reading);
-}
-
-/**
- * exmap_reading_setup - make the reading index if there is none yet
- * @exmap: has been set up; no lock is held
- *
- * Return: 0, and what is read may be entered; or -ENOMEM.
- */
-static inline int exmap_reading_setup(struct exmap *exmap)
-{
-	return likely(exmap_has_reading(exmap)) ? 0 : __exmap_reading_setup(exmap);
-}
-
-/**
- * exmap_reading_bucket - where the slots of a page are
- * @reading: the reading index
- * @shift: exmap->reading_shift
- * @page: address >> PAGE_SHIFT
- *
- * Eight adjacent pages share a cache line of buckets; pages at any regular distance do not all
- * share a few buckets.
- *
- * Return: the bucket.
- */
-static __always_inline struct hlist_bl_head *
-exmap_reading_bucket(struct hlist_bl_head *reading, unsigned int shift, unsigned long page)
-{
-	return &reading[(page / 8 * GOLDEN_RATIO_64 >> shift) ^ page % 8];
-}
-
-/**
- * exmap_reading_mark - tell those who read a page that it had another one since
- * @reading: the reading index, seen under the PTE lock
- * @shift: exmap->reading_shift
- * @page: address >> PAGE_SHIFT, where a page has just been mapped; the PTE lock is still held
- */
-static __always_inline void exmap_reading_mark(struct hlist_bl_head *reading, unsigned int shift,
-					       unsigned long page)
-{
-	struct hlist_bl_head *bucket = exmap_reading_bucket(reading, shift, page);
-
-	/* A slot for this address was entered under the PTE lock, so it is seen. */
-	if (unlikely(!hlist_bl_empty(bucket)))
-		__exmap_reading_mark(bucket, page << PAGE_SHIFT);
-}
-
 /* refill.c */
 int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, unsigned int want);
 
@@ -561,6 +547,37 @@ void exmap_pool_destroy(struct exmap *exmap);
 
 /* quarantine.c */
 int exmap_quarantine_setup(struct exmap *exmap, struct exmap_interface *interface);
+void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *quarantine,
+			  struct exmap_interface *interface, bool wait);
+bool exmap_quarantine_flush(struct exmap *exmap, struct exmap_quarantine *quarantine,
+			    struct exmap_interface *interface);
+int exmap_quarantine_flush_killable(struct exmap *exmap, struct exmap_quarantine *quarantine,
+				    struct exmap_interface *interface);
+void exmap_quarantine_try_flush(struct exmap *exmap, struct exmap_quarantine *quarantine,
+				struct exmap_interface *interface);
+int exmap_quarantine_recall(struct exmap *exmap, struct exmap_interface *interface,
+			    unsigned long address);
+unsigned long exmap_quarantined(const struct exmap *exmap);
+
+/* shootdown.c */
+void exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end);
+bool exmap_shootdown_try(struct exmap *exmap, unsigned long start, unsigned long end);
+
+/* Where the ranges come from that exmap_shootdown() announces. */
+extern const char exmap_shootdown_owner;
+
+/**
+ * exmap_is_own - whether a range is one that exmap_shootdown() announces
+ * @range: what an MMU notifier is told
+ *
+ * Of a process, for all its exmaps: what any of them has announced is no other's business.
+ *
+ * Return: whether it is.
+ */
+static inline bool exmap_is_own(const struct mmu_notifier_range *range)
+{
+	return range->owner == &exmap_shootdown_owner;
+}
 
 /* stock.c */
 
@@ -650,6 +667,71 @@ static __always_inline bool exmap_page_is_good(struct page *page)
 	return page_ref_count(page) == 1 && !PageHWPoison(page);
 }
 
+/* reading.c */
+int __exmap_reading_setup(struct exmap *exmap);
+void exmap_reading_destroy(struct exmap *exmap);
+void exmap_reading_begin(struct exmap *exmap, struct exmap_slot *slot);
+bool exmap_reading_end(struct exmap *exmap, struct exmap_slot *slot);
+void __exmap_reading_mark(struct hlist_bl_head *bucket, unsigned long address);
+void exmap_reading_mark_range(struct exmap *exmap, unsigned long address, unsigned int nr);
+
+/**
+ * exmap_has_reading - whether there is a reading index
+ * @exmap: has been set up
+ *
+ * Return: true if there is. While a PTE lock is held: false also says that no address of that
+ * page table is being read, nor will be before the lock is dropped.
+ */
+static inline bool exmap_has_reading(const struct exmap *exmap)
+{
+	/* Acquire: pairs with the release in __exmap_reading_setup(). */
+	return smp_load_acquire(&exmap->reading);
+}
+
+/**
+ * exmap_reading_setup - make the reading index if there is none yet
+ * @exmap: has been set up; no lock is held
+ *
+ * Return: 0, and what is read may be entered; or -ENOMEM.
+ */
+static inline int exmap_reading_setup(struct exmap *exmap)
+{
+	return likely(exmap_has_reading(exmap)) ? 0 : __exmap_reading_setup(exmap);
+}
+
+/**
+ * exmap_reading_bucket - where the slots of a page are
+ * @reading: the reading index
+ * @shift: exmap->reading_shift
+ * @page: address >> PAGE_SHIFT
+ *
+ * Eight adjacent pages share a cache line of buckets; pages at any regular distance do not all
+ * share a few buckets.
+ *
+ * Return: the bucket.
+ */
+static __always_inline struct hlist_bl_head *
+exmap_reading_bucket(struct hlist_bl_head *reading, unsigned int shift, unsigned long page)
+{
+	return &reading[(page / 8 * GOLDEN_RATIO_64 >> shift) ^ page % 8];
+}
+
+/**
+ * exmap_reading_mark - tell those who read a page that it had another one since
+ * @reading: the reading index, seen under the PTE lock
+ * @shift: exmap->reading_shift
+ * @page: address >> PAGE_SHIFT, where a page has just been mapped; the PTE lock is still held
+ */
+static __always_inline void exmap_reading_mark(struct hlist_bl_head *reading, unsigned int shift,
+					       unsigned long page)
+{
+	struct hlist_bl_head *bucket = exmap_reading_bucket(reading, shift, page);
+
+	/* A slot for this address was entered under the PTE lock, so it is seen. */
+	if (unlikely(!hlist_bl_empty(bucket)))
+		__exmap_reading_mark(bucket, page << PAGE_SHIFT);
+}
+
 /* pool.c */
 
 /*
@@ -671,13 +753,11 @@ int exmap_queue_get(struct exmap *exmap);
 void exmap_queue_put(struct exmap_queue *queue);
 void exmap_queue_work(struct exmap *exmap, struct work_struct *work);
 
-/* io.c */
-void exmap_io_exit(void);
-long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
-		     struct exmap_iov *iov, unsigned int nr, unsigned int opcode, bool probe);
-ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
-		       struct kiocb *iocb, struct iov_iter *iter, unsigned int opcode);
-int exmap_io_command(struct exmap *exmap, struct exmap_interface *interface,
-		     struct io_uring_cmd *cmd, unsigned int opcode, unsigned int issue_flags);
+/* charge.c */
+int exmap_charge(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
+void exmap_uncharge(struct mm_struct *mm, struct exmap_charge *charge);
+void exmap_charge_leave(struct mm_struct *mm, struct exmap_charge *charge, unsigned long pages);
+int exmap_charge_resident(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
+void exmap_uncharge_resident(struct mm_struct *mm, struct exmap_charge *charge);
 
 #endif /* EXMAP_H */
