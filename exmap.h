@@ -455,14 +455,18 @@ static inline unsigned int exmap_nr_interfaces(const struct exmap *exmap)
 	return exmap->max_interfaces + 1;
 }
 
-/* io.c */
-void exmap_io_exit(void);
-long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
-		     struct exmap_iov *iov, unsigned int nr, unsigned int opcode, bool probe);
-ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
-		       struct kiocb *iocb, struct iov_iter *iter, unsigned int opcode);
+/* uring.c */
 int exmap_io_command(struct exmap *exmap, struct exmap_interface *interface,
 		     struct io_uring_cmd *cmd, unsigned int opcode, unsigned int issue_flags);
+
+/* proxy.c */
+ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
+		       struct kiocb *iocb, struct iov_iter *iter, unsigned int opcode);
+
+/* io.c; what it shares with uring.c, proxy.c and transfer.c only is in io.h */
+long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
+		     struct exmap_iov *iov, unsigned int nr, unsigned int opcode, bool probe);
+void exmap_io_exit(void);
 
 /* surface.c */
 extern const struct vm_operations_struct exmap_vma_ops;

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * A READ or WRITE under way: what io.c, transfer.c and uring.c share.
+ */
+#ifndef EXMAP_IO_H
+#define EXMAP_IO_H
+
+#include <linux/bio.h>
+#include <linux/bvec.h>
+#include <linux/completion.h>
+#include <linux/fs.h>
+#include <linux/workqueue.h>
+
+#include "exmap.h"
+
+/* So many pages at most are under way for one call; no entry has more. */
+#define EXMAP_IO_WINDOW 4096
+
+/* So often a page is tried that comes up short. */
+#define EXMAP_IO_TRIES 16
+
+/* On the stack, where some kernels clear everything at each call: it is not small. */
+#define __exmap_uninitialized __attribute__((__uninitialized__))
+
+struct exmap_io;
+struct exmap_io_command;
+
+/* A range of the surface, and what became of it. */
+struct exmap_io_entry {
+	unsigned long start;
+	unsigned long end;
+	unsigned long good;	/* the first address that was not done */
+	unsigned int first;	/* the first of its slots in the window */
+	unsigned int nr;	/* how many slots */
+	unsigned int pages;	/* how many went well */
+	int res;
+};
+
+/* One request: a run of slots whose pages are adjacent. */
+struct exmap_io_run {
+	struct exmap_io *io;
+	unsigned int first;
+	unsigned int nr;
+	long ret;		/* bytes, or an error */
+	union {
+		struct kiocb iocb;	/* where it goes to the file */
+		struct bio bio;		/* where it goes to the device behind it */
+	};
+};
+
+/**
+ * struct exmap_io - a call under way
+ * @exmap: the exmap; the caller holds a file of it until it has its answer
+ * @interface: where pages come from and go to
+ * @opcode: EXMAP_OP_READ, _ALLOC or _WRITE
+ * @probe: leave out entries whose first page is mapped
+ * @ioprio: what the caller's I/O has
+ * @nowait: the caller must not wait here for a device, and will come again with -EAGAIN
+ * @flags: IOCB_DSYNC and IOCB_SYNC: what is written must have got there
+ * @nr: how many entries
+ * @entry: what is to be read or written
+ *
+ * @tell: for an asynchronous caller: gives it the result, and frees this; or NULL
+ * @cred: who that is
+ * @in_worker: this is not its context any more
+ * @iocb: whom @tell tells, or
+ * @command: the same
+ *
+ * @err: why entry[@next] was not tried, nor any after it: -ENOMEM, -EPROTO, -EINTR
+ * @next: the first entry after the window
+ * @first: the first entry of the window
+ * @detached: nobody waits for this window; set before the first request is submitted
+ * @queued: requests of it were: the file has told nobody of them
+ * @pending: requests that are not done, and one more while they are submitted
+ * @done: all are, and somebody waits
+ * @work: all are, and nobody does
+ *
+ * @room: how many pages a window has room for
+ * @nr_slots: how many it has
+ * @nr_runs: how many requests they are
+ * @slot: the pages
+ * @bvec: the same pages, for the iterator
+ * @run: the requests
+ * @one: room for one entry, and for a window of one page
+ */
+struct exmap_io {
+	struct exmap *exmap;
+	struct exmap_interface *interface;
+	unsigned int opcode;
+	bool probe;
+	bool nowait;
+	unsigned short ioprio;
+	int flags;
+	unsigned int nr;
+	struct exmap_io_entry *entry;
+
+	void (*tell)(struct exmap_io *io);
+	const struct cred *cred;
+	bool in_worker;
+	union {
+		struct kiocb *iocb;
+		struct exmap_io_command *command;
+	};
+
+	int err;
+	unsigned int next;
+	unsigned int first;
+	bool detached;
+	bool queued;
+	atomic_t pending;
+	struct completion done;
+	struct work_struct work;
+
+	unsigned int room;
+	unsigned int nr_slots;
+	unsigned int nr_runs;
+	struct exmap_slot *slot;
+	struct bio_vec *bvec;
+	struct exmap_io_run *run;
+	struct {
+		struct exmap_io_entry entry;
+		struct exmap_slot slot;
+		struct bio_vec bvec;
+		struct exmap_io_run run;
+	} one;
+};
+
+/**
+ * exmap_io_writes - whether a call is a WRITE
+ * @io: the call
+ *
+ * Return: true if it is; false for READ and ALLOC.
+ */
+static inline bool exmap_io_writes(const struct exmap_io *io)
+{
+	return io->opcode == EXMAP_OP_WRITE;
+}
+
+/* io.c */
+int exmap_io_begin(struct exmap_io *io, struct exmap *exmap, struct exmap_interface *interface,
+		   unsigned int opcode, unsigned int nr, void (*tell)(struct exmap_io *io));
+void exmap_io_end(struct exmap_io *io);
+void exmap_io_request(struct exmap_io *io, struct exmap_iov *iov, unsigned int nr);
+int exmap_io_run(struct exmap_io *io);
+int exmap_io_run_nowait(struct exmap_io *io);
+long exmap_io_answer(const struct exmap_io *io, struct exmap_iov *iov);
+long exmap_io_bytes(const struct exmap_io *io);
+
+/* transfer.c */
+long exmap_io_start(struct exmap_io *io, struct kiocb *iocb, unsigned int first, unsigned int nr);
+bool exmap_io_start_window(struct exmap_io *io);
+void exmap_io_settle(struct exmap_io *io, struct exmap_io_run *run);
+
+#endif /* EXMAP_IO_H */

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * io_uring's commands: ACTION for a range in the submission queue entry, or for a
+ * list of entries in a registered buffer.
+ */
+#include <linux/cred.h>
+#include <linux/mm.h>
+#include <linux/slab.h>
+#include <linux/uio.h>
+
+#include "compat.h"
+#include "exmap.h"
+#include "io.h"
+
+/* A command of io_uring, with the entries that it stands for. */
+struct exmap_io_command {
+	struct io_uring_cmd *cmd;
+	size_t len;			/* bytes, where it is a range; 0: a list */
+	struct iov_iter answers;	/* where those of a list go */
+	unsigned int nr;
+	struct exmap_iov iov[];
+};
+
+/* The entries that a range of the surface stands for. Returns them or an error. */
+static struct exmap_io_command *exmap_io_range(const struct exmap *exmap, unsigned long start,
+					       unsigned long len)
+{
+	const unsigned long max = EXMAP_PAGE_MAX_PAGES - 1;
+	struct exmap_io_command *command;
+	unsigned long page, pages;
+	unsigned int nr;
+
+	/* What is done must fit into the result. */
+	pages = min(len, MAX_RW_COUNT) >> PAGE_SHIFT;
+	if (!PAGE_ALIGNED(start) || !PAGE_ALIGNED(len))
+		return ERR_PTR(-EINVAL);
+	if (start < exmap->start || start > exmap->end || len > exmap->end - start)
+		return ERR_PTR(-EFAULT);
+	nr = DIV_ROUND_UP(pages, max);
+	command = kvzalloc(struct_size(command, iov, nr), GFP_KERNEL_ACCOUNT);
+	if (!command)
+		return ERR_PTR(-ENOMEM);
+	page = (start - exmap->start) >> PAGE_SHIFT;
+	for (; pages; page += max, pages -= min(pages, max))
+		command->iov[command->nr++] = (struct exmap_iov){
+			.page = page,
+			.len = min(pages, max),
+		};
+	command->len = min(len, MAX_RW_COUNT);
+	return command;
+}
+
+/* The entries in a part of the registered buffer. Returns them or an error. */
+static struct exmap_io_command *exmap_io_list(struct io_uring_cmd *cmd, unsigned long start,
+					      unsigned long len, unsigned int issue_flags)
+{
+	struct exmap_io_command *command;
+	struct iov_iter requests;
+	int err;
+
+	if (!len || len % sizeof(struct exmap_iov) || len > sizeof(struct exmap_user_interface))
+		return ERR_PTR(-EINVAL);
+	command = kvzalloc(sizeof(*command) + len, GFP_KERNEL_ACCOUNT);
+	if (!command)
+		return ERR_PTR(-ENOMEM);
+	command->nr = len / sizeof(struct exmap_iov);
+	err = exmap_uring_import(cmd, start, len, ITER_SOURCE, &requests, issue_flags) ?:
+		exmap_uring_import(cmd, start, len, ITER_DEST, &command->answers, issue_flags);
+	if (!err && copy_from_iter(command->iov, len, &requests) != len)
+		err = -EFAULT;
+	if (!err)
+		return command;
+	kvfree(command);
+	return ERR_PTR(err);
+}
+
+/* ALLOC or FREE. Returns its result. */
+static long exmap_io_command_pages(struct exmap *exmap, struct exmap_interface *interface,
+				   struct exmap_io_command *command, unsigned int opcode)
+{
+	const unsigned long max = (EXMAP_PAGE_MAX_PAGES - 1) * PAGE_SIZE;
+	unsigned int i;
+	long ret;
+
+	if (opcode == EXMAP_OP_ALLOC)
+		ret = exmap_alloc(exmap, interface, command->iov, command->nr, false);
+	else
+		ret = exmap_free(exmap, interface, command->iov, command->nr);
+	if (ret < 0 || !command->len)
+		return ret;
+	/* An entry that failed says nothing of which of its pages are done, if any. */
+	for (i = 0; i < command->nr; i++)
+		if (command->iov[i].res)
+			return i ? i * max : command->iov[i].res;
+	return command->len;
+}
+
+/* Tell io_uring the result, and put the answers of a list in place of the requests. */
+static void exmap_io_command_end(struct exmap_io_command *command, long ret,
+				 unsigned int issue_flags)
+{
+	struct io_uring_cmd *cmd = command->cmd;
+	size_t size = command->nr * sizeof(command->iov[0]);
+
+	if (ret >= 0 && !command->len &&
+	    copy_to_iter(command->iov, size, &command->answers) != size)
+		ret = -EFAULT;
+	kvfree(command);
+	exmap_uring_done(cmd, ret, issue_flags);
+}
+
+static long exmap_io_command_result(const struct exmap_io *io)
+{
+	if (io->command->len)
+		return exmap_io_bytes(io);
+	return exmap_io_answer(io, io->command->iov);
+}
+
+static void exmap_io_tell_command(struct exmap_io *io)
+{
+	struct exmap_io_command *command = io->command;
+	long ret = exmap_io_command_result(io);
+
+	exmap_io_end(io);
+	kfree(io);
+	exmap_io_command_end(command, ret, IO_URING_F_UNLOCKED);
+}
+
+/* READ or WRITE. Returns its result, -EIOCBQUEUED or -EAGAIN. */
+static long exmap_io_command_run(struct exmap *exmap, struct exmap_interface *interface,
+				 struct exmap_io_command *command, unsigned int opcode,
+				 bool nonblock)
+{
+	struct exmap_io *io;
+	long ret;
+
+	io = kmalloc(sizeof(*io), GFP_KERNEL_ACCOUNT);
+	if (!io)
+		return -ENOMEM;
+	ret = exmap_io_begin(io, exmap, interface, opcode, command->nr, exmap_io_tell_command);
+	if (ret)
+		goto free_io;
+	io->command = command;
+	exmap_io_request(io, command->iov, command->nr);
+	ret = nonblock ? exmap_io_run_nowait(io) : exmap_io_run(io);
+	if (ret == -EIOCBQUEUED)
+		return ret;
+	ret = ret ?: exmap_io_command_result(io);
+	exmap_io_end(io);
+free_io:
+	kfree(io);
+	return ret;
+}
+
+/**
+ * exmap_io_command - carry out IORING_OP_URING_CMD
+ * @exmap: has a backing file where @opcode takes one, and belongs to current->mm;
+ *	mmap_lock is not held
+ * @interface: where pages come from and go to; its lock is not held
+ * @cmd: the command
+ * @opcode: EXMAP_OP_*
+ * @issue_flags: what io_uring said
+ *
+ * Return: -EIOCBQUEUED where the command has been completed, or will be; -EAGAIN
+ * where it must not wait and would; or with nothing done -EINVAL, -EFAULT, -ENOMEM
+ * or -EPROTO.
+ */
+int exmap_io_command(struct exmap *exmap, struct exmap_interface *interface,
+		     struct io_uring_cmd *cmd, unsigned int opcode, unsigned int issue_flags)
+{
+	const struct iovec where = exmap_uring_iovec(cmd);
+	const unsigned long start = (unsigned long)where.iov_base;
+	const bool nonblock = issue_flags & IO_URING_F_NONBLOCK;
+	struct exmap_io_command *command;
+	long ret;
+
+	if (!exmap_has_surface(exmap))
+		return -EPROTO;
+	if (cmd->flags & IORING_URING_CMD_FIXED)
+		command = exmap_io_list(cmd, start, where.iov_len, issue_flags);
+	else
+		command = exmap_io_range(exmap, start, where.iov_len);
+	if (IS_ERR(command))
+		return PTR_ERR(command);
+	command->cmd = cmd;
+
+	if (opcode == EXMAP_OP_ALLOC || opcode == EXMAP_OP_FREE)
+		ret = exmap_io_command_pages(exmap, interface, command, opcode);
+	else
+		ret = exmap_io_command_run(exmap, interface, command, opcode, nonblock);
+	if (ret == -EIOCBQUEUED)
+		return ret;
+	/* Not a device's, which would have it come again for ever. */
+	if (ret == -EAGAIN && nonblock) {
+		kvfree(command);
+		return ret;
+	}
+	exmap_io_command_end(command, ret, issue_flags);
+	return -EIOCBQUEUED;
+}
