@@ -279,7 +279,7 @@ struct exmap_leaf {
  * @watch: tells when the kernel takes the surface, or a part of it, away; set by SETUP
  * @neighbours: the other exmaps that it tells; @watch->lock
  * @pool: the pages
- * @remains: in driver.c's list of those that nobody has any more
+ * @remains: in setup.c's list of those that nobody has any more
  */
 struct exmap {
 	/* Read by every call, written seldom. */
@@ -454,6 +454,13 @@ static inline unsigned int exmap_nr_interfaces(const struct exmap *exmap)
 {
 	return exmap->max_interfaces + 1;
 }
+
+/* setup.c */
+struct exmap *exmap_create(void);
+void exmap_put(struct exmap *exmap);
+int exmap_setup(struct exmap *exmap, const struct exmap_ioctl_setup *setup, struct file *file);
+int exmap_make_interface(struct exmap *exmap, struct exmap_interface *interface);
+void exmap_setup_exit(void);
 
 /* uring.c */
 int exmap_io_command(struct exmap *exmap, struct exmap_interface *interface,
