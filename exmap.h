@@ -2,6 +2,34 @@
 /*
  * exmap: what the module's source files share.
  *
+ * Files, from top to bottom. A file calls what is below it in this list, never what is above
+ * it (tools/arrows checks that):
+ *   driver.c      the device: who may do what; ioctl, mmap, fdinfo
+ *   setup.c       an exmap comes and goes: its parts, SETUP, an interface's first use, the end
+ *   uring.c       the commands of io_uring
+ *   proxy.c       pread, pwrite and libaio on the exmap's file
+ *   io.c          READ and WRITE: entries, windows, answers
+ *   transfer.c    a window's runs to or from file or device; what became of short and failed ones
+ *   surface.c     the surface as a mapping: VMA, mmap, touches of absent pages
+ *   memory.c      pages come: ALLOC, reserve, install, pin
+ *   free.c        pages go: FREE, with its flush at once or put off
+ *   gate.c        the gate, and the kernel at work on the surface: notifier, reap
+ *   refill.c      where an interface gets more free pages: depot, system, quarantine, steal, hunt
+ *   reclaim.c     free pages go back to the system: the shrinker, the end of a pool
+ *   quarantine.c  pages whose flush is put off
+ *   shootdown.c   the flush, and who has to be told
+ *   tables.c      the page tables: the directory that finds them, and having them made
+ *   stock.c       an interface's free pages
+ *   pinned.c      pages that others hold when they leave the surface
+ *   reading.c     which addresses are being read, and which of them had a page since
+ *   pool.c        bundles, the depot, the books
+ *   queue.c       where the rest of an asynchronous call is done
+ *   charge.c      who pays: RLIMIT_MEMLOCK, VmPin, the resident set
+ *   ksyms.c       what the kernel does not export
+ *   trace.c       tracepoints
+ * Headers: walk.h looks into page tables; io.h is a READ or WRITE under way; compat.h is every
+ * difference between kernel versions.
+ *
  * Who owns what:
  *   - An open file owns a struct exmap_file. It points to the struct exmap that
  *     came with the open, or, after EXMAP_IOCTL_CLONE, to another's; each holds
