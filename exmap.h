@@ -53,22 +53,77 @@
  *     quarantine.c only, under the PTE lock. While it is closed nobody is inside, and whoever
  *     closed it may do with the page tables what it likes.
  *
- * Lock order, outermost first:
- *   exmap->lock > mmap_lock
- *   mmap_lock > pool->transit > interface->lock > quarantine->lock > PTE lock > pool->lock
- *   PTE lock > the lock of a bucket of exmap->reading
- *   mmap_lock > exmap->reap_lock > PTE lock
- *   interface->lock, quarantine->lock, exmap->reap_lock > exmap->mapping->i_mmap_rwsem
- *   exmap->lock > exmap->gate_lock
- *   exmap->lock, mmap_lock > watch->lock
- *   any lock, where memory is short > exmap_pools_lock
- *   any lock, where memory is short > interface->lock > quarantine->lock > i_mmap_rwsem,
- *	PTE lock > pool->lock: the first three by trylock, the others no one holds who
- *	needs memory
+ * Locks, outermost first. A lock is taken with nothing else held, or with some of those that its
+ * third column names. The last column says whether its holder may sleep (S) and allocate memory
+ * that has to be waited for (A).
+ *
+ *   lock                 protects                       may be held when it is taken   holder may
+ *   exmap->lock          SETUP and CLONE                                               S A
+ *     mutex
+ *   mmap_lock            the kernel's: VMAs; directory  exmap->lock                    S A
+ *     of exmap->mm       and leaves as they are made
+ *   pool->transit        pages between the system and   mmap_lock                      S A
+ *     rw_semaphore       an interface
+ *   interface->lock      the interface; its holder is   mmap_lock, transit; another    S
+ *     mutex              inside the gate                interface's, see below
+ *   quarantine->lock     a quarantine, and its marks    interface->lock, and what      S
+ *     mutex              in PTEs                        that may be taken with
+ *   exmap->reap_lock     exmap->reaped, ->unmapped;     mmap_lock                      S
+ *     mutex              freeing leaves
+ *   i_mmap_rwsem         for reading: no MMU notifier   interface->lock,               S
+ *     of exmap->mapping  registers during a shootdown   quarantine->lock, reap_lock
+ *   PTE lock             PTEs of one page table         mmap_lock, interface->lock,
+ *     spinlock                                          quarantine->lock, reap_lock
+ *   bucket of            a chain of the reading index,  interface->lock, PTE lock
+ *     exmap->reading     stale slots
+ *     bit spinlock
+ *   pool->lock           the depot and the books        any of the above, but i_mmap_rwsem
+ *     spinlock                                          and a bucket's
+ *   exmap->gate_lock     gate, closers, openings        exmap->lock, mmap_lock
+ *     spinlock
+ *   watch->lock          watch->exmaps                  exmap->lock, mmap_lock
+ *     spinlock
+ *   exmap_pools_srcu     for reading: a pool that the   any whose holder may allocate  S
+ *     SRCU (reclaim.c)   shrinker has from the list
+ *   exmap_pools_lock     the list of pools, and what    exmap->lock (SETUP); in the
+ *     spinlock           each has to spare              shrinker, exmap_pools_srcu
+ *   exmap_orphans_lock   the list of orphans            mmap_lock
+ *     spinlock (pinned.c)
+ *   exmap_queues_lock    the list of users' queues
+ *     spinlock (queue.c)
+ *
  * One interface's lock is taken inside another's by trylock, or by the one task
  * that holds pool->transit for writing.
- * The MMU notifier takes interface locks and PTE locks. So nothing that sleeps
- * for memory, for mmap_lock or for I/O may happen under an interface's lock.
+ *
+ * The MMU notifier takes interface locks and PTE locks, and the kernel may call it with mmap_lock
+ * held. So nothing that sleeps for memory, for mmap_lock or for I/O may happen under an
+ * interface's lock, nor under one that is taken inside it.
+ *
+ * The shrinker runs when memory is short, so with any lock held, ours or the kernel's, whose
+ * holder may allocate. It takes interface->lock > quarantine->lock > i_mmap_rwsem by trylock; and
+ * PTE lock, pool->lock and exmap_pools_lock, which no one holds who needs memory.
+ * exmap_pools_srcu is waited for with no lock held.
+ *
+ * Glossary:
+ *   bundle      one page of kernel memory with room for 512 free pages
+ *   ceiling     the most pages that a pool may take from the system
+ *   depot       a pool's bundles that no interface has
+ *   entry       what a user asks for: some adjacent pages, in one struct exmap_iov
+ *   gate        open while calls may use the page tables of the surface; closed while the kernel is
+ *               at work on them
+ *   interface   what one thread works with: entries, and free pages
+ *   leaf        a page of the directory: finds the page tables of 512 GiB
+ *   limbo       pages that a call has unmapped and not yet flushed
+ *   orphan      a page that others still hold after its pool was drained
+ *   pool        all the pages of an exmap, on the surface or not
+ *   quarantine  as limbo, but beyond the call (EXMAP_FREE_DEFER); its PTEs are marked
+ *   run         adjacent pages: one I/O, or one stretch of a page table
+ *   slot        a page on its way between the surface and a file
+ *   stale       of a slot: its address had another page since the READ began
+ *   stock       the free pages that an interface has at hand
+ *   surface     the address range on which pages are mapped
+ *   taken       how many pages a pool has from the system
+ *   window      the pages of a READ or WRITE that are under way at once
  */
 #ifndef EXMAP_H
 #define EXMAP_H
