@@ -17,6 +17,18 @@ static bool memlock = true;
 module_param(memlock, bool, 0644);
 MODULE_PARM_DESC(memlock, "charge pools and interfaces against RLIMIT_MEMLOCK (default: on)");
 
+/* Add to what a user has locked. False if that would be above the limit, in pages. */
+static bool exmap_charge_locked(atomic_long_t *locked, unsigned long pages, unsigned long limit)
+{
+	long old = atomic_long_read(locked);
+
+	do {
+		if (pages > limit || old > limit - pages)
+			return false;
+	} while (!atomic_long_try_cmpxchg(locked, &old, old + pages));
+	return true;
+}
+
 /**
  * exmap_charge - charge pages that may be taken later, as io_uring and mlock(2) do
  * @mm: to which process; the caller's
@@ -34,13 +46,8 @@ int exmap_charge(struct mm_struct *mm, unsigned long pages, struct exmap_charge 
 	if (READ_ONCE(memlock) && !can_do_mlock())
 		return -EPERM;
 	if (READ_ONCE(memlock) && !capable(CAP_IPC_LOCK)) {
-		atomic_long_t *locked = &current_user()->locked_vm;
-		long old = atomic_long_read(locked);
-
-		do {
-			if (pages > limit || old > limit - pages)
-				return -ENOMEM;
-		} while (!atomic_long_try_cmpxchg(locked, &old, old + pages));
+		if (!exmap_charge_locked(&current_user()->locked_vm, pages, limit))
+			return -ENOMEM;
 		charge->cred = get_current_cred();
 	}
 	atomic64_add(pages, &mm->pinned_vm);
@@ -62,6 +69,44 @@ void exmap_uncharge(struct mm_struct *mm, struct exmap_charge *charge)
 		put_cred(charge->cred);
 	}
 	*charge = (struct exmap_charge){ };
+}
+
+/**
+ * exmap_charge_more - charge more to the same user
+ * @mm: as for exmap_charge()
+ * @pages: how many
+ * @charge: what exmap_charge() has charged
+ *
+ * Neither sleeps nor allocates.
+ *
+ * Return: 0; -ENOMEM if the user would be above RLIMIT_MEMLOCK, or if the caller is another
+ * process, which has a limit of its own.
+ */
+int exmap_charge_more(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge)
+{
+	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
+
+	if (charge->cred) {
+		if (current->mm != mm ||
+		    !exmap_charge_locked(&charge->cred->user->locked_vm, pages, limit))
+			return -ENOMEM;
+	}
+	atomic64_add(pages, &mm->pinned_vm);
+	charge->pages += pages;
+	return 0;
+}
+
+/**
+ * exmap_charge_less - undo a part of exmap_charge() or exmap_charge_more()
+ * @mm: as there
+ * @pages: how many
+ * @charge: as there
+ */
+void exmap_charge_less(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge)
+{
+	if (charge->cred)
+		atomic_long_sub(pages, &charge->cred->user->locked_vm);
+	exmap_charge_leave(mm, charge, pages);
 }
 
 /**

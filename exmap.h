@@ -179,7 +179,9 @@ struct exmap_bundle {
  * @empty: empty bundles, the same
  * @bundles: how many bundles came with pages, and are still here; never fewer than it takes to hold
  *	all of @taken, so that a page can be put back without allocating
- * @taken: pages taken from the system, at most @ceiling; may be read without @lock
+ * @taken: pages taken from the system, at most @most; may be read without @lock
+ * @most: @ceiling, and a page more for each pinned one that was replaced (see pinned.c); may be
+ *	read without @lock
  * @pushes: counts full bundles, and pinned pages, that came in
  * @pinned: pages of @taken that others still hold, linked through page->lru
  * @nr_pinned: how many; may be read without @lock
@@ -187,8 +189,8 @@ struct exmap_bundle {
  *	write-held to find out for certain that no page is free
  * @sibling: in the list of all pools, or empty; reclaim.c's exmap_pools_lock guards it
  * @spare: what the shrinker last saw that it could have; exmap_pools_lock. May be read without
- * @ceiling: the most pages to take; set once
- * @charge: for @ceiling, less what orphans have taken over (see pinned.c); @lock
+ * @ceiling: the most pages to take that nobody else holds; set once
+ * @charge: for @most, less what orphans have taken over (see pinned.c); @lock
  */
 struct exmap_pool {
 	spinlock_t lock;
@@ -197,6 +199,7 @@ struct exmap_pool {
 	struct exmap_bundle *empty;
 	unsigned long bundles;
 	unsigned long taken;
+	unsigned long most;
 	u64 pushes;
 	struct list_head pinned;
 	unsigned long nr_pinned;
@@ -747,6 +750,7 @@ unsigned int exmap_pinned_sort(struct exmap *exmap, struct page **page, unsigned
 unsigned int exmap_pinned_take(struct exmap *exmap, struct page *page[EXMAP_PINNED_LOOK],
 			       bool leave);
 unsigned int exmap_pinned_shrink(struct exmap *exmap);
+bool exmap_pinned_replace(struct exmap *exmap, unsigned int want);
 void exmap_pinned_drain(struct exmap *exmap);
 void exmap_pinned_exit(void);
 
@@ -850,6 +854,8 @@ void exmap_queue_work(struct exmap *exmap, struct work_struct *work);
 /* charge.c */
 int exmap_charge(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
 void exmap_uncharge(struct mm_struct *mm, struct exmap_charge *charge);
+int exmap_charge_more(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
+void exmap_charge_less(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
 void exmap_charge_leave(struct mm_struct *mm, struct exmap_charge *charge, unsigned long pages);
 int exmap_charge_resident(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
 void exmap_uncharge_resident(struct mm_struct *mm, struct exmap_charge *charge);

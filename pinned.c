@@ -6,7 +6,9 @@
  * We keep our reference until it is the only one. If we let go first, the other holder is
  * the last owner, and the kernel may make such a page anything: splice into a FUSE file with
  * SPLICE_F_MOVE made it page cache that reclaim cannot reach. While the exmap is in use these
- * pages stay in its books: in pool->taken, in the RSS and below the ceiling. What is left when
+ * pages stay in its books: in pool->taken and in the RSS. If no other page is free, the pool may
+ * take a fresh one in the place of each, which is charged like the ceiling; without room in
+ * RLIMIT_MEMLOCK it has to wait until the others let go. What is left when
  * the pool is drained becomes an orphan, which the module looks after until its holder lets
  * go. An orphan stays charged to its memcg and to its user's RLIMIT_MEMLOCK.
  */
@@ -75,21 +77,67 @@ unsigned int exmap_pinned_sort(struct exmap *exmap, struct page **page, unsigned
 	return nr - (end - good);
 }
 
+/* How many pages the pool has been allowed to take in the place of pinned ones. */
+static unsigned long exmap_pinned_replaced(const struct exmap_pool *pool)
+{
+	lockdep_assert_held(&pool->lock);
+	return pool->most - pool->ceiling;
+}
+
+/**
+ * exmap_pinned_replace - let the pool take fresh pages in the place of pinned ones
+ * @exmap: the exmap; none of its pages is free
+ * @want: how many
+ *
+ * Return: true, and the ceiling is that much higher until as many pinned pages come back; false
+ * if fewer are pinned, or RLIMIT_MEMLOCK has no room.
+ */
+bool exmap_pinned_replace(struct exmap *exmap, unsigned int want)
+{
+	struct exmap_pool *pool = &exmap->pool;
+	bool replaced;
+
+	spin_lock(&pool->lock);
+	replaced = want <= pool->nr_pinned - exmap_pinned_replaced(pool) &&
+		!exmap_charge_more(exmap->mm, want, &pool->charge);
+	if (replaced)
+		WRITE_ONCE(pool->most, pool->most + want);
+	spin_unlock(&pool->lock);
+	return replaced;
+}
+
+/*
+ * @nr pages that were pinned leave the pool: take them out of its books, those first that were
+ * replaced by others.
+ */
+static void exmap_pinned_leave(struct exmap *exmap, unsigned int nr)
+{
+	struct exmap_pool *pool = &exmap->pool;
+	unsigned long replaced = min_t(unsigned long, nr, exmap_pinned_replaced(pool));
+
+	/* As in exmap_depot_drain_one(). */
+	WRITE_ONCE(pool->taken, pool->taken - nr);
+	exmap_rss_add(exmap->mm, -(long)nr);
+	WRITE_ONCE(pool->most, pool->most - replaced);
+	exmap_charge_less(exmap->mm, replaced, &pool->charge);
+}
+
 /**
  * exmap_pinned_take - take back pages that nobody else holds any more
  * @exmap: the exmap
- * @page: set to the pages
- * @leave: they are to leave the pool: take them out of its books
+ * @page: set to the pages that the caller has now
+ * @leave: all of them are to leave the pool
  *
- * Looks at the EXMAP_PINNED_LOOK pages that were not looked at for the longest time.
+ * Looks at the EXMAP_PINNED_LOOK pages that were not looked at for the longest time. Those that
+ * were replaced by fresh ones leave the pool in any case.
  *
- * Return: how many.
+ * Return: how many pages there are in @page.
  */
 unsigned int exmap_pinned_take(struct exmap *exmap, struct page *page[EXMAP_PINNED_LOOK],
 			       bool leave)
 {
 	struct exmap_pool *pool = &exmap->pool;
-	unsigned int look, nr = 0;
+	unsigned int look, left, nr = 0;
 	struct page *first;
 
 	spin_lock(&pool->lock);
@@ -103,12 +151,13 @@ unsigned int exmap_pinned_take(struct exmap *exmap, struct page *page[EXMAP_PINN
 		}
 	}
 	WRITE_ONCE(pool->nr_pinned, pool->nr_pinned - nr);
-	if (leave) {
-		/* As in exmap_depot_drain_one(). */
-		WRITE_ONCE(pool->taken, pool->taken - nr);
-		exmap_rss_add(exmap->mm, -(long)nr);
-	}
+	left = leave ? nr : min_t(unsigned long, nr, exmap_pinned_replaced(pool));
+	exmap_pinned_leave(exmap, left);
 	spin_unlock(&pool->lock);
+	if (leave)
+		return nr;
+	while (left--)
+		put_page(page[--nr]);
 	return nr;
 }
 
@@ -164,6 +213,8 @@ void exmap_pinned_drain(struct exmap *exmap)
 	WRITE_ONCE(pool->nr_pinned, 0);
 	WRITE_ONCE(pool->taken, pool->taken - nr);
 	exmap_rss_add(exmap->mm, -(long)nr);
+	/* What is charged for those that were replaced goes with the orphans, or with the pool. */
+	WRITE_ONCE(pool->most, pool->ceiling);
 	spin_unlock(&pool->lock);
 
 	list_for_each_entry_safe(page, next, &pages, lru) {

@@ -112,6 +112,7 @@ int exmap_pool_setup(struct exmap *exmap, unsigned long pages)
 	spin_lock_init(&pool->lock);
 	init_rwsem(&pool->transit);
 	pool->ceiling = pages;
+	pool->most = pages;
 	INIT_LIST_HEAD(&pool->pinned);
 	INIT_LIST_HEAD(&pool->sibling);
 	return exmap_charge(exmap->mm, pages, &pool->charge);

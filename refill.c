@@ -79,7 +79,7 @@ static long exmap_pool_reserve(struct exmap *exmap, unsigned long nr)
 			pool->bundles++;
 			exmap_rss_add(exmap->mm, 1);
 		}
-		nr = min(nr, pool->ceiling - pool->taken);
+		nr = min(nr, pool->most - min(pool->most, pool->taken));
 		if (pool->taken + nr <= pool->bundles * EXMAP_BUNDLE_PAGES)
 			break;
 		spin_unlock(&pool->lock);
@@ -126,7 +126,7 @@ static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interf
 	long reserved, nr, left;
 	bool killed;
 
-	if (READ_ONCE(pool->taken) >= pool->ceiling)
+	if (READ_ONCE(pool->taken) >= READ_ONCE(pool->most))
 		return 0;
 	mutex_unlock(&interface->lock);
 	/* What is taken is zeroed: the way here is long if many are wanted. */
@@ -292,7 +292,7 @@ static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interfa
 			err = exmap_stock_collect(exmap, interface, &exmap->interfaces[i], want);
 		if (err || exmap_stock(interface) >= want)
 			break;
-		if (READ_ONCE(pool->taken) < limit)
+		if (READ_ONCE(pool->taken) < min(limit, READ_ONCE(pool->most)))
 			break;
 		cond_resched();
 		if (fatal_signal_pending(current))
@@ -317,6 +317,7 @@ static int exmap_stock_more(struct exmap *exmap, struct exmap_interface *interfa
 	unsigned int more = want - exmap_stock(interface);
 	unsigned long taken = READ_ONCE(exmap->pool.taken);
 	long got;
+	int err;
 
 	/* The system zeroes what it gives: this can take long. */
 	if (fatal_signal_pending(current))
@@ -334,7 +335,11 @@ static int exmap_stock_more(struct exmap *exmap, struct exmap_interface *interfa
 		goto killed;
 	if (got || exmap_stock_steal(exmap, interface, more))
 		return 0;
-	return exmap_stock_hunt(exmap, interface, want, *limit);
+	err = exmap_stock_hunt(exmap, interface, want, *limit);
+	if (err == -ENOMEM && *limit == ULONG_MAX &&
+	    exmap_pinned_replace(exmap, want - exmap_stock(interface)))
+		return 0;
+	return err;
 
 killed:
 	mutex_unlock(&interface->lock);
@@ -359,8 +364,8 @@ killed:
 int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, unsigned int want)
 {
 	/* With so many taken there are no more to be had from the system. */
-	unsigned long limit = exmap->pool.ceiling;
-	int err = want > limit ? -ENOMEM : 0;
+	unsigned long limit = ULONG_MAX;	/* not known yet */
+	int err = want > exmap->pool.ceiling ? -ENOMEM : 0;
 
 	lockdep_assert_held(&interface->lock);
 	atomic_inc(&interface->fillers);

@@ -2403,6 +2403,45 @@ START_TEST(pinned_pages_are_not_recycled)
 }
 END_TEST
 
+/* While there is room in RLIMIT_MEMLOCK the pool takes a fresh page for each that is pinned. */
+START_TEST(pinned_pages_are_replaced)
+{
+	struct exmap *ex = exmap_new(MIB, 20, 1);
+	struct iovec iov = { .iov_base = ex->surface, .iov_len = 10 * PAGE };
+	long locked = kib_of("/proc/self/status", "VmPin:");
+	char buffer[PAGE];
+	int pipes[2];
+
+	assert_ok(pipe(pipes));
+	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+	memset(ex->surface, 'A', 10 * PAGE);
+	ck_assert_int_eq(vmsplice(pipes[1], &iov, 1, 0), 10 * PAGE);
+	ck_assert_int_eq(release(ex, 0, 0, 10), 10);
+	/* All of the pool, and the pinned ones are not among these. */
+	ck_assert_int_eq(alloc(ex, 0, 100, 20), 20);
+	memset(ex->surface + 100 * PAGE, 'B', 20 * PAGE);
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), -ENOMEM);
+	assert_fdinfo(ex->fd, "pages-pinned", 10);
+	assert_fdinfo(ex->fd, "pages-system", 30);
+	ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), locked + 10 * 4);
+	assert_pages_add_up(ex->fd);
+	for (int i = 0; i < 10; i++) {
+		ck_assert_int_eq(read(pipes[0], buffer, PAGE), PAGE);
+		ck_assert(all_bytes(buffer, 'A'));
+	}
+	/* They come back in the place of what was taken for them: the pool is as large as before. */
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), -ENOMEM);
+	assert_fdinfo(ex->fd, "pages-pinned", 0);
+	assert_fdinfo(ex->fd, "pages-system", 20);
+	ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), locked);
+	ck_assert_int_eq(release(ex, 0, 100, 20), 20);
+	ck_assert_int_eq(alloc(ex, 0, 0, 20), 20);
+	assert_pages_add_up(ex->fd);
+	close(pipes[0]);
+	close(pipes[1]);
+}
+END_TEST
+
 /*
  * A guest with two pages of code and, at 64 KiB, the surface as its memory. Its
  * program writes AL to DS:BX and halts.
@@ -2788,6 +2827,7 @@ static const struct test tests[] = {
 	TEST(threads_sharing_an_interface),
 	TEST(free_flushes_once_per_call),
 	TEST(pinned_pages_are_not_recycled),
+	TEST(pinned_pages_are_replaced),
 	TEST_NEEDS(faulty_pages_are_not_recycled, HARD_OFFLINE),
 	TEST_NEEDS(guests_lose_what_is_freed, "/dev/kvm"),
 	TEST_NEEDS(guests_touch_while_the_kernel_unmaps, "/dev/kvm"),
