@@ -5,7 +5,8 @@
  *
  * The thread is on a CPU of its own, where a task with a real-time priority then runs all the time.
  *
- * $EXMAP_TEST_DEVICE is a fast block device. It is overwritten.
+ * $EXMAP_TEST_DEVICE is a fast block device, $EXMAP_TEST_SLOW_DEVICE one that answers after half a
+ * second. Both are overwritten.
  */
 #include <libaio.h>
 #include <pthread.h>
@@ -19,6 +20,7 @@
 #include "test_io_common.h"
 
 enum {
+	KTHREADD = 2,		/* its process ID */
 	HOLDER_CPU = 1,
 	HELD = 0,		/* the interface that is held */
 	ELSEWHERE = 1,		/* another one */
@@ -26,7 +28,7 @@ enum {
 	TABLE_PAGES = 512,	/* pages that one page table maps */
 	FIRST = 300,		/* in its page table: nobody else has these */
 	READS = 2200,		/* more works than any workqueue runs at a time by default */
-	PATIENCE = 30,		/* after so many seconds the holder gets to run again */
+	PATIENCE = 60,		/* after so many seconds the holder gets to run again */
 };
 
 /* What the processes of a test share. */
@@ -37,6 +39,7 @@ static struct shared {
 	atomic_int waiter;
 	atomic_int step;
 	atomic_int in_kernel;	/* the waiter is about to call */
+	atomic_bool served;	/* the second user has got its answers */
 } *shared;
 
 static void shared_new(void)
@@ -63,6 +66,8 @@ static void allow_starving(void)
 		{ "/sys/kernel/debug/sched/fair_server/cpu1/runtime", "0" },
 	};
 
+	cpu_set_t others;
+
 	for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
 		int fd = open(settings[i][0], O_WRONLY | O_CLOEXEC);
 
@@ -71,6 +76,12 @@ static void allow_starving(void)
 		assert_ok(write(fd, settings[i][1], strlen(settings[i][1])));
 		close(fd);
 	}
+	/* Threads of the kernel that are to be made must not wait for that CPU. */
+	CPU_ZERO(&others);
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+		if (cpu != HOLDER_CPU)
+			CPU_SET(cpu, &others);
+	assert_ok(sched_setaffinity(KTHREADD, sizeof(others), &others));
 }
 
 /* Start the real-time task, and wait until it runs: whatever else is on that CPU is stopped. */
@@ -125,6 +136,17 @@ static char thread_state(pid_t pid, pid_t tid)
 	line[len] = 0;
 	name_end = strrchr(line, ')');
 	return name_end ? name_end[2] : 0;
+}
+
+/* Whether a thread waits in the kernel, and not just for a moment. */
+static bool thread_waits(pid_t pid, pid_t tid)
+{
+	for (int i = 0; i < 20; i++) {
+		if (thread_state(pid, tid) != 'D')
+			return false;
+		usleep(1000);
+	}
+	return true;
 }
 
 /*
@@ -241,7 +263,7 @@ static pid_t starve(struct exmap *ex, call_fn call)
 
 			if (!waiter)
 				break;	/* the holder was outside */
-			if (thread_state(getpid(), waiter) == 'D')
+			if (thread_waits(getpid(), waiter))
 				return spinner;
 		}
 		spinner_stop(spinner);
@@ -325,6 +347,24 @@ static void write_file(const char *path, const char *text)
 	close(fd);
 }
 
+/* How many pages the device has read. */
+static long pages_read(int fd)
+{
+	struct stat st;
+	long sectors;
+	char path[64];
+	FILE *f;
+
+	assert_ok(fstat(fd, &st));
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/stat", major(st.st_rdev),
+		 minor(st.st_rdev));
+	f = fopen(path, "r");
+	ck_assert_ptr_nonnull(f);
+	ck_assert_int_eq(fscanf(f, "%*d %*d %ld", &sectors), 1);
+	fclose(f);
+	return sectors / (PAGE / 512);
+}
+
 /* From now on what this process reads of the device waits, or does not any more. */
 static void device_limit(int fd, const char *limit)
 {
@@ -384,7 +424,10 @@ static void first_user(int file)
 	}
 }
 
-/* The other user's reads, from each CPU but the holder's. */
+/*
+ * The other user's reads, from each CPU but the holder's. The device answers when they have been
+ * submitted, so a work does the rest.
+ */
 static void second_user(int file)
 {
 	io_context_t aio = NULL;
@@ -392,6 +435,7 @@ static void second_user(int file)
 	struct iocb iocb;
 	struct exmap *ex;
 
+	doomed = true;
 	set_memlock(RLIM_INFINITY);
 	ex = exmap_new_file(READS * PAGE, READS, 1, 0, file);
 	ck_assert_int_eq(io_setup(1, &aio), 0);
@@ -400,22 +444,27 @@ static void second_user(int file)
 		if (cpu == HOLDER_CPU)
 			continue;
 		run_on(cpu);
-		for (int i = 0; i < 4; i++) {
-			submit(aio, ex, 4 * cpu + i, &iocb);
-			ck_assert_int_eq(io_getevents(aio, 1, 1, &event, NULL), 1);
-			ck_assert_int_eq(event.res, PAGE);
-		}
+		submit(aio, ex, cpu, &iocb);
+		ck_assert_int_eq(io_getevents(aio, 1, 1, &event, NULL), 1);
+		ck_assert_int_eq(event.res, PAGE);
 	}
+	/* The end of a process that uses libaio waits for all CPUs. */
+	atomic_store(&shared->served, true);
+	for (;;)
+		pause();
 }
 
 START_TEST(completions_do_not_wait_for_another_user)
 {
 	int file = file_open(getenv("EXMAP_TEST_DEVICE"), O_DIRECT);
+	int slow = file_open(getenv("EXMAP_TEST_SLOW_DEVICE"), O_DIRECT);
 	pid_t first, second, spinner;
-	int status;
+	long done;
 
 	shared_new();
 	allow_starving();
+	/* So that the timer that lets the reads go runs here, and they are answered here. */
+	run_on(0);
 	file_fill(file, READS);
 	write_file("/sys/fs/cgroup/cgroup.subtree_control", "+io");
 	ck_assert(!mkdir(GROUP, 0755) || errno == EEXIST);
@@ -432,7 +481,7 @@ START_TEST(completions_do_not_wait_for_another_user)
 		atomic_store(&shared->in_kernel, -1);
 		atomic_store(&shared->step, 0);
 		while (atomic_load(&shared->in_kernel) == -1 ||
-		       (atomic_load(&shared->in_kernel) && thread_state(first, first) != 'D'))
+		       (atomic_load(&shared->in_kernel) && !thread_waits(first, first)))
 			sched_yield();
 		if (atomic_load(&shared->in_kernel))
 			break;
@@ -441,20 +490,23 @@ START_TEST(completions_do_not_wait_for_another_user)
 		spinner_stop(spinner);
 		ck_assert_int_lt(step, 1000);
 	}
+	done = pages_read(file);
 	device_limit(file, "max");
+	while (pages_read(file) < done + READS)
+		ck_assert_int_eq(waitpid(spinner, NULL, WNOHANG), 0);
 
 	second = fork();
 	assert_ok(second);
-	if (!second) {
-		second_user(file);
-		_exit(0);
-	}
-	ck_assert_int_eq(waitpid(second, &status, 0), second);
-	ck_assert(WIFEXITED(status) && !WEXITSTATUS(status));
+	if (!second)
+		second_user(slow);
+	while (!atomic_load(&shared->served))
+		ck_assert_int_eq(waitpid(second, NULL, WNOHANG), 0);
 	/* All that time the first user's reads were waiting. */
 	ck_assert_int_eq(thread_state(first, first), 'D');
 	ck_assert_int_eq(waitpid(spinner, NULL, WNOHANG), 0);
 	spinner_stop(spinner);
+	assert_ok(kill(second, SIGKILL));
+	ck_assert_int_eq(waitpid(second, NULL, 0), second);
 	assert_ok(kill(first, SIGKILL));
 	ck_assert_int_eq(waitpid(first, NULL, 0), first);
 	assert_ok(rmdir(GROUP));
@@ -471,7 +523,7 @@ static const struct test tests[] = {
 	TEST(killed_while_it_waits_for_pread),
 	TEST(killed_while_it_waits_for_pread_alloc),
 	TEST(killed_while_it_waits_for_alloc_all),
-	TEST_NEEDS_ENV(completions_do_not_wait_for_another_user, "EXMAP_TEST_DEVICE"),
+	TEST_NEEDS_ENV(completions_do_not_wait_for_another_user, "EXMAP_TEST_SLOW_DEVICE"),
 	{ }
 };
 

@@ -1905,6 +1905,15 @@ static const char *narrow_name(void)
 	return basename(getenv("EXMAP_TEST_NARROW"));
 }
 
+/* Page 0 cannot be read from now on, or can. */
+static void narrow_bad(const char *change)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/badblocks", getenv("EXMAP_TEST_NARROW"));
+	write_file(path, change);
+}
+
 static int narrow_open(size_t pages)
 {
 	char path[64];
@@ -1913,17 +1922,10 @@ static int narrow_open(size_t pages)
 	snprintf(path, sizeof(path), "/dev/%s", narrow_name());
 	fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
 	assert_ok(fd);
+	/* A test that failed may have left it bad. */
+	narrow_bad("-0-7");
 	file_fill(fd, pages);
 	return fd;
-}
-
-/* Page 0 cannot be read from now on, or can. */
-static void narrow_bad(const char *change)
-{
-	char path[128];
-
-	snprintf(path, sizeof(path), "%s/badblocks", getenv("EXMAP_TEST_NARROW"));
-	write_file(path, change);
 }
 
 static long narrow_number(const char *file)
@@ -2074,6 +2076,9 @@ static void replaced_every_time(enum kind kind)
 				sched_yield();
 		}
 		pthread_join(reader_of.thread, NULL);
+		/* If this thread was late for the last one, that has found nothing wrong. */
+		if (reader_of.result != (kind == BY_ACTION ? 1 : -1))
+			times = 0;
 		if (times < 17)
 			ck_assert_int_ge(release(ex, 1, 0, 1), 0);
 	}
