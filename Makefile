@@ -6,10 +6,10 @@
 # make dkms-remove   undo that
 # make demo       the paper's Figures 8 and 10 and the example, from a throw-away machine
 # make figures    its Figures 9 and 10, and what EXMAP_FREE_DEFER saves, from the same
-# make budget     what a READ costs in instructions, in the same; into the README
-# make cost       what every call costs, in the same
-# make growth     whether that grows with surface, interfaces, exmaps and pool, in the same
-# make contention  what two threads do of what one does, in the same, on two idle processors
+# make budget     what a READ costs in instructions, in the same; into docs/performance.md
+# make cost       what every call costs, in the same; into docs/performance.md
+# make growth     does that grow with surface, interfaces, exmaps or pool, in the same; likewise
+# make contention  what two threads do compared with one, in the same; likewise
 # make bench-host Figure 8 on this very machine, with the module loaded
 # make check      the test suite, in the same
 # make check-package  the test of the Debian packages, in another
