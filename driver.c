@@ -76,7 +76,8 @@ static int exmap_open(struct inode *inode, struct file *file)
 	file->private_data = owner;
 	/*
 	 * Have io_uring try it right here before it asks a thread of its own. A write fault
-	 * must not update the times of the device's node: its file system may be frozen.
+	 * does not have to update the times of the device's node, if the kernel asks for this
+	 * there (6.1 and 6.12 do not, so a touch may wait while that file system is frozen).
 	 */
 	file->f_mode |= FMODE_NOWAIT | FMODE_NOCMTIME;
 	return 0;
@@ -595,12 +596,21 @@ static int __init exmap_init(void)
 		pr_err("Xen PV guests are not supported\n");
 		return -ENODEV;
 	}
-	err = exmap_ksyms_resolve() ?: exmap_pool_init();
+	err = exmap_ksyms_resolve() ?: exmap_queue_init();
 	if (err)
 		return err;
+	err = exmap_pool_init();
+	if (err)
+		goto queue_exit;
 	err = misc_register(&exmap_device);
 	if (err)
-		exmap_pool_exit();
+		goto pool_exit;
+	return 0;
+
+pool_exit:
+	exmap_pool_exit();
+queue_exit:
+	exmap_queue_exit();
 	return err;
 }
 
@@ -611,6 +621,7 @@ static void __exit exmap_exit(void)
 	exmap_watch_exit();
 	exmap_pinned_exit();
 	exmap_pool_exit();
+	exmap_queue_exit();
 	exmap_io_exit();
 }
 

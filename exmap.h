@@ -847,6 +847,8 @@ int exmap_pool_setup(struct exmap *exmap, unsigned long pages);
 void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr);
 
 /* queue.c */
+int exmap_queue_init(void);
+void exmap_queue_exit(void);
 int exmap_queue_get(struct exmap *exmap);
 void exmap_queue_put(struct exmap_queue *queue);
 void exmap_queue_work(struct exmap *exmap, struct work_struct *work);
