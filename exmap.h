@@ -188,6 +188,8 @@ struct exmap_bundle {
  * @transit: read-held where pages are between the system and an interface,
  *	write-held to find out for certain that no page is free
  * @sibling: in the list of all pools, or empty; reclaim.c's exmap_pools_lock guards it
+ * @lookers: who looks at the interfaces: the exmap's files, and shrinkers; exmap_pools_lock. The
+ *	last one frees their array
  * @spare: what the shrinker last saw that it could have; exmap_pools_lock. May be read without
  * @ceiling: the most pages to take that nobody else holds; set once
  * @charge: for @most, less what orphans have taken over (see pinned.c); @lock
@@ -206,6 +208,7 @@ struct exmap_pool {
 
 	struct rw_semaphore transit;
 	struct list_head sibling;
+	unsigned int lookers;
 	unsigned long spare;
 
 	unsigned long ceiling;
@@ -639,6 +642,9 @@ int exmap_pool_init(void);
 void exmap_pool_exit(void);
 void exmap_pool_expose(struct exmap *exmap);
 void exmap_pool_synchronize(void);
+void exmap_free_interfaces(struct exmap *exmap, struct exmap_interface *interfaces,
+			   unsigned int nr);
+void exmap_pool_put_interfaces(struct exmap *exmap);
 void exmap_pool_drain(struct exmap *exmap);
 void exmap_pool_destroy(struct exmap *exmap);
 

@@ -13,6 +13,22 @@
 /* What exmap_quarantine_setup() takes. */
 #define EXMAP_QUARANTINE_PAGES 2
 
+/* Set a quarantine's memory if it has none, and take it from the caller. */
+static void exmap_quarantine_give(struct exmap_quarantine *quarantine, struct exmap_bundle **bundle,
+				  unsigned long **address, struct exmap_charge *charge)
+{
+	lockdep_assert_held(&quarantine->lock);
+	if (quarantine->address)
+		return;
+	quarantine->charge = *charge;
+	quarantine->bundle = *bundle;
+	/* Last: who sees it goes by the bundle. */
+	smp_store_release(&quarantine->address, *address);
+	*bundle = NULL;
+	*address = NULL;
+	*charge = (struct exmap_charge){ };
+}
+
 /* The rest of exmap_quarantine_setup(): by itself, since most calls find it done. */
 static noinline int exmap_quarantine_make(struct exmap *exmap,
 					 struct exmap_interface *interface)
@@ -34,21 +50,16 @@ static noinline int exmap_quarantine_make(struct exmap *exmap,
 		exmap_uncharge_resident(exmap->mm, &charge);
 		return -ENOMEM;
 	}
-	mutex_lock(&quarantine->lock);
-	if (!quarantine->address) {
-		quarantine->charge = charge;
-		quarantine->bundle = bundle;
-		/* Last: who sees it goes by the bundle. */
-		smp_store_release(&quarantine->address, address);
-		bundle = NULL;
-		address = NULL;
-		charge = (struct exmap_charge){ };
+	/* A caller that is being killed finds no quarantine, and then notices. */
+	if (!mutex_lock_killable(&quarantine->lock)) {
+		exmap_quarantine_give(quarantine, &bundle, &address, &charge);
+		mutex_unlock(&quarantine->lock);
 	}
-	mutex_unlock(&quarantine->lock);
 	exmap_uncharge_resident(exmap->mm, &charge);
 	exmap_bundle_free(bundle);
 	free_page((unsigned long)address);
-	return 0;
+	/* As in exmap_quarantine_setup(). */
+	return smp_load_acquire(&quarantine->address) ? 0 : -ENOMEM;
 }
 
 /**

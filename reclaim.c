@@ -37,6 +37,7 @@ void exmap_pool_expose(struct exmap *exmap)
 {
 	spin_lock(&exmap_pools_lock);
 	list_add_tail(&exmap->pool.sibling, &exmap_pools);
+	exmap->pool.lookers = 1;
 	exmap_nr_pools++;
 	spin_unlock(&exmap_pools_lock);
 }
@@ -53,6 +54,43 @@ static void exmap_pool_hide(struct exmap *exmap)
 		exmap_spare -= pool->spare;
 	}
 	spin_unlock(&exmap_pools_lock);
+}
+
+/**
+ * exmap_free_interfaces - free an array of interfaces
+ * @exmap: whose
+ * @interfaces: the array; nobody looks at it
+ * @nr: how many
+ */
+void exmap_free_interfaces(struct exmap *exmap, struct exmap_interface *interfaces,
+			   unsigned int nr)
+{
+	unsigned int i;
+
+	for (i = 0; i < nr; i++) {
+		mutex_destroy(&interfaces[i].quarantine.lock);
+		mutex_destroy(&interfaces[i].lock);
+	}
+	kvfree(interfaces);
+	exmap_uncharge_resident(exmap->mm, &exmap->charge);
+}
+
+/**
+ * exmap_pool_put_interfaces - look at an exmap's interfaces no more
+ * @exmap: has been set up. If its last file is closed, its pool is destroyed
+ *
+ * The last one frees them: an exmap that is closed waits for no shrinker, and MMU notifiers look at
+ * none while the gate is dead, or there is no surface.
+ */
+void exmap_pool_put_interfaces(struct exmap *exmap)
+{
+	bool last;
+
+	spin_lock(&exmap_pools_lock);
+	last = !--exmap->pool.lookers;
+	spin_unlock(&exmap_pools_lock);
+	if (last)
+		exmap_free_interfaces(exmap, exmap->interfaces, exmap_nr_interfaces(exmap));
 }
 
 /**
@@ -177,21 +215,29 @@ static void exmap_shrinker_unlock(struct exmap_interface *interface)
 /* Look at so many interfaces in one call of the shrinker, and go on with the others next time. */
 #define SHRINKER_INTERFACES 1024
 
+/* Look at pinned pages so many times EXMAP_PINNED_LOOK in one pool. */
+#define SHRINKER_PINNED 16
+
 /* What one has been looked at for. */
 static unsigned int exmap_shrinker_cost(struct exmap *exmap)
 {
 	return READ_ONCE(exmap->pool.taken) ? exmap_nr_interfaces(exmap) : 1;
 }
 
-/* The pool that has not been looked at for the longest time. Under exmap_pools_srcu. */
+/*
+ * The pool that has not been looked at for the longest time. Under exmap_pools_srcu, which keeps
+ * the exmap, and with a count of lookers more, which keeps its interfaces.
+ */
 static struct exmap *exmap_pools_next(void)
 {
 	struct exmap *exmap;
 
 	spin_lock(&exmap_pools_lock);
 	exmap = list_first_entry_or_null(&exmap_pools, struct exmap, pool.sibling);
-	if (exmap)
+	if (exmap) {
 		list_move_tail(&exmap->pool.sibling, &exmap_pools);
+		exmap->pool.lookers++;
+	}
 	spin_unlock(&exmap_pools_lock);
 	return exmap;
 }
@@ -227,6 +273,7 @@ static unsigned long exmap_shrinker_count(struct shrinker *shrinker, struct shri
 			break;
 		cost += exmap_shrinker_cost(exmap);
 		exmap_pool_count(exmap);
+		exmap_pool_put_interfaces(exmap);
 		cond_resched();
 	}
 	srcu_read_unlock(&exmap_pools_srcu, srcu);
@@ -242,8 +289,8 @@ static unsigned long exmap_pool_shrink(struct exmap *exmap, unsigned long want)
 
 	while (pages < want && exmap_depot_drain_one(exmap))
 		pages += EXMAP_BUNDLE_PAGES;
-	for (i = DIV_ROUND_UP(READ_ONCE(exmap->pool.nr_pinned), EXMAP_PINNED_LOOK);
-	     pages < want && i; i--)
+	/* They are looked at in turns, so a few times are enough. */
+	for (i = 0; pages < want && i < SHRINKER_PINNED && READ_ONCE(exmap->pool.nr_pinned); i++)
 		pages += exmap_pinned_shrink(exmap);
 	for (i = 0; pages < want && i < exmap_nr_interfaces(exmap); i++) {
 		interface = &exmap->interfaces[i];
@@ -277,6 +324,7 @@ static unsigned long exmap_shrinker_scan(struct shrinker *shrinker, struct shrin
 			pages += exmap_pool_shrink(exmap, sc->nr_to_scan - pages);
 			exmap_pool_count(exmap);
 		}
+		exmap_pool_put_interfaces(exmap);
 		cond_resched();
 	}
 	srcu_read_unlock(&exmap_pools_srcu, srcu);

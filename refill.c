@@ -373,7 +373,9 @@ int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, uns
 		if (!exmap_stock_fetch(exmap, interface) && !exmap_stock_unpin(exmap, interface))
 			err = exmap_stock_more(exmap, interface, want, &limit);
 	atomic_dec(&interface->fillers);
-	if (err == -ENOMEM)
+	if (err == -ENOMEM) {
+		exmap_stock_trim(exmap, interface);
 		mutex_unlock(&interface->lock);
+	}
 	return err;
 }

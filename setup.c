@@ -39,7 +39,7 @@ struct exmap *exmap_create(void)
 	return exmap;
 }
 
-/* Free all that interfaces have, but not themselves. Nothing is charged for them any more. */
+/* Free all that interfaces have, but not themselves. */
 static void exmap_strip_interfaces(struct exmap *exmap, struct exmap_interface *interfaces,
 				   unsigned int nr)
 {
@@ -52,31 +52,17 @@ static void exmap_strip_interfaces(struct exmap *exmap, struct exmap_interface *
 		free_page((unsigned long)interfaces[i].user);
 		interfaces[i].user = NULL;
 	}
-	exmap_uncharge_resident(exmap->mm, &exmap->charge);
-}
-
-static void exmap_free_interfaces(struct exmap_interface *interfaces, unsigned int nr)
-{
-	unsigned int i;
-
-	for (i = 0; i < nr; i++) {
-		mutex_destroy(&interfaces[i].quarantine.lock);
-		mutex_destroy(&interfaces[i].lock);
-	}
-	kvfree(interfaces);
 }
 
 static void exmap_destroy(struct exmap *exmap)
 {
-	if (exmap->interfaces)
-		exmap_free_interfaces(exmap->interfaces, exmap_nr_interfaces(exmap));
 	mmdrop(exmap->mm);
 	mutex_destroy(&exmap->lock);
 	mutex_destroy(&exmap->reap_lock);
 	kfree(exmap);
 }
 
-/* Exmaps without pages that nobody has any more. */
+/* Exmaps without pages and interfaces that nobody has any more. */
 static LLIST_HEAD(exmap_remains);
 
 /*
@@ -114,6 +100,7 @@ void exmap_put(struct exmap *exmap)
 		exmap_pool_destroy(exmap);
 		exmap_reading_destroy(exmap);
 		exmap_strip_interfaces(exmap, exmap->interfaces, exmap_nr_interfaces(exmap));
+		exmap_pool_put_interfaces(exmap);
 	}
 	if (exmap->file)
 		fput(exmap->file);
@@ -204,7 +191,7 @@ destroy_pool:
 		err = -ERESTARTNOINTR;
 free_interfaces:
 	exmap_strip_interfaces(exmap, interfaces, nr);
-	exmap_free_interfaces(interfaces, nr);
+	exmap_free_interfaces(exmap, interfaces, nr);
 	return err;
 }
 
