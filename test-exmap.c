@@ -2403,6 +2403,91 @@ START_TEST(pinned_pages_are_not_recycled)
 }
 END_TEST
 
+/*
+ * The longest time for which a real-time thread on the same CPU did not get to run
+ */
+struct ticker {
+	atomic_bool stop;
+	atomic_bool runs;
+	atomic_long gap;	/* nanoseconds */
+};
+
+static long nanoseconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000L + now.tv_nsec;
+}
+
+static void *tick(void *arg)
+{
+	const struct sched_param priority = { .sched_priority = 1 };
+	const struct timespec period = { .tv_nsec = 50000 };
+	struct ticker *t = arg;
+	long last, now;
+
+	if (pthread_setschedparam(pthread_self(), SCHED_FIFO, &priority))
+		abort();
+	last = nanoseconds();
+	while (!atomic_load(&t->stop)) {
+		nanosleep(&period, NULL);
+		now = nanoseconds();
+		if (now - last > atomic_load(&t->gap))
+			atomic_store(&t->gap, now - last);
+		last = now;
+		atomic_store(&t->runs, true);
+	}
+	return NULL;
+}
+
+/* Share of an ALLOC of so many pages new from the system for which the ticker had to wait. */
+static double longest_wait(struct ticker *t, int pages)
+{
+	struct exmap_user_interface *interface;
+	struct exmap ex = { .fd = exmap_open(), .size = pages * PAGE };
+	long time;
+
+	assert_ok(exmap_setup(ex.fd, 1, pages, 0));
+	ex.surface = map_surface(ex.fd, ex.size);
+	assert_ok(ex.surface);
+	interface = map_interface(ex.fd, 0);
+	assert_ok(interface);
+	ex.interface[0] = interface;
+	entry(&ex, 0, 0, 0, pages);
+	atomic_store(&t->gap, 0);
+	time = nanoseconds();
+	ck_assert_int_eq(action(ex.fd, 0, EXMAP_OP_ALLOC, 1, 0), 0);
+	time = nanoseconds() - time;
+	assert_ok(munmap(ex.surface, ex.size));
+	assert_ok(munmap(interface, PAGE));
+	close(ex.fd);
+	return (double)atomic_load(&t->gap) / time;
+}
+
+/* Also if the kernel does not preempt itself, as on the machine of test-all --la57. */
+START_TEST(alloc_of_a_long_entry_lets_others_run)
+{
+	struct ticker t = { };
+	double share = 1;
+	pthread_t thread;
+	cpu_set_t cpu;
+
+	CPU_ZERO(&cpu);
+	CPU_SET(1, &cpu);
+	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
+	ck_assert(!pthread_create(&thread, NULL, tick, &t));
+	while (!atomic_load(&t.runs))
+		sched_yield();
+	/* The machine may have been away meanwhile: once is enough. */
+	for (int i = 0; i < 20 && share > 0.5; i++)
+		share = longest_wait(&t, 4095);
+	atomic_store(&t.stop, true);
+	ck_assert(!pthread_join(thread, NULL));
+	ck_assert_msg(share <= 0.5, "others wait for %.0f %% of the call", share * 100);
+}
+END_TEST
+
 /* While there is room in RLIMIT_MEMLOCK the pool takes a fresh page for each that is pinned. */
 START_TEST(pinned_pages_are_replaced)
 {
@@ -2828,6 +2913,7 @@ static const struct test tests[] = {
 	TEST(free_flushes_once_per_call),
 	TEST(pinned_pages_are_not_recycled),
 	TEST(pinned_pages_are_replaced),
+	TEST(alloc_of_a_long_entry_lets_others_run),
 	TEST_NEEDS(faulty_pages_are_not_recycled, HARD_OFFLINE),
 	TEST_NEEDS(guests_lose_what_is_freed, "/dev/kvm"),
 	TEST_NEEDS(guests_touch_while_the_kernel_unmaps, "/dev/kvm"),
