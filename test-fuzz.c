@@ -90,7 +90,6 @@ struct exmap {
 
 	/* What the model knows. */
 	unsigned int mapped;
-	unsigned int pinned;	/* pages of the pool that a pipe holds, and the surface does not */
 	unsigned int fds;
 	unsigned int hot;	/* where most calls go */
 	uint64_t file_size;
@@ -575,7 +574,7 @@ static void check_table(struct exmap *ex, unsigned int page)
 static void absent_touched(struct exmap *ex, unsigned int page, int got)
 {
 	bool alloc = ex->flags & EXMAP_PAGEFAULT_ALLOC;
-	int want = !alloc ? SIGSEGV : ex->mapped + ex->pinned < ex->pool ? 0 : SIGBUS;
+	int want = !alloc ? SIGSEGV : ex->mapped < ex->pool ? 0 : SIGBUS;
 
 	if (got != want && (got || !is_due(ex, page)))
 		fail("signal %d, expected %d", got, want);
@@ -707,7 +706,7 @@ static int model_fill(struct exmap *ex, unsigned int opcode, unsigned int page, 
 
 	for (unsigned int i = 0; i < len; i++)
 		missing += !is_mapped(ex, page + i);
-	if (missing > ex->pool - ex->pinned - ex->mapped)
+	if (missing > ex->pool - ex->mapped)
 		return -ENOMEM;
 	for (unsigned int p = page; p < page + len; p++) {
 		if (is_mapped(ex, p))
@@ -1181,7 +1180,10 @@ static void do_mapping(struct exmap *ex)
 	check_mapped(ex, page, len);
 }
 
-/* What is in a page that is pinned stays there, whatever becomes of its place. */
+/*
+ * What is in a page that is pinned stays there, whatever becomes of its place. A fresh one takes
+ * its place in the pool, for which there is room in RLIMIT_MEMLOCK.
+ */
 static void do_pin(struct exmap *ex)
 {
 	struct call call = { EXMAP_OP_FREE, below(ex->interfaces), one_in(2) ? EXMAP_FREE_DEFER : 0 };
@@ -1198,7 +1200,6 @@ static void do_pin(struct exmap *ex)
 	if (counted(vmsplice(ends[1], &range, 1, 0)) == PAGE) {
 		me.request[0] = (struct exmap_iov){ .page = page, .len = 1 };
 		do_call(ex, &call, 1);
-		ex->pinned = !is_mapped(ex, page);
 		for (int i = 0; i < 4; i++) {
 			do_action(ex);
 			do_touch(ex);
@@ -1209,7 +1210,6 @@ static void do_pin(struct exmap *ex)
 	}
 	close(ends[0]);
 	close(ends[1]);
-	ex->pinned = 0;
 }
 
 /* A new descriptor for an exmap, with that number. */
@@ -2355,7 +2355,7 @@ static void become_nobody(void)
 	const struct rlimit all = { RLIM_INFINITY, RLIM_INFINITY };
 	struct rlimit limit;
 	/* Of each exmap: its pool, of each interface four pages and two for its quarantine, the rest. */
-	size_t need = options.processes * SLOTS * (MAX_POOL + 6 * MAX_INTERFACES + 10) * PAGE;
+	size_t need = options.processes * SLOTS * (MAX_POOL + 6 * MAX_INTERFACES + 11) * PAGE;
 
 	if (!geteuid() && (setrlimit(RLIMIT_MEMLOCK, &all) || setgroups(0, NULL) ||
 			   setresgid(65534, 65534, 65534) || setresuid(65534, 65534, 65534) ||
