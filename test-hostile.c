@@ -2355,7 +2355,8 @@ static void allow_starving(void)
 
 		if (fd < 0)
 			continue;
-		assert_ok(write(fd, settings[i][1], strlen(settings[i][1])));
+		/* 6.12 may say so if it is set already. */
+		ck_assert(write(fd, settings[i][1], strlen(settings[i][1])) > 0 || errno == EBUSY);
 		close(fd);
 	}
 }
