@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the test programs share: they run a table of tests with the check
+ * What the test programs share: they run tests with the check
  * library, each in a process of its own, and after each look for complaints in
  * the kernel log, since what a test broke may only show when its process is gone.
  */
@@ -19,22 +19,38 @@
 #include <string.h>
 #include <unistd.h>
 
+/* What TEST() defines. Fields that TEST() does not name are zero. */
 struct test {
 	const char *name;
-	const TTest *const *test;	/* what START_TEST defines is a variable */
-	int signal;	/* the test must end by it; 0: must return */
-	const char *needs;	/* a file it is skipped without, or NULL */
-	const char *needs_env;	/* the same: a variable that names such a file */
-	const char *needs_cpu;	/* the same: a flag in /proc/cpuinfo */
-	const char *expects;	/* a complaint with this in it is no failure, or NULL */
+	const TTest *test;
+	int order;	/* tests run in this order: that of their definitions */
+	int signal;	/* the test must end by this signal; 0: it must return */
+	const char *needs;	/* the test is skipped without this file */
+	const char *needs_env;	/* the test is skipped without the file that this variable names */
+	const char *needs_cpu;	/* the test is skipped without this flag in /proc/cpuinfo */
+	const char *expects;	/* a kernel message with this text is no complaint */
 };
 
-/* The entry of a test in the table. */
-#define TEST(fn)		{ .name = #fn, .test = &fn }
-#define TEST_SIGNAL(fn, sig)	{ .name = #fn, .test = &fn, .signal = sig }
-#define TEST_NEEDS(fn, path)	{ .name = #fn, .test = &fn, .needs = path }
-#define TEST_NEEDS_CPU(fn, flag) { .name = #fn, .test = &fn, .needs_cpu = flag }
-#define TEST_NEEDS_ENV(fn, var)	{ .name = #fn, .test = &fn, .needs_env = var }
+/*
+ * TEST(name, .field = value...) { body } defines a test, and registers it: the linker collects
+ * the pointers of one section, and check_main() runs what they point to.
+ */
+#define TEST(fn, ...)								\
+	static void fn##_body(int loop_);					\
+	static const TTest fn##_ttest = { #fn, fn##_body, __FILE__, __LINE__ };	\
+	static const struct test fn##_test = {					\
+		.name = #fn, .test = &fn##_ttest, .order = __COUNTER__, ##__VA_ARGS__	\
+	};									\
+	static const struct test *fn##_registered				\
+		__attribute__((used, section("exmap_tests"))) = &fn##_test;	\
+	static void fn##_body(int loop_ __attribute__((unused)))
+
+/* The linker defines both: the ends of that section. */
+extern const struct test *__start_exmap_tests[], *__stop_exmap_tests[];
+
+#define for_each_test(test)							\
+	for (const struct test **test##_at = __start_exmap_tests, *test;	\
+	     test##_at < __stop_exmap_tests && (test = *test##_at, true); test##_at++)
 
 struct results {
 	int all;
@@ -133,7 +149,7 @@ static void run_test(const struct test *test, struct results *count)
 	runner = srunner_create(suite);
 	/* It hangs. None takes a tenth of that on a machine that has little else to do. */
 	tcase_set_timeout(tcase, 300);
-	tcase_add_test_raise_signal(tcase, *test->test, test->signal);
+	tcase_add_test_raise_signal(tcase, test->test, test->signal);
 	suite_add_tcase(suite, tcase);
 	srunner_run_all(runner, CK_SILENT);
 	ok = !srunner_ntests_failed(runner);
@@ -175,16 +191,24 @@ static void usage(FILE *out, const char *program, const char *about)
 		program, about);
 }
 
-static const struct test *find_test(const struct test *tests, const char *name)
+static const struct test *find_test(const char *name)
 {
-	for (; tests->name; tests++)
-		if (!strcmp(tests->name, name))
-			return tests;
+	for_each_test(test)
+		if (!strcmp(test->name, name))
+			return test;
 	return NULL;
 }
 
-/* The main function of a test program. The table ends with an empty entry. */
-static int check_main(int argc, char **argv, const char *about, const struct test *tests)
+static int compare_order(const void *a, const void *b)
+{
+	const struct test *const *one = (const struct test *const *)a;
+	const struct test *const *other = (const struct test *const *)b;
+
+	return (*one)->order - (*other)->order;
+}
+
+/* The main function of a test program. */
+static int check_main(int argc, char **argv, const char *about)
 {
 	static const struct option options[] = {
 		{ "tap", no_argument, NULL, 't' },
@@ -193,17 +217,17 @@ static int check_main(int argc, char **argv, const char *about, const struct tes
 		{ }
 	};
 	struct results count = { };
-	int option, all = 0;
-	const struct test *test;
+	int option, all = __stop_exmap_tests - __start_exmap_tests;
 	bool tap = false;
 
+	qsort(__start_exmap_tests, all, sizeof(*__start_exmap_tests), compare_order);
 	while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
 		switch (option) {
 		case 't':
 			tap = true;
 			break;
 		case 'l':
-			for (test = tests; test->name; test++)
+			for_each_test(test)
 				puts(test->name);
 			return 0;
 		case 'h':
@@ -215,7 +239,7 @@ static int check_main(int argc, char **argv, const char *about, const struct tes
 		}
 	}
 	for (int i = optind; i < argc; i++) {
-		if (!find_test(tests, argv[i])) {
+		if (!find_test(argv[i])) {
 			fprintf(stderr, "%s: no test is called %s; --list shows what there is\n",
 				argv[0], argv[i]);
 			return 1;
@@ -228,17 +252,15 @@ static int check_main(int argc, char **argv, const char *about, const struct tes
 	}
 	kernel_complaint(NULL);
 
-	for (test = tests; test->name; test++)
-		all++;
 	if (optind < argc)
 		all = argc - optind;
 	if (tap)
 		printf("1..%d\n", all);
 	if (optind < argc)
 		for (int i = optind; i < argc; i++)
-			run_test(find_test(tests, argv[i]), &count);
+			run_test(find_test(argv[i]), &count);
 	else
-		for (test = tests; test->name; test++)
+		for_each_test(test)
 			run_test(test, &count);
 	if (!tap)
 		printf("%d passed, %d failed, %d skipped\n",

@@ -10,7 +10,7 @@
 #define flushes(ex) fdinfo((ex)->fd, "flushes")
 #define assert_deferred(ex, n) assert_fdinfo((ex)->fd, "pages-deferred", n)
 
-START_TEST(flags_and_opcodes_that_do_not_go_together)
+TEST(flags_and_opcodes_that_do_not_go_together)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 2);
 	const int others[] = { EXMAP_OP_READ, EXMAP_OP_ALLOC, EXMAP_OP_WRITE, EXMAP_OP_FLUSH };
@@ -28,9 +28,8 @@ START_TEST(flags_and_opcodes_that_do_not_go_together)
 	ck_assert_int_eq(run_flags(ex, 0, EXMAP_OP_FREE, 0, 1, EXMAP_FREE_DEFER | EXMAP_ALLOC_PROBE), 1);
 	assert_deferred(ex, 1);
 }
-END_TEST
 
-START_TEST(flush_when_there_is_nothing_to_flush)
+TEST(flush_when_there_is_nothing_to_flush)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 2);
 	int fd = exmap_open();
@@ -41,9 +40,8 @@ START_TEST(flush_when_there_is_nothing_to_flush)
 	assert_ok(munmap(ex->surface, ex->size));
 	assert_errno(flush(ex, 1), EPROTO);
 }
-END_TEST
 
-START_TEST(deferred_pages_are_neither_mapped_nor_free)
+TEST(deferred_pages_are_neither_mapped_nor_free)
 {
 	struct exmap *ex = exmap_new(MIB, 100, 2);
 	long free_before;
@@ -77,10 +75,9 @@ START_TEST(deferred_pages_are_neither_mapped_nor_free)
 	assert_pages_add_up(ex->fd);
 	ck_assert_int_eq(flushes(ex), 2);
 }
-END_TEST
 
 /* However many pages each call frees. */
-START_TEST(one_flush_for_512_pages)
+TEST(one_flush_for_512_pages)
 {
 	enum { PAGES = 4096 };
 	struct exmap *ex = exmap_new(64 * MIB, PAGES, 1);
@@ -109,10 +106,9 @@ START_TEST(one_flush_for_512_pages)
 	assert_deferred(ex, 4000 % 512);
 	assert_pages_add_up(ex->fd);
 }
-END_TEST
 
 /* An address that is due for a flush gets it before another page is mapped there. */
-START_TEST(flushed_before_it_is_mapped_again)
+TEST(flushed_before_it_is_mapped_again)
 {
 	struct exmap *ex = exmap_new_flags(MIB, 100, 3, EXMAP_PAGEFAULT_ALLOC);
 
@@ -153,9 +149,8 @@ START_TEST(flushed_before_it_is_mapped_again)
 		assert_pages_add_up(ex->fd);
 	}
 }
-END_TEST
 
-START_TEST_BOTH(flushed_before_it_is_read_again)
+TEST_BOTH(flushed_before_it_is_read_again)
 {
 	int fd = backing_open(device, O_RDWR);
 	struct exmap *ex = exmap_on(fd, 600);
@@ -181,7 +176,7 @@ START_TEST_BOTH(flushed_before_it_is_read_again)
 }
 
 /* Pages in quarantine are no reason for ENOMEM, whoever put them there. */
-START_TEST(flushed_when_the_pool_is_empty)
+TEST(flushed_when_the_pool_is_empty)
 {
 	enum { INTERFACES = 20, EACH = 5, POOL = INTERFACES * EACH };
 	struct exmap *ex = exmap_new(MIB, POOL, INTERFACES);
@@ -207,7 +202,6 @@ START_TEST(flushed_when_the_pool_is_empty)
 	ck_assert_int_eq(release(ex, 3, 0, 255), POOL);
 	assert_pages_add_up(ex->fd);
 }
-END_TEST
 
 /* Threads that leave each other no other page: none of them may hear ENOMEM. */
 struct worker {
@@ -246,7 +240,7 @@ static void *deferring_worker(void *arg)
 	return NULL;
 }
 
-START_TEST(no_false_enomem_while_pages_are_deferred)
+TEST(no_false_enomem_while_pages_are_deferred)
 {
 	enum { THREADS = 4, PAGES = 3 };
 	struct exmap *ex = exmap_new(4 * MIB, THREADS * PAGES, THREADS);
@@ -264,7 +258,6 @@ START_TEST(no_false_enomem_while_pages_are_deferred)
 	assert_mapped(ex, 0);
 	assert_pages_add_up(ex->fd);
 }
-END_TEST
 
 /*
  * Threads that map and free the same addresses, and madvise: what for one is due for a
@@ -303,7 +296,7 @@ static void *quarrelling_worker(void *arg)
 	return NULL;
 }
 
-START_TEST(same_addresses_by_threads)
+TEST(same_addresses_by_threads)
 {
 	enum { THREADS = 4 };
 	struct exmap *ex = exmap_new(64 * PAGE + 8 * PAGE, 200, THREADS);
@@ -324,13 +317,12 @@ START_TEST(same_addresses_by_threads)
 	ck_assert_uint_eq(resident(ex, 0, 72), 72);
 	assert_mapped(ex, 72);
 }
-END_TEST
 
 /*
  * Another CPU goes on writing to page 0. Its page may come up at page 1 only when that
  * has ended, whatever has the pages flushed: here the pool of one page, which is empty.
  */
-START_TEST(stale_tlb_entries_reach_nothing)
+TEST(stale_tlb_entries_reach_nothing)
 {
 	struct exmap *ex = exmap_new(MIB, 1, 2);
 	volatile uint64_t *ours = (void *)(ex->surface + PAGE);
@@ -353,13 +345,12 @@ START_TEST(stale_tlb_entries_reach_nothing)
 	}
 	stale_writer_stop(&w);
 }
-END_TEST
 
 /*
  * Another CPU goes on writing to page 2, where another page is mapped meanwhile: what it
  * writes after that must arrive there.
  */
-START_TEST(stale_tlb_entries_do_not_survive_alloc)
+TEST(stale_tlb_entries_do_not_survive_alloc)
 {
 	struct exmap *ex = exmap_new(MIB, 100, 2);
 	volatile uint64_t *word = (void *)(ex->surface + 2 * PAGE);
@@ -388,10 +379,9 @@ START_TEST(stale_tlb_entries_do_not_survive_alloc)
 	}
 	stale_writer_stop(&w);
 }
-END_TEST
 
 /* The kernel takes the surface away, or a part: nothing may be due for a flush after that. */
-START_TEST(madvise_and_clear_refs_flush)
+TEST(madvise_and_clear_refs_flush)
 {
 	struct exmap *ex = exmap_new(64 * MIB, 3000, 2);
 	int fd = open("/proc/self/clear_refs", O_WRONLY);
@@ -419,9 +409,8 @@ START_TEST(madvise_and_clear_refs_flush)
 		assert_pages_add_up(ex->fd);
 	}
 }
-END_TEST
 
-START_TEST(munmap_gives_deferred_pages_back)
+TEST(munmap_gives_deferred_pages_back)
 {
 	struct exmap *ex = exmap_new(64 * MIB, 3000, 2);
 
@@ -432,9 +421,8 @@ START_TEST(munmap_gives_deferred_pages_back)
 	assert_fdinfo(ex->fd, "pages-system", 0);
 	assert_deferred(ex, 0);
 }
-END_TEST
 
-START_TEST(killed_with_deferred_pages)
+TEST(killed_with_deferred_pages)
 {
 	enum { PAGES = 1000 };
 	long before = available_kib();
@@ -466,16 +454,14 @@ START_TEST(killed_with_deferred_pages)
 	/* A tenth of what each has. */
 	assert_available(before, scaled(100) * PAGES * 4 / 10);
 }
-END_TEST
 
-START_TEST(pinned_pages_are_not_recycled)
+TEST(pinned_pages_are_not_recycled)
 {
 	pinned_pages_are_kept(EXMAP_FREE_DEFER);
 }
-END_TEST
 
 /* After it no new reference can be had, flushed or not. */
-START_TEST(deferred_pages_cannot_be_pinned)
+TEST(deferred_pages_cannot_be_pinned)
 {
 	struct exmap *ex = exmap_new(MIB, 20, 1);
 	struct iovec iov = { .iov_base = ex->surface, .iov_len = PAGE };
@@ -486,9 +472,8 @@ START_TEST(deferred_pages_cannot_be_pinned)
 	ck_assert_int_eq(defer(ex, 0, 0, 1), 1);
 	assert_errno(vmsplice(pipes[1], &iov, 1, 0), EFAULT);
 }
-END_TEST
 
-START_TEST(shrinker_takes_deferred_pages)
+TEST(shrinker_takes_deferred_pages)
 {
 	enum { POOL = 1000, KEPT = 100 };
 	struct exmap *ex = exmap_new(64 * MIB, POOL, 2);
@@ -502,30 +487,8 @@ START_TEST(shrinker_takes_deferred_pages)
 	assert_mapped(ex, KEPT);
 	ck_assert_int_eq(alloc(ex, 0, 0, POOL), POOL - KEPT);
 }
-END_TEST
-
-static const struct test tests[] = {
-	TEST(flags_and_opcodes_that_do_not_go_together),
-	TEST(flush_when_there_is_nothing_to_flush),
-	TEST(deferred_pages_are_neither_mapped_nor_free),
-	TEST(one_flush_for_512_pages),
-	TEST(flushed_before_it_is_mapped_again),
-	TEST_BOTH(flushed_before_it_is_read_again),
-	TEST(flushed_when_the_pool_is_empty),
-	TEST(no_false_enomem_while_pages_are_deferred),
-	TEST(same_addresses_by_threads),
-	TEST(stale_tlb_entries_reach_nothing),
-	TEST(stale_tlb_entries_do_not_survive_alloc),
-	TEST(madvise_and_clear_refs_flush),
-	TEST(munmap_gives_deferred_pages_back),
-	TEST(killed_with_deferred_pages),
-	TEST(pinned_pages_are_not_recycled),
-	TEST(deferred_pages_cannot_be_pinned),
-	TEST(shrinker_takes_deferred_pages),
-	{ }
-};
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of EXMAP_FREE_DEFER.", tests);
+	return check_main(argc, argv, "Tests of EXMAP_FREE_DEFER.");
 }

@@ -396,14 +396,16 @@ static void with_every_fault(const struct subject *s)
 	ck_assert_int_eq(failed, s->errnos[0] != 0);
 }
 
-#define START_FAULTS(name, ...)							\
-	START_TEST(name)							\
+/* Only a kernel that was built for fault injection has it. */
+#define NEEDS FAULTS "failslab/verbose"
+
+#define TEST_FAULTS(name, ...)							\
+	TEST(name, .needs = NEEDS)						\
 	{									\
 		static const struct subject subject = { __VA_ARGS__ };		\
 		faults_init();							\
 		with_every_fault(&subject);					\
-	}									\
-	END_TEST
+	}
 
 /*
  * Without a backing file
@@ -462,17 +464,17 @@ static void check_touched(struct world *w, long ret)
 	ck_assert_int_eq(w->surface[0], '/');
 }
 
-START_FAULTS(faults_in_open, world_empty, call_open, .errnos = { ENOMEM, EFAULT, ENFILE })
-START_FAULTS(faults_in_mmap_of_surface, world_open, call_mmap_surface, .errnos = { ENOMEM })
-START_FAULTS(faults_in_mmap_of_interface, world_set_up, call_mmap_interface, .errnos = { ENOMEM })
-START_FAULTS(faults_in_setup, world_mapped, call_setup, .errnos = { ENOMEM, EFAULT })
+TEST_FAULTS(faults_in_open, world_empty, call_open, .errnos = { ENOMEM, EFAULT, ENFILE })
+TEST_FAULTS(faults_in_mmap_of_surface, world_open, call_mmap_surface, .errnos = { ENOMEM })
+TEST_FAULTS(faults_in_mmap_of_interface, world_set_up, call_mmap_interface, .errnos = { ENOMEM })
+TEST_FAULTS(faults_in_setup, world_mapped, call_setup, .errnos = { ENOMEM, EFAULT })
 /* Takes no memory. */
-START_FAULTS(faults_in_clone, world_two, call_clone, .errnos = { 0 })
-START_FAULTS(faults_in_alloc, world_whole, call_alloc, verdict_alloc, check_zero,
+TEST_FAULTS(faults_in_clone, world_two, call_clone, .errnos = { 0 })
+TEST_FAULTS(faults_in_alloc, world_whole, call_alloc, verdict_alloc, check_zero,
 	     .errnos = { ENOMEM, EFAULT })
-START_FAULTS(faults_in_free, world_to_free, call_free, verdict_entries, check_freed,
+TEST_FAULTS(faults_in_free, world_to_free, call_free, verdict_entries, check_freed,
 	     .errnos = { EFAULT })
-START_FAULTS(faults_in_touch, world_touch, call_touch, .check = check_touched,
+TEST_FAULTS(faults_in_touch, world_touch, call_touch, .check = check_touched,
 	     .errnos = { ENOMEM, EFAULT })
 
 /*
@@ -540,8 +542,11 @@ static void check_uring(struct world *w, long ret)
 		ck_assert(holds(w->surface + page * PAGE, page, 0));
 }
 
-#define START_FAULTS_BACKED(name, ...)						\
-	START_TEST_BOTH(name)							\
+#define TEST_FAULTS_BACKED(name, ...)						\
+	static void name(bool device);						\
+	TEST(name##_file, .needs = NEEDS) { name(false); }			\
+	TEST(name##_device, .needs = NEEDS, ON_A_DEVICE) { name(true); }	\
+	static void name(bool device)						\
 	{									\
 		static const struct subject subject = { __VA_ARGS__ };		\
 		backing = backing_open(device, O_RDWR);				\
@@ -549,17 +554,17 @@ static void check_uring(struct world *w, long ret)
 		with_every_fault(&subject);					\
 	}
 
-START_FAULTS_BACKED(faults_in_read, world_backed, call_read, verdict_mapped, check_contents,
+TEST_FAULTS_BACKED(faults_in_read, world_backed, call_read, verdict_mapped, check_contents,
 		    .errnos = { ENOMEM, EFAULT })
-START_FAULTS_BACKED(faults_in_write, world_to_write, call_write, verdict_entries, check_written,
+TEST_FAULTS_BACKED(faults_in_write, world_to_write, call_write, verdict_entries, check_written,
 		    .errnos = { ENOMEM, EFAULT })
-START_FAULTS_BACKED(faults_in_preadv, world_backed, call_preadv, verdict_preadv, check_contents,
+TEST_FAULTS_BACKED(faults_in_preadv, world_backed, call_preadv, verdict_preadv, check_contents,
 		    .errnos = { ENOMEM, EFAULT })
 /*
  * On a file it takes a thread, for whose stack the kernel complains in the log where it
  * does not get it.
  */
-START_TEST(faults_in_uring_read_device)
+TEST(faults_in_uring_read_device, .needs = NEEDS, ON_A_DEVICE)
 {
 	static const struct subject subject = {
 		world_ring, call_uring, verdict_uring, check_uring,
@@ -570,34 +575,8 @@ START_TEST(faults_in_uring_read_device)
 	faults_init();
 	with_every_fault(&subject);
 }
-END_TEST
-
-/* The kernel's books of faults: only where it was built for it. */
-#define NEEDS FAULTS "failslab/verbose"
-#define TEST_FAULTS(fn)	{ .name = #fn, .test = &fn, .needs = NEEDS }
-#define TEST_FAULTS_DEVICE(fn)							\
-	{ .name = #fn, .test = &fn, .needs = NEEDS,		\
-	  .needs_env = "EXMAP_TEST_DEVICE" }
-#define TEST_FAULTS_BACKED(fn)	TEST_FAULTS(fn##_file), TEST_FAULTS_DEVICE(fn##_device)
-
-static const struct test tests[] = {
-	TEST_FAULTS(faults_in_open),
-	TEST_FAULTS(faults_in_mmap_of_surface),
-	TEST_FAULTS(faults_in_mmap_of_interface),
-	TEST_FAULTS(faults_in_setup),
-	TEST_FAULTS(faults_in_clone),
-	TEST_FAULTS(faults_in_alloc),
-	TEST_FAULTS(faults_in_free),
-	TEST_FAULTS(faults_in_touch),
-	TEST_FAULTS_BACKED(faults_in_read),
-	TEST_FAULTS_BACKED(faults_in_write),
-	TEST_FAULTS_BACKED(faults_in_preadv),
-	TEST_FAULTS_DEVICE(faults_in_uring_read_device),
-	{ }
-};
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Every allocation within a call made to fail, one by one.",
-			  tests);
+	return check_main(argc, argv, "Every allocation within a call made to fail, one by one.");
 }

@@ -396,8 +396,8 @@ static void while_busy(enum fate (*way)(struct exmap *ex))
 
 #define WAY(name)							\
 	static enum fate way_##name(struct exmap *ex);			\
-	START_TEST(name##_alone) { alone(way_##name); } END_TEST	\
-	START_TEST(name##_while_busy) { while_busy(way_##name); } END_TEST \
+	TEST(name##_alone) { alone(way_##name); }	\
+	TEST(name##_while_busy) { while_busy(way_##name); } \
 	static enum fate way_##name(struct exmap *ex)
 
 WAY(munmap_of_a_part)
@@ -944,7 +944,7 @@ WAY(fork_after_dofork)
 }
 
 /* Where a child has pages that were not counted when it got them, they are when it ends. */
-START_TEST(fork_after_dofork_keeps_the_books)
+TEST(fork_after_dofork_keeps_the_books)
 {
 	enum { MANY = 4000, SLACK = MANY * 4 / 2 /* half of them, in KiB */ };
 
@@ -973,7 +973,6 @@ START_TEST(fork_after_dofork_keeps_the_books)
 	ck_assert_int_le(labs(kib_of("/proc/meminfo", "Mapped:") - before), SLACK);
 	assert_whole_pool(ex, MANY);
 }
-END_TEST
 
 /*
  * NUMA balancing makes entries of page tables PROT_NONE, to see who touches the pages
@@ -1002,7 +1001,7 @@ static long faults_in(const char *start, size_t pages)
  * Other memory of the process shows that it is at work. It leaves the surface alone. (Only root
  * can switch it on.)
  */
-START_TEST(numa_balancing_overlooks_the_surface)
+TEST(numa_balancing_overlooks_the_surface, .needs = NUMA_BALANCING)
 {
 	int fd = open(NUMA_BALANCING, O_WRONLY | O_CLOEXEC);
 	struct exmap *ex = stamped_exmap(0, -1);
@@ -1034,7 +1033,6 @@ START_TEST(numa_balancing_overlooks_the_surface)
 	ck_assert_int_lt(surface, KEPT / 2);
 	assert_fate(ex, KEEPS);
 }
-END_TEST
 
 /* The page with the entries, which another thread may be using by another mapping. */
 WAY(the_interface_taken_away)
@@ -1126,17 +1124,15 @@ static void dump_core(bool busy)
 		ck_assert(!file_has_pages(core));
 }
 
-START_TEST(core_dump_alone)
+TEST(core_dump_alone)
 {
 	dump_core(false);
 }
-END_TEST
 
-START_TEST(core_dump_while_busy)
+TEST(core_dump_while_busy)
 {
 	dump_core(true);
 }
-END_TEST
 
 /*
  * Wild arguments
@@ -1232,7 +1228,7 @@ static void wild_calls(int file)
 	assert_whole_pool(ex, POOL);
 }
 
-START_TEST(ioctls_with_wild_arguments)
+TEST(ioctls_with_wild_arguments)
 {
 	become_hostile();
 	int file = sparse_file();
@@ -1249,10 +1245,9 @@ START_TEST(ioctls_with_wild_arguments)
 		wait_child(pid, 0);
 	}
 }
-END_TEST
 
 /* Every number in every direction and size: just those four are there. */
-START_TEST(ioctls_of_every_number)
+TEST(ioctls_of_every_number)
 {
 	become_hostile();
 	struct exmap *ex = stamped_exmap(0, -1);
@@ -1268,7 +1263,6 @@ START_TEST(ioctls_of_every_number)
 			}
 	assert_fate(ex, KEEPS);
 }
-END_TEST
 
 /* Threads that use, set up, clone, map, close and reopen the same few files. */
 struct mixer {
@@ -1317,7 +1311,7 @@ static void *mixer_thread(void *arg)
 	return NULL;
 }
 
-START_TEST(files_mixed_up_by_threads)
+TEST(files_mixed_up_by_threads)
 {
 	struct mixer m[4];
 	int fds[4], first;
@@ -1336,7 +1330,6 @@ START_TEST(files_mixed_up_by_threads)
 	assert_ok(close_range(first, ~0U, 0));
 	ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), 0);
 }
-END_TEST
 
 /*
  * Entries that change while they are looked at
@@ -1362,7 +1355,7 @@ static void *changer_thread(void *arg)
 	return NULL;
 }
 
-START_TEST(entries_changed_by_another_thread)
+TEST(entries_changed_by_another_thread)
 {
 	become_hostile();
 	struct exmap *ex = fenced_exmap(PAGES, POOL, 0, sparse_file());
@@ -1388,7 +1381,6 @@ START_TEST(entries_changed_by_another_thread)
 	}
 	assert_whole_pool(ex, POOL);
 }
-END_TEST
 
 /*
  * Interfaces and pages out of range
@@ -1421,7 +1413,7 @@ static void assert_interfaces(int fd, unsigned int nr)
 		assert_errno(map_interface(fd, far), ENXIO);
 }
 
-START_TEST(interfaces_at_and_above_the_limit)
+TEST(interfaces_at_and_above_the_limit)
 {
 	static const int limits[] = { 1, 2, 255, 256, 257, 1023, 1024 };
 
@@ -1435,10 +1427,9 @@ START_TEST(interfaces_at_and_above_the_limit)
 		close(fd);
 	}
 }
-END_TEST
 
 /* With 4095 pages more than fit into a call's last entry, and a tail. */
-START_TEST(pages_at_and_above_the_limit)
+TEST(pages_at_and_above_the_limit)
 {
 	enum { SIZE = 4096 + 16 };
 	static const uint64_t pages[] = {
@@ -1467,7 +1458,6 @@ START_TEST(pages_at_and_above_the_limit)
 			}
 	assert_whole_pool(ex, SIZE);
 }
-END_TEST
 
 /*
  * Processes that share memory, or the file
@@ -1493,7 +1483,7 @@ static int use_inherited(int fd)
 	return 42;
 }
 
-START_TEST(exec_with_an_open_file)
+TEST(exec_with_an_open_file)
 {
 	become_hostile();
 	int status;
@@ -1519,7 +1509,6 @@ START_TEST(exec_with_an_open_file)
 		ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 42);
 	}
 }
-END_TEST
 
 /* A process with the same memory may do all, and its end is not that of the exmap. */
 static int sharer(void *arg)
@@ -1530,7 +1519,7 @@ static int sharer(void *arg)
 		release(ex, 0, ABSENT, 5) != 5 || !poke(where(ex, 0), stamp(0));
 }
 
-START_TEST(clone_vm_and_vfork)
+TEST(clone_vm_and_vfork)
 {
 	static char stack[65536] __attribute__((aligned(16)));
 
@@ -1546,7 +1535,6 @@ START_TEST(clone_vm_and_vfork)
 	}
 	assert_fate(ex, KEEPS);
 }
-END_TEST
 
 /* It goes on when the process that opened the file is gone; nobody waits for it. */
 static int survivor(void *arg)
@@ -1562,7 +1550,7 @@ static int survivor(void *arg)
 	return write(*(int *)where(ex, 10), &result, 1) != 1;
 }
 
-START_TEST(clone_vm_survives_its_parent)
+TEST(clone_vm_survives_its_parent)
 {
 	static char stack[65536] __attribute__((aligned(16)));
 	int pipes[2];
@@ -1586,12 +1574,11 @@ START_TEST(clone_vm_survives_its_parent)
 	ck_assert_int_eq(read(pipes[0], &result, 1), 1);
 	ck_assert_int_eq(result, 'p');
 }
-END_TEST
 
 /*
  * The end at any moment
  */
-START_TEST(close_while_calls_run)
+TEST(close_while_calls_run)
 {
 	become_hostile();
 	int file = sparse_file();
@@ -1621,7 +1608,6 @@ START_TEST(close_while_calls_run)
 		wait_child(pid, 0);
 	}
 }
-END_TEST
 
 /* A child does one thing again and again until it is killed. */
 static void killed_in(void (*call)(struct exmap *ex))
@@ -1663,7 +1649,7 @@ static void killed_in(void (*call)(struct exmap *ex))
 
 #define KILLED_IN(name)							\
 	static void again_##name(struct exmap *ex);			\
-	START_TEST(killed_in_##name) { killed_in(again_##name); } END_TEST \
+	TEST(killed_in_##name) { killed_in(again_##name); } \
 	static void again_##name(struct exmap *ex)
 
 /* Always pages from the system. */
@@ -1828,7 +1814,9 @@ static void reach_limit(struct limited *seen)
 	munmap(ex->surface, ex->size);
 }
 
-START_TEST(memcg_at_its_limit_is_enomem)
+#define MEMCG "/sys/fs/cgroup/memory.stat"
+
+TEST(memcg_at_its_limit_is_enomem, .needs = MEMCG)
 {
 	struct limited *seen = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
 				    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -1851,10 +1839,9 @@ START_TEST(memcg_at_its_limit_is_enomem)
 	cgroup_settle();
 	assert_ok(rmdir(cgroup));
 }
-END_TEST
 
 /* A touch by another process takes memory of this one's. */
-START_TEST(memcg_of_the_process_pays_for_others)
+TEST(memcg_of_the_process_pays_for_others, .needs = MEMCG)
 {
 	enum { MANY = 16 * MIB / PAGE };
 	int ready[2];
@@ -1887,7 +1874,6 @@ START_TEST(memcg_of_the_process_pays_for_others)
 	cgroup_settle();
 	assert_ok(rmdir(cgroup));
 }
-END_TEST
 
 /* Pages in use and free ones, and then more memory than it may have. */
 static void use_too_much(void)
@@ -1905,7 +1891,7 @@ static void use_too_much(void)
 		more[at] = 1;
 }
 
-START_TEST(killed_for_memory)
+TEST(killed_for_memory, .needs = MEMCG, .expects = "Call Trace")
 {
 	int printk = open("/proc/sys/kernel/printk", O_RDWR);
 	char level[32] = { };
@@ -1930,7 +1916,6 @@ START_TEST(killed_for_memory)
 	ck_assert_int_gt(pwrite(printk, level, strlen(level), 0), 0);
 	assert_ok(rmdir(cgroup));
 }
-END_TEST
 
 /*
  * Everything is given back in whatever order it is taken down, and wherever the
@@ -2003,7 +1988,7 @@ static void all_orders(int *order, int steps)
 	}
 }
 
-START_TEST(all_is_given_back_in_any_order)
+TEST(all_is_given_back_in_any_order, .needs = MEMCG)
 {
 	int order[STEPS + 1];
 
@@ -2011,7 +1996,6 @@ START_TEST(all_is_given_back_in_any_order)
 	all_orders(order, 0);
 	assert_ok(rmdir(cgroup));
 }
-END_TEST
 
 /*
  * Pages that others still hold
@@ -2062,7 +2046,7 @@ static bool has_room_for(unsigned int pages)
  * Pages that a pipe holds stay charged to who had them, whatever way they were taken from the
  * surface; and only until the pipe is gone.
  */
-START_TEST(pinned_pages_stay_charged)
+TEST(pinned_pages_stay_charged)
 {
 	enum { PIPES = 16, EACH = 16, PINNED = PIPES * EACH };
 	int pipes[PIPES][2], ready[2];
@@ -2119,7 +2103,6 @@ START_TEST(pinned_pages_stay_charged)
 		close(ready[0]);
 	}
 }
-END_TEST
 
 /*
  * A file system in user space, by hand: one file of a few pages
@@ -2294,7 +2277,7 @@ static void steal_by_fuse(enum way_off way, const char *directory, const char *p
 	}
 }
 
-START_TEST(pinned_pages_do_not_become_page_cache)
+TEST(pinned_pages_do_not_become_page_cache, .needs = "/dev/fuse")
 {
 	char directory[] = "/tmp/exmap-fuse-XXXXXX", path[64];
 
@@ -2304,7 +2287,6 @@ START_TEST(pinned_pages_do_not_become_page_cache)
 		steal_by_fuse(way, directory, path);
 	rmdir(directory);
 }
-END_TEST
 
 /*
  * Locks whose holder does not run
@@ -2483,7 +2465,7 @@ static void shrink_and_set_up(void *arg)
 	close(fd);
 }
 
-START_TEST(reclaim_waits_for_no_user)
+TEST(reclaim_waits_for_no_user)
 {
 	struct starved s;
 
@@ -2493,7 +2475,6 @@ START_TEST(reclaim_waits_for_no_user)
 	assert_not_delayed(&s, shrink_and_set_up, NULL);
 	starved_stop(&s);
 }
-END_TEST
 
 /* An exmap with many interfaces, and a page on its surface. */
 static void exmap_with_a_page(void)
@@ -2534,7 +2515,7 @@ static void use_and_set_up(void *arg)
 }
 
 /* Whoever needs memory may be of the lowest priority. */
-START_TEST(nobody_waits_for_reclaim)
+TEST(nobody_waits_for_reclaim)
 {
 	int count = scaled(64);
 	struct starved s;
@@ -2550,7 +2531,6 @@ START_TEST(nobody_waits_for_reclaim)
 	assert_not_delayed(&s, use_and_set_up, ex);
 	starved_stop(&s);
 }
-END_TEST
 
 /* The shortest of a few times, in seconds. */
 static double time_of(void (*what)(void))
@@ -2574,7 +2554,7 @@ static void reclaim(void)
 }
 
 /* How long reclaim takes does not depend on how many exmaps there are. */
-START_TEST(reclaim_with_many_interfaces)
+TEST(reclaim_with_many_interfaces)
 {
 	int count = scaled(800);
 	double one = 0, many;
@@ -2591,7 +2571,6 @@ START_TEST(reclaim_with_many_interfaces)
 	ck_assert_msg(many < 3 * one, "%.1f ms with %d exmaps, %.1f ms with one", many * 1e3, count,
 		      one * 1e3);
 }
-END_TEST
 
 /* How long it takes to make so many exmaps, in seconds, and to kill the process that has them. */
 static void make_and_kill(int count, double *made, double *gone)
@@ -2627,7 +2606,7 @@ static void make_and_kill(int count, double *made, double *gone)
 }
 
 /* Exmaps of a process that is killed go all at once. */
-START_TEST(exit_with_many_exmaps)
+TEST(exit_with_many_exmaps)
 {
 	int count = scaled(1600);
 	double made, gone;
@@ -2639,90 +2618,13 @@ START_TEST(exit_with_many_exmaps)
 	ck_assert_msg(gone < 3 * made, "%d exmaps: made in %.2f s, gone in %.2f s", count, made,
 		      gone);
 }
-END_TEST
 
 /* Only where there is a memory controller. */
-#define MEMCG "/sys/fs/cgroup/memory.stat"
-
-static const struct test tests[] = {
-#define WAY_TESTS(name)		TEST(name##_alone), TEST(name##_while_busy)
-#define ADVICE_TESTS(name, advice, fate)	WAY_TESTS(madvise_##name),
-	WAY_TESTS(munmap_of_a_part),
-	WAY_TESTS(munmap_of_all),
-	WAY_TESTS(munmap_after_dontneed),
-	WAY_TESTS(mmap_over_a_part),
-	WAY_TESTS(mmap_over_all),
-	WAY_TESTS(mmap_of_another_surface_over_it),
-	WAY_TESTS(mmap_of_the_same_surface_over_it),
-	WAY_TESTS(mremap_to_another_size),
-	WAY_TESTS(mremap_of_a_part),
-	WAY_TESTS(mremap_that_moves),
-	WAY_TESTS(mremap_dontunmap),
-	WAY_TESTS(mprotect_of_any_kind),
-	WAY_TESTS(pkey_mprotect_of_any_kind),
-	FOR_ADVICE(ADVICE_TESTS)
-	WAY_TESTS(madvise_of_any_number),
-	WAY_TESTS(process_madvise_of_itself),
-	WAY_TESTS(mlock_and_munlock),
-	WAY_TESTS(mlockall_and_munlockall),
-	WAY_TESTS(userfaultfd),
-	WAY_TESTS(process_vm_by_itself),
-	WAY_TESTS(process_vm_by_another),
-	WAY_TESTS(ptrace_by_another),
-	WAY_TESTS(proc_mem),
-	WAY_TESTS(clear_refs_by_itself),
-	WAY_TESTS(clear_refs_by_another),
-	WAY_TESTS(pagemap),
-	WAY_TESTS(smaps_and_numa_maps),
-	WAY_TESTS(mincore_of_all),
-	WAY_TESTS(numa_calls),
-	WAY_TESTS(msync_of_all),
-	WAY_TESTS(remap_file_pages_of_a_part),
-	WAY_TESTS(remap_file_pages_of_all),
-	WAY_TESTS(mseal),
-	WAY_TESTS(fork_after_dofork),
-	TEST(fork_after_dofork_keeps_the_books),
-	TEST_NEEDS(numa_balancing_overlooks_the_surface, NUMA_BALANCING),
-	WAY_TESTS(the_interface_taken_away),
-	TEST(core_dump_alone),
-	TEST(core_dump_while_busy),
-	TEST(ioctls_with_wild_arguments),
-	TEST(ioctls_of_every_number),
-	TEST(files_mixed_up_by_threads),
-	TEST(entries_changed_by_another_thread),
-	TEST(interfaces_at_and_above_the_limit),
-	TEST(pages_at_and_above_the_limit),
-	TEST(exec_with_an_open_file),
-	TEST(clone_vm_and_vfork),
-	TEST(clone_vm_survives_its_parent),
-	TEST(close_while_calls_run),
-	TEST(killed_in_alloc_of_new_pages),
-	TEST(killed_in_free_of_single_pages),
-	TEST(killed_in_read),
-	TEST(killed_in_write),
-	TEST(killed_in_pread),
-	TEST(killed_in_setup),
-	TEST(killed_in_clone),
-	TEST(killed_in_mmap),
-	TEST_NEEDS(memcg_at_its_limit_is_enomem, MEMCG),
-	TEST_NEEDS(memcg_of_the_process_pays_for_others, MEMCG),
-	{ .name = "killed_for_memory", .test = &killed_for_memory, .needs = MEMCG,
-	  .expects = "Call Trace" },
-	TEST_NEEDS(all_is_given_back_in_any_order, MEMCG),
-	TEST(pinned_pages_stay_charged),
-	TEST(reclaim_waits_for_no_user),
-	TEST(nobody_waits_for_reclaim),
-	TEST(reclaim_with_many_interfaces),
-	TEST(exit_with_many_exmaps),
-	TEST_NEEDS(pinned_pages_do_not_become_page_cache, "/dev/fuse"),
-	{ }
-};
-
 int main(int argc, char **argv)
 {
 	const char *inherited = getenv(INHERITED);
 
 	if (inherited)
 		return use_inherited(atoi(inherited));
-	return check_main(argc, argv, "Tests of the exmap module against hostile users.", tests);
+	return check_main(argc, argv, "Tests of the exmap module against hostile users.");
 }

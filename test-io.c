@@ -34,7 +34,7 @@ static void assert_pool(struct exmap *ex, int pages)
 /*
  * READ
  */
-START_TEST_BOTH(read_single_pages)
+TEST_BOTH(read_single_pages)
 {
 	int fd = backing_open(device, O_RDWR);
 	struct exmap *ex = exmap_on(fd, 600);
@@ -50,7 +50,7 @@ START_TEST_BOTH(read_single_pages)
 	ck_assert_uint_eq(resident(ex, 0, FILE_PAGES), 512);
 }
 
-START_TEST_BOTH(read_runs)
+TEST_BOTH(read_runs)
 {
 	int fd = backing_open(device, O_RDONLY);
 	struct exmap *ex = exmap_on(fd, 2000);
@@ -74,7 +74,7 @@ START_TEST_BOTH(read_runs)
 	assert_mapped(ex, 906);
 }
 
-START_TEST_BOTH(read_leaves_what_is_mapped)
+TEST_BOTH(read_leaves_what_is_mapped)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 100);
 
@@ -91,7 +91,7 @@ START_TEST_BOTH(read_leaves_what_is_mapped)
 }
 
 /* Both entries lack the page; one gets it. */
-START_TEST_BOTH(read_of_the_same_page_twice)
+TEST_BOTH(read_of_the_same_page_twice)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 100);
 
@@ -113,7 +113,7 @@ START_TEST_BOTH(read_of_the_same_page_twice)
 	assert_entry(ex, 0, 1, 0, 0);
 }
 
-START_TEST_BOTH(read_without_memory)
+TEST_BOTH(read_without_memory)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 10);
 
@@ -132,7 +132,7 @@ START_TEST_BOTH(read_without_memory)
 }
 
 /* The file is shorter than the surface. */
-START_TEST(read_at_the_end_of_the_file)
+TEST(read_at_the_end_of_the_file)
 {
 	int fd = backing_open(false, O_RDWR);
 	struct exmap *ex = exmap_on(fd, 100);
@@ -160,10 +160,10 @@ START_TEST(read_at_the_end_of_the_file)
 	/* The pages of what failed are free again. */
 	ck_assert_int_eq(alloc(ex, 0, 100, 96), 96);
 }
-END_TEST
 
 /* Data, holes, and what is allocated but was never written. */
-START_TEST_TWICE(read_sparse_file, file, directory)
+TEST_TWICE(read_sparse_file, file, directory,
+	   .needs_env = "EXMAP_TEST_DIRECTORY")
 {
 	int fd = directory ? file_open(getenv("EXMAP_TEST_DIRECTORY"), direct_flag()) :
 			     file_open("/tmp", 0);
@@ -222,7 +222,8 @@ static bool holds_beginning(const char *page, uint64_t nr)
 }
 
 /* Each page that is read is one that the file had, or has been cut off. */
-START_TEST_TWICE(read_while_the_file_shrinks, file, directory)
+TEST_TWICE(read_while_the_file_shrinks, file, directory,
+	   .needs_env = "EXMAP_TEST_DIRECTORY")
 {
 	struct shrinker s = {
 		.fd = directory ? file_open(getenv("EXMAP_TEST_DIRECTORY"), direct_flag()) :
@@ -305,17 +306,15 @@ static void pages_of_two_tables(int opcode)
 	assert_pool(ex, ACROSS);
 }
 
-START_TEST(alloc_of_two_tables_while_a_page_goes)
+TEST(alloc_of_two_tables_while_a_page_goes)
 {
 	pages_of_two_tables(EXMAP_OP_ALLOC);
 }
-END_TEST
 
-START_TEST(read_of_two_tables_while_a_page_goes)
+TEST(read_of_two_tables_while_a_page_goes)
 {
 	pages_of_two_tables(EXMAP_OP_READ);
 }
-END_TEST
 
 struct resizer {
 	int fd;
@@ -334,7 +333,7 @@ static void *resizer(void *arg)
 }
 
 /* The end is in the page or behind it; either way the page can be read. */
-START_TEST(read_while_the_file_grows_and_shrinks)
+TEST(read_while_the_file_grows_and_shrinks)
 {
 	struct resizer r = { .fd = backing_open(false, O_RDWR) };
 	struct exmap *ex = exmap_on(r.fd, 100);
@@ -358,10 +357,9 @@ START_TEST(read_while_the_file_grows_and_shrinks)
 	pthread_join(r.thread, &error);
 	ck_assert(!error);
 }
-END_TEST
 
 /* A file that the kernel reads for user memory only: this process's own memory. */
-START_TEST(read_a_file_without_read_iter)
+TEST(read_a_file_without_read_iter)
 {
 	char *memory = mmap((void *)0x200000, 8 * PAGE, PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
@@ -411,12 +409,11 @@ START_TEST(read_a_file_without_read_iter)
 	release(ex, 0, page, 8);
 	assert_pool(ex, 100);
 }
-END_TEST
 
 /*
  * WRITE
  */
-START_TEST_BOTH(write_what_is_mapped)
+TEST_BOTH(write_what_is_mapped)
 {
 	int fd = backing_open(device, O_RDWR);
 	struct exmap *ex = exmap_on(fd, 1000);
@@ -472,7 +469,13 @@ static uint32_t watched(int watch)
 	return seen;
 }
 
-START_TEST_BOTH(watchers_see_it)
+/* Not in every kernel. */
+#define INOTIFY "/proc/sys/fs/inotify/max_user_watches"
+
+static void watchers_see_it(bool device);
+TEST(watchers_see_it_file, .needs = INOTIFY) { watchers_see_it(false); }
+TEST(watchers_see_it_device, .needs = INOTIFY, ON_A_DEVICE) { watchers_see_it(true); }
+static void watchers_see_it(bool device)
 {
 	int fd = backing_open(device, O_RDWR), watch = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
 	struct exmap *ex = exmap_on(fd, 100);
@@ -490,7 +493,7 @@ START_TEST_BOTH(watchers_see_it)
 	}
 }
 
-START_TEST_BOTH(write_to_a_read_only_file_is_ebadf)
+TEST_BOTH(write_to_a_read_only_file_is_ebadf)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDONLY), 100);
 
@@ -503,7 +506,7 @@ START_TEST_BOTH(write_to_a_read_only_file_is_ebadf)
  * A header that LeanStore brings along has other numbers: 3 SHADOW, with the page to which
  * the entries are to be mapped in place of the flags; 4 RM_SD, which ends that; 5 WRITE.
  */
-START_TEST(aliases_of_leanstore_leave_the_file_alone)
+TEST(aliases_of_leanstore_leave_the_file_alone)
 {
 	enum { SHADOW = 3, RM_SD = 4, THEIR_WRITE = 5 };
 	static const uint64_t targets[] = { 2, 4, 8, 50, FILE_PAGES, FILE_PAGES + 1, 1UL << 40 };
@@ -533,9 +536,8 @@ START_TEST(aliases_of_leanstore_leave_the_file_alone)
 	for (int page = 0; page < 10; page++)
 		ck_assert(file_holds(fd, page, page < 3));
 }
-END_TEST
 
-START_TEST(write_past_the_end_of_the_device_is_enospc)
+TEST(write_past_the_end_of_the_device_is_enospc, ON_A_DEVICE)
 {
 	int fd = backing_open(true, O_RDWR);
 	off_t pages = lseek(fd, 0, SEEK_END) / PAGE;
@@ -551,10 +553,9 @@ START_TEST(write_past_the_end_of_the_device_is_enospc)
 	assert_entry(ex, 0, 0, 0, 2);
 	ck_assert_int_eq(run(ex, 0, EXMAP_OP_READ, pages, 1), -ENODATA);
 }
-END_TEST
 
 /* Writes keep it from being frozen, until they are done: also where it just has the node. */
-START_TEST(write_lets_the_file_system_freeze)
+TEST(write_lets_the_file_system_freeze, .needs_env = "EXMAP_TEST_DIRECTORY")
 {
 	int directory = open(getenv("EXMAP_TEST_DIRECTORY"), O_RDONLY | O_DIRECTORY);
 	struct stat device;
@@ -572,10 +573,9 @@ START_TEST(write_lets_the_file_system_freeze)
 	assert_ok(ioctl(directory, FIFREEZE, 0));
 	assert_ok(ioctl(directory, FITHAW, 0));
 }
-END_TEST
 
 /* What there is room for goes well; the rest stays as it is on the surface. */
-START_TEST(write_without_space_directory)
+TEST(write_without_space_directory, .needs_env = "EXMAP_TEST_DIRECTORY")
 {
 	const char *directory = getenv("EXMAP_TEST_DIRECTORY");
 	int fd = file_open(directory, direct_flag()), filler = file_open(directory, 0);
@@ -621,10 +621,9 @@ START_TEST(write_without_space_directory)
 		ck_assert(file_holds(fd, page, 1));
 	assert_pool(ex, 100);
 }
-END_TEST
 
 /* It would go elsewhere. */
-START_TEST(write_to_an_appending_file_is_einval)
+TEST(write_to_an_appending_file_is_einval)
 {
 	int fd = backing_open(false, O_RDWR);
 	struct exmap *ex = exmap_on(fd, 100);
@@ -634,10 +633,9 @@ START_TEST(write_to_an_appending_file_is_einval)
 	ck_assert_int_eq(write_pages(ex, 3, 1), -EINVAL);
 	ck_assert_int_eq(lseek(fd, 0, SEEK_END), FILE_PAGES * PAGE);
 }
-END_TEST
 
 /* The exmap holds the file by itself. */
-START_TEST_BOTH(backing_fd_may_be_closed)
+TEST_BOTH(backing_fd_may_be_closed)
 {
 	int fd = backing_open(device, O_RDWR);
 	struct exmap *ex = exmap_on(fd, 100);
@@ -680,8 +678,16 @@ static int bad_open(bool direct)
 	return fd;
 }
 
+#define ON_A_BAD_DEVICE	.needs_env = "EXMAP_TEST_BAD"
+
+#define TEST_BAD(name)							\
+	static void name(bool direct);					\
+	TEST(name##_buffered, ON_A_BAD_DEVICE) { name(false); }		\
+	TEST(name##_direct, ON_A_BAD_DEVICE) { name(true); }		\
+	static void name(bool direct)
+
 /* Each entry has its own result, wherever the others are. */
-START_TEST_TWICE(read_bad_pages, buffered, direct)
+TEST_BAD(read_bad_pages)
 {
 	int fd = bad_open(direct);
 	struct exmap *ex = exmap_on(fd, 40);
@@ -723,7 +729,7 @@ START_TEST_TWICE(read_bad_pages, buffered, direct)
 }
 
 /* What is before the bad page is there; behind it, it may be. */
-START_TEST_TWICE(read_run_with_a_bad_page, buffered, direct)
+TEST_BAD(read_run_with_a_bad_page)
 {
 	int fd = bad_open(direct);
 	struct exmap *ex = exmap_on(fd, 40);
@@ -757,7 +763,7 @@ START_TEST_TWICE(read_run_with_a_bad_page, buffered, direct)
 	}
 }
 
-START_TEST_TWICE(preadv_of_bad_pages, buffered, direct)
+TEST_BAD(preadv_of_bad_pages)
 {
 	struct exmap *ex = exmap_on(bad_open(direct), 40);
 	struct iovec iov[3] = {
@@ -780,7 +786,7 @@ START_TEST_TWICE(preadv_of_bad_pages, buffered, direct)
 }
 
 /* The pages stay mapped, and what they are. */
-START_TEST(write_bad_pages_direct)
+TEST(write_bad_pages_direct, ON_A_BAD_DEVICE)
 {
 	int fd = bad_open(true);
 	struct exmap *ex = exmap_on(fd, 40);
@@ -832,10 +838,9 @@ START_TEST(write_bad_pages_direct)
 	ck_assert_int_eq(release(ex, 0, 0, 40), 40);
 	assert_pool(ex, 40);
 }
-END_TEST
 
 /* The cache takes all of it; fsync tells. */
-START_TEST(write_bad_pages_buffered)
+TEST(write_bad_pages_buffered, ON_A_BAD_DEVICE)
 {
 	int fd = bad_open(false);
 	struct exmap *ex = exmap_on(fd, 40);
@@ -855,7 +860,6 @@ START_TEST(write_bad_pages_buffered)
 	for (int page = 10; page < 20; page++)
 		ck_assert(file_holds(fd, page, 1));
 }
-END_TEST
 
 struct disk_user {
 	struct exmap *ex;
@@ -898,7 +902,7 @@ static void *disk_user(void *arg)
 }
 
 /* A disk is removed while it is in use. */
-START_TEST(disk_that_is_removed)
+TEST(disk_that_is_removed, .needs_env = "EXMAP_TEST_REMOVABLE")
 {
 	char path[256], *disk = getenv("EXMAP_TEST_REMOVABLE");
 	int fd = file_open(disk, O_DIRECT), sysfs;
@@ -937,12 +941,11 @@ START_TEST(disk_that_is_removed)
 		ck_assert(holds(ex->surface + page * PAGE, page, 1));
 	assert_pool(ex, 100);
 }
-END_TEST
 
 /*
  * The proxy
  */
-START_TEST_BOTH(pread_is_as_vmcache_does_it)
+TEST_BOTH(pread_is_as_vmcache_does_it)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 100);
 
@@ -958,7 +961,7 @@ START_TEST_BOTH(pread_is_as_vmcache_does_it)
 	ck_assert(holds(ex->surface + PAGE, 1, 0));
 }
 
-START_TEST_BOTH(pread_that_only_allocates)
+TEST_BOTH(pread_that_only_allocates)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 100);
 	struct iovec iov[3] = {
@@ -971,7 +974,7 @@ START_TEST_BOTH(pread_that_only_allocates)
 	assert_mapped(ex, 3);
 }
 
-START_TEST_BOTH(preadv_and_pwritev)
+TEST_BOTH(preadv_and_pwritev)
 {
 	int fd = backing_open(device, O_RDWR);
 	struct exmap *ex = exmap_on(fd, 1000);
@@ -992,7 +995,7 @@ START_TEST_BOTH(preadv_and_pwritev)
 			ck_assert(file_holds(fd, i * 9 + j, j <= i % 4 ? 3 : 0));
 }
 
-START_TEST_BOTH(proxy_refusals)
+TEST_BOTH(proxy_refusals)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 100);
 	char *s = ex->surface, elsewhere[PAGE];
@@ -1013,7 +1016,7 @@ START_TEST_BOTH(proxy_refusals)
 	assert_errno(pread(ex->fd, s, PAGE, 0), EPROTO);
 }
 
-START_TEST(proxy_with_bad_addresses)
+TEST(proxy_with_bad_addresses)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), 100);
 	struct iovec iov[2] = { { ex->surface, PAGE } };
@@ -1045,9 +1048,8 @@ START_TEST(proxy_with_bad_addresses)
 	assert_entry(ex, 0, 3, 0, 1);
 	assert_mapped(ex, 1);
 }
-END_TEST
 
-START_TEST(proxy_ends_early)
+TEST(proxy_ends_early)
 {
 	int fd = backing_open(false, O_RDWR);
 	struct exmap *ex = exmap_on(fd, 20);
@@ -1069,9 +1071,8 @@ START_TEST(proxy_ends_early)
 	ck_assert_int_eq(pwrite(ex->fd, ex->surface + 408 * PAGE, 5 * PAGE, EXMAP_OP_WRITE << 8),
 			 2 * PAGE);
 }
-END_TEST
 
-START_TEST(proxy_before_setup_or_without_a_file)
+TEST(proxy_before_setup_or_without_a_file)
 {
 	int fd = exmap_open();
 	char *surface = map_surface(fd, MIB);
@@ -1083,10 +1084,9 @@ START_TEST(proxy_before_setup_or_without_a_file)
 	assert_errno(fsync(fd), EOPNOTSUPP);
 	ck_assert_int_eq(pread(fd, surface, PAGE, EXMAP_OP_ALLOC << 8), PAGE);
 }
-END_TEST
 
 /* Not -EFAULT in the entries: nothing has been looked at. */
-START_TEST(read_without_a_surface_is_eproto)
+TEST(read_without_a_surface_is_eproto)
 {
 	struct exmap ex = { .fd = exmap_open() };
 
@@ -1096,7 +1096,6 @@ START_TEST(read_without_a_surface_is_eproto)
 	ck_assert_int_eq(write_pages(&ex, 0, 1), -EPROTO);
 	assert_errno(pread(ex.fd, ex.interface[0], PAGE, 0), EPROTO);
 }
-END_TEST
 
 struct early_reader {
 	struct exmap ex;
@@ -1118,7 +1117,7 @@ static void *reader_before_mmap(void *arg)
 }
 
 /* The surface comes into being while another thread tries to read to it. */
-START_TEST(read_while_the_surface_is_mapped)
+TEST(read_while_the_surface_is_mapped)
 {
 	int file = backing_open(false, O_RDWR);
 
@@ -1143,9 +1142,8 @@ START_TEST(read_while_the_surface_is_mapped)
 		close(ex->fd);
 	}
 }
-END_TEST
 
-START_TEST(proxy_of_another_process_is_eperm)
+TEST(proxy_of_another_process_is_eperm)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), 20);
 	pid_t pid = fork();
@@ -1158,10 +1156,9 @@ START_TEST(proxy_of_another_process_is_eperm)
 	}
 	wait_child(pid, 0);
 }
-END_TEST
 
 /* Existing clients write back with O_DIRECT on the device's own descriptor. */
-START_TEST_BOTH(surface_pages_are_good_for_direct_io)
+TEST_BOTH(surface_pages_are_good_for_direct_io)
 {
 	int fd = backing_open(device, O_RDWR);
 	struct exmap *ex = exmap_on(fd, 100);
@@ -1284,12 +1281,12 @@ static void integrity_of(int fd, bool proxy)
 	assert_mapped(ex, 0);
 }
 
-START_TEST_BOTH(integrity)
+TEST_BOTH(integrity)
 {
 	integrity_of(backing_open(device, O_RDWR), false);
 }
 
-START_TEST_BOTH(integrity_by_proxy)
+TEST_BOTH(integrity_by_proxy)
 {
 	integrity_of(backing_open(device, O_RDWR), true);
 }
@@ -1373,7 +1370,7 @@ static void *owner(void *arg)
 	return NULL;
 }
 
-START_TEST_BOTH(prefetch_without_locks)
+TEST_BOTH(prefetch_without_locks)
 {
 	enum { THREADS = OWNERS + PREFETCHERS };
 	struct exmap *ex = exmap_new_file(FILE_PAGES * PAGE, 1000, THREADS, 0,
@@ -1453,7 +1450,7 @@ static void *freer(void *arg)
 	return NULL;
 }
 
-START_TEST_BOTH(write_while_others_free)
+TEST_BOTH(write_while_others_free)
 {
 	static char buffer[FREED * PAGE] __attribute__((aligned(4096)));
 	int fd = backing_open(device, O_RDWR), rounds = scaled(50);
@@ -1503,66 +1500,9 @@ START_TEST_BOTH(write_while_others_free)
 	assert_mapped(ex, 0);
 }
 
-#define TEST_DIRECTORY(name) \
-	TEST(name##_file), TEST_NEEDS_ENV(name##_directory, "EXMAP_TEST_DIRECTORY")
-#define TEST_BAD(name) \
-	TEST_NEEDS_ENV(name##_buffered, "EXMAP_TEST_BAD"), \
-	TEST_NEEDS_ENV(name##_direct, "EXMAP_TEST_BAD")
-
-/* Not in every kernel. */
-#define INOTIFY "/proc/sys/fs/inotify/max_user_watches"
-
-static const struct test tests[] = {
-	TEST_BOTH(read_single_pages),
-	TEST_BOTH(read_runs),
-	TEST_BOTH(read_leaves_what_is_mapped),
-	TEST_BOTH(read_of_the_same_page_twice),
-	TEST_BOTH(read_without_memory),
-	TEST(read_at_the_end_of_the_file),
-	TEST_DIRECTORY(read_sparse_file),
-	TEST_DIRECTORY(read_while_the_file_shrinks),
-	TEST(read_while_the_file_grows_and_shrinks),
-	TEST(alloc_of_two_tables_while_a_page_goes),
-	TEST(read_of_two_tables_while_a_page_goes),
-	TEST(read_a_file_without_read_iter),
-	TEST_BOTH(write_what_is_mapped),
-	TEST_NEEDS(watchers_see_it_file, INOTIFY),
-	{ .name = "watchers_see_it_device", .test = &watchers_see_it_device,
-	  .needs = INOTIFY, .needs_env = "EXMAP_TEST_DEVICE" },
-	TEST_BOTH(write_to_a_read_only_file_is_ebadf),
-	TEST(aliases_of_leanstore_leave_the_file_alone),
-	TEST_NEEDS_ENV(write_past_the_end_of_the_device_is_enospc, "EXMAP_TEST_DEVICE"),
-	TEST_NEEDS_ENV(write_lets_the_file_system_freeze, "EXMAP_TEST_DIRECTORY"),
-	TEST_NEEDS_ENV(write_without_space_directory, "EXMAP_TEST_DIRECTORY"),
-	TEST(write_to_an_appending_file_is_einval),
-	TEST_BOTH(backing_fd_may_be_closed),
-	TEST_BAD(read_bad_pages),
-	TEST_BAD(read_run_with_a_bad_page),
-	TEST_BAD(preadv_of_bad_pages),
-	TEST_NEEDS_ENV(write_bad_pages_direct, "EXMAP_TEST_BAD"),
-	TEST_NEEDS_ENV(write_bad_pages_buffered, "EXMAP_TEST_BAD"),
-	TEST_NEEDS_ENV(disk_that_is_removed, "EXMAP_TEST_REMOVABLE"),
-	TEST_BOTH(pread_is_as_vmcache_does_it),
-	TEST_BOTH(pread_that_only_allocates),
-	TEST_BOTH(preadv_and_pwritev),
-	TEST_BOTH(proxy_refusals),
-	TEST(proxy_with_bad_addresses),
-	TEST(proxy_ends_early),
-	TEST(proxy_before_setup_or_without_a_file),
-	TEST(read_without_a_surface_is_eproto),
-	TEST(read_while_the_surface_is_mapped),
-	TEST(proxy_of_another_process_is_eperm),
-	TEST_BOTH(surface_pages_are_good_for_direct_io),
-	TEST_BOTH(integrity),
-	TEST_BOTH(integrity_by_proxy),
-	TEST_BOTH(prefetch_without_locks),
-	TEST_BOTH(write_while_others_free),
-	{ }
-};
-
 int main(int argc, char **argv)
 {
 	return check_main(argc, argv,
 			  "Tests of the backing file. Those on a block device overwrite the one named by\n"
-			  "$EXMAP_TEST_DEVICE; test-io.c says what else they take.", tests);
+			  "$EXMAP_TEST_DEVICE; test-io.c says what else they take.");
 }

@@ -91,11 +91,10 @@ static void pages_in_many_leaves(struct exmap *ex, int nr)
 	}
 }
 
-START_TEST(directory_of_100_tib)
+TEST(directory_of_100_tib)
 {
 	pages_in_many_leaves(exmap_new(100 * TIB, 200, 1), 200);
 }
-END_TEST
 
 /* All the leaves by several threads at once, each with pages of its own. */
 enum { MAKERS = 4, LEAVES = 200 };
@@ -122,7 +121,7 @@ static void *make_leaves(void *argument)
 	return (void *)(long)action(m->ex->fd, m->number, EXMAP_OP_ALLOC, LEAVES, 0);
 }
 
-START_TEST(directory_is_made_by_threads)
+TEST(directory_is_made_by_threads)
 {
 	pthread_barrier_t start;
 	struct maker m[MAKERS];
@@ -161,7 +160,6 @@ START_TEST(directory_is_made_by_threads)
 		close(ex.fd);
 	}
 }
-END_TEST
 
 /*
  * Who pays
@@ -205,7 +203,7 @@ static void assert_memlock_left(long pages)
 }
 
 /* Each kind by itself, to the page. */
-START_TEST(charges_of_each_kind)
+TEST(charges_of_each_kind)
 {
 	long before = pinned_pages(), small;
 	int fd = set_up(1, 1000, 0);
@@ -233,9 +231,8 @@ START_TEST(charges_of_each_kind)
 	assert_ok(map_interface(fd, 0));
 	ck_assert_int_eq(pinned_pages() - before, 2 * PER_INTERFACE);
 }
-END_TEST
 
-START_TEST(charges_of_a_quarantine)
+TEST(charges_of_a_quarantine)
 {
 	struct exmap *ex = exmap_new(MIB, 1000, 1);
 	long before = pinned_pages();
@@ -248,10 +245,9 @@ START_TEST(charges_of_a_quarantine)
 		ck_assert_int_eq(pinned_pages() - before, PER_QUARANTINE);
 	}
 }
-END_TEST
 
 /* Whatever makes an interface. And one that is there goes on working. */
-START_TEST(interface_above_memlock_is_enomem)
+TEST(interface_above_memlock_is_enomem)
 {
 	struct exmap *ex;
 	long array = pinned_pages();
@@ -281,10 +277,9 @@ START_TEST(interface_above_memlock_is_enomem)
 	ck_assert_int_eq(use(ex->fd, 1), 0);
 	ck_assert_int_eq(use(ex->fd, 2), ENOMEM);
 }
-END_TEST
 
 /* With no room for a quarantine FREE flushes at once, and does so each time. */
-START_TEST(quarantine_above_memlock_flushes_at_once)
+TEST(quarantine_above_memlock_flushes_at_once)
 {
 	struct exmap *ex;
 	long array = pinned_pages();
@@ -311,7 +306,6 @@ START_TEST(quarantine_above_memlock_flushes_at_once)
 	ck_assert_int_eq(defer(ex, 0, 0, 9), 9);
 	assert_fdinfo(ex->fd, "pages-deferred", 9);
 }
-END_TEST
 
 /*
  * Pools of one page each, and all the interfaces of each used, for @most exmaps or, if there is
@@ -343,7 +337,7 @@ static void close_all(const int *fds)
 }
 
 /* An ordinary user gets as much as the limit says, sees it, and can give it all back. */
-START_TEST(interfaces_of_many_exmaps_stay_within_memlock)
+TEST(interfaces_of_many_exmaps_stay_within_memlock)
 {
 	enum { LIMIT = 40 * MIB / PAGE, MOST = 20 };
 	long before, available, pages;
@@ -368,7 +362,6 @@ START_TEST(interfaces_of_many_exmaps_stay_within_memlock)
 		assert_memlock_left(LIMIT);
 	}
 }
-END_TEST
 
 /* Who may lock memory, or where the administrator has turned it off, has no limit. */
 static void hoard_beyond_memlock(void)
@@ -386,12 +379,11 @@ static void hoard_beyond_memlock(void)
 	ck_assert_int_eq(pinned_pages(), 0);
 }
 
-START_TEST(interfaces_with_cap_ipc_lock_have_no_limit)
+TEST(interfaces_with_cap_ipc_lock_have_no_limit)
 {
 	set_memlock(8 * MIB);
 	hoard_beyond_memlock();
 }
-END_TEST
 
 #define MEMLOCK "/sys/module/exmap/parameters/memlock"
 
@@ -409,7 +401,7 @@ static void set_parameter(const char *value)
 	ck_assert_int_eq(pwrite(parameter, value, 1, 0), 1);
 }
 
-START_TEST(interfaces_without_memlock_have_no_limit)
+TEST(interfaces_without_memlock_have_no_limit, .needs = MEMLOCK)
 {
 	int status;
 	pid_t pid;
@@ -427,7 +419,6 @@ START_TEST(interfaces_without_memlock_have_no_limit)
 	set_parameter("Y");
 	ck_assert_int_eq(status, 0);
 }
-END_TEST
 
 /* Be without privileges for now, as another user, or again be root. */
 static void pretend(bool nobody)
@@ -439,7 +430,7 @@ static void pretend(bool nobody)
  * What was charged to whom is given back to the same, whatever has become since of user,
  * capability, limit and parameter.
  */
-START_TEST(charges_are_given_back_to_who_paid)
+TEST(charges_are_given_back_to_who_paid, .needs = MEMLOCK)
 {
 	enum { LIMIT = 1000 };
 	long before = rss();
@@ -472,7 +463,6 @@ START_TEST(charges_are_given_back_to_who_paid)
 	}
 	ck_assert_int_le(labs(rss() - before), rss_slack());
 }
-END_TEST
 
 /*
  * With 5-level page tables
@@ -514,7 +504,7 @@ static uint64_t cost_of_memory(size_t size)
  * One that is never used costs no more than memory for the directory's top, and less time than
  * 64 MiB of anonymous memory. (With 8 bytes for each GiB it would be 496 MiB.)
  */
-START_TEST(la57_surface_of_62_pib_is_cheap)
+TEST(la57_surface_of_62_pib_is_cheap, .needs_cpu = "la57")
 {
 	uint64_t surface = UINT64_MAX, memory = UINT64_MAX, cost;
 	long before = available_kib(), rss_before = rss();
@@ -536,7 +526,6 @@ START_TEST(la57_surface_of_62_pib_is_cheap)
 	ck_assert_msg(surface < memory, "mmap and munmap: %lu us, those of 64 MiB: %lu us",
 		      surface / 1000, memory / 1000);
 }
-END_TEST
 
 static const uint64_t places[] = {
 	0, 511, 512, GIB / PAGE - 1, GIB / PAGE, LEAF / PAGE - 1, LEAF / PAGE,
@@ -546,7 +535,7 @@ static const uint64_t places[] = {
 #define PLACES (sizeof(places) / sizeof(*places))
 
 /* At both ends and in the middle. */
-START_TEST(la57_alloc_and_free_all_over)
+TEST(la57_alloc_and_free_all_over, .needs_cpu = "la57")
 {
 	struct exmap *ex = exmap_largest(100);
 
@@ -573,9 +562,8 @@ START_TEST(la57_alloc_and_free_all_over)
 	ck_assert_int_eq(alloc(ex, 0, LAST(LARGEST), 2), -EFAULT);
 	assert_pages_add_up(ex->fd);
 }
-END_TEST
 
-START_TEST(la57_read_and_write_all_over)
+TEST(la57_read_and_write_all_over, .needs_cpu = "la57")
 {
 	int file = memfd_create("test-memory", MFD_CLOEXEC);
 	char page[PAGE];
@@ -603,10 +591,9 @@ START_TEST(la57_read_and_write_all_over)
 	}
 	assert_mapped(ex, PLACES);
 }
-END_TEST
 
 /* What the kernel takes away with the surface: the pages, and the directory but for its top. */
-START_TEST(la57_munmap_with_pages_all_over)
+TEST(la57_munmap_with_pages_all_over, .needs_cpu = "la57")
 {
 	enum { NR = 2000 };
 	long before = available_kib(), rss_before = rss();
@@ -626,9 +613,8 @@ START_TEST(la57_munmap_with_pages_all_over)
 	close(ex->fd);
 	ck_assert_int_le(labs(rss() - rss_before), rss_slack());
 }
-END_TEST
 
-START_TEST(la57_dontneed_of_all)
+TEST(la57_dontneed_of_all, .needs_cpu = "la57")
 {
 	enum { NR = 1000 };
 	struct exmap *ex = exmap_largest(NR);
@@ -649,9 +635,8 @@ START_TEST(la57_dontneed_of_all)
 	ck_assert_uint_eq(resident(ex, spread_page(LARGEST, 0, NR), 1), 1);
 	ck_assert_uint_eq(resident(ex, spread_page(LARGEST, NR - 1, NR), 1), 1);
 }
-END_TEST
 
-START_TEST(la57_exit_with_pages_all_over)
+TEST(la57_exit_with_pages_all_over, .needs_cpu = "la57")
 {
 	long before = available_kib();
 
@@ -671,7 +656,6 @@ START_TEST(la57_exit_with_pages_all_over)
 	}
 	assert_available(before, 16 * 1024);
 }
-END_TEST
 
 /* The end of what is mapped below 2^47: above the stack there is a gap of random size. */
 static char *end_of_low_mappings(void)
@@ -689,7 +673,7 @@ static char *end_of_low_mappings(void)
 }
 
 /* What a 4-level table has addresses for ends within the surface. */
-START_TEST(la57_surface_across_2_to_the_47)
+TEST(la57_surface_across_2_to_the_47, .needs_cpu = "la57")
 {
 	char *const border = (char *)(1UL << 47), *start = end_of_low_mappings();
 	struct exmap *ex = exmap_high(start, border - start + GIB, 100, -1);
@@ -715,33 +699,8 @@ START_TEST(la57_surface_across_2_to_the_47)
 	assert_ok(munmap(ex->surface, ex->size));
 	assert_mapped(ex, 0);
 }
-END_TEST
-
-/* For vm/check, which has them run on a machine that has it: test-all --la57. */
-#define TEST_LA57(fn) TEST_NEEDS_CPU(fn, "la57")
-
-static const struct test tests[] = {
-	TEST(directory_of_100_tib),
-	TEST(directory_is_made_by_threads),
-	TEST(charges_of_each_kind),
-	TEST(charges_of_a_quarantine),
-	TEST(interface_above_memlock_is_enomem),
-	TEST(quarantine_above_memlock_flushes_at_once),
-	TEST(interfaces_of_many_exmaps_stay_within_memlock),
-	TEST(interfaces_with_cap_ipc_lock_have_no_limit),
-	TEST_NEEDS(interfaces_without_memlock_have_no_limit, MEMLOCK),
-	TEST_NEEDS(charges_are_given_back_to_who_paid, MEMLOCK),
-	TEST_LA57(la57_surface_of_62_pib_is_cheap),
-	TEST_LA57(la57_alloc_and_free_all_over),
-	TEST_LA57(la57_read_and_write_all_over),
-	TEST_LA57(la57_munmap_with_pages_all_over),
-	TEST_LA57(la57_dontneed_of_all),
-	TEST_LA57(la57_exit_with_pages_all_over),
-	TEST_LA57(la57_surface_across_2_to_the_47),
-	{ }
-};
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of the kernel memory that an exmap takes.", tests);
+	return check_main(argc, argv, "Tests of the kernel memory that an exmap takes.");
 }

@@ -322,7 +322,7 @@ static void kill_waiter(call_fn call)
 }
 
 #define TEST_KILL(call)								\
-	START_TEST(killed_while_it_waits_for_##call) { kill_waiter(call_##call); } END_TEST
+	TEST(killed_while_it_waits_for_##call) { kill_waiter(call_##call); }
 
 TEST_KILL(alloc)
 TEST_KILL(free)
@@ -455,7 +455,7 @@ static void second_user(int file)
 		pause();
 }
 
-START_TEST(completions_do_not_wait_for_another_user)
+TEST(completions_do_not_wait_for_another_user, .needs_env = "EXMAP_TEST_SLOW_DEVICE")
 {
 	int file = file_open(getenv("EXMAP_TEST_DEVICE"), O_DIRECT);
 	int slow = file_open(getenv("EXMAP_TEST_SLOW_DEVICE"), O_DIRECT);
@@ -512,24 +512,8 @@ START_TEST(completions_do_not_wait_for_another_user)
 	ck_assert_int_eq(waitpid(first, NULL, 0), first);
 	assert_ok(rmdir(GROUP));
 }
-END_TEST
-
-static const struct test tests[] = {
-	TEST(killed_while_it_waits_for_alloc),
-	TEST(killed_while_it_waits_for_free),
-	TEST(killed_while_it_waits_for_free_deferred),
-	TEST(killed_while_it_waits_for_flush),
-	TEST(killed_while_it_waits_for_read),
-	TEST(killed_while_it_waits_for_write),
-	TEST(killed_while_it_waits_for_pread),
-	TEST(killed_while_it_waits_for_pread_alloc),
-	TEST(killed_while_it_waits_for_alloc_all),
-	TEST_NEEDS_ENV(completions_do_not_wait_for_another_user, "EXMAP_TEST_SLOW_DEVICE"),
-	{ }
-};
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of the exmap module with a thread that cannot run.",
-			  tests);
+	return check_main(argc, argv, "Tests of the exmap module with a thread that cannot run.");
 }

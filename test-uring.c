@@ -320,11 +320,9 @@ enum kind {
 	what(name, aio_writev, AIO_WRITEV)
 
 #define TEST_OF_KIND(name, suffix, kind)		\
-	START_TEST(name##_##suffix) { name(kind); } END_TEST
-#define TABLE_OF_KIND(name, suffix, kind)		\
-	TEST_NEEDS_ENV(name##_##suffix, "EXMAP_TEST_DEVICE"),
-#define TABLE_OF_KIND_SLOW(name, suffix, kind)		\
-	TEST_NEEDS_ENV(name##_##suffix, "EXMAP_TEST_SLOW_DEVICE"),
+	TEST(name##_##suffix, ON_A_DEVICE) { name(kind); }
+#define TEST_OF_KIND_SLOW(name, suffix, kind)		\
+	TEST(name##_##suffix, .needs_env = "EXMAP_TEST_SLOW_DEVICE") { name(kind); }
 
 static bool is_write(enum kind kind)
 {
@@ -575,8 +573,8 @@ static void returns_at_once(enum kind kind)
 	assert_request_done(&r);
 	assert_nothing_lost(r.ex);
 }
-FOR_ALL(TEST_OF_KIND, returns_at_once)
-FOR_VECTORS(TEST_OF_KIND, returns_at_once)
+FOR_ALL(TEST_OF_KIND_SLOW, returns_at_once)
+FOR_VECTORS(TEST_OF_KIND_SLOW, returns_at_once)
 
 static void in_flight(enum kind kind)
 {
@@ -672,7 +670,7 @@ FOR_RINGS(TEST_OF_KIND, with_deferred_completions)
 FOR_RINGS(TEST_OF_KIND, with_worker_threads)
 
 /* There is nothing to poll. Commands are for the kernel to decide: 7.3 lets them complete. */
-START_TEST(iopoll_is_refused)
+TEST(iopoll_is_refused, ON_A_DEVICE)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", 20);
 	struct exmap *ex = exmap_on(fd, POOL);
@@ -688,10 +686,9 @@ START_TEST(iopoll_is_refused)
 	ck_assert(res < 0 || holds(where(ex, 2), 2, 0));
 	assert_nothing_lost(ex);
 }
-END_TEST
 
 /* Each shape of ring carries commands and reads. */
-START_TEST(rings_of_all_shapes)
+TEST(rings_of_all_shapes, ON_A_DEVICE)
 {
 	static const unsigned int flags[] = {
 		0, IORING_SETUP_SQE128, IORING_SETUP_CQE32,
@@ -718,9 +715,8 @@ START_TEST(rings_of_all_shapes)
 	}
 	assert_nothing_lost(ex);
 }
-END_TEST
 
-START_TEST(registered_file)
+TEST(registered_file, ON_A_DEVICE)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", 20);
 	struct exmap *ex = exmap_on(fd, POOL);
@@ -735,7 +731,6 @@ START_TEST(registered_file)
 	ck_assert(holds(where(ex, 1), 1, 0) && holds(where(ex, 2), 2, 0));
 	assert_nothing_lost(ex);
 }
-END_TEST
 
 /*
  * Results and errors of READ, READV, WRITE and WRITEV: as of pread and pwrite
@@ -753,7 +748,7 @@ static int uring_rw(struct io_uring *ring, int op, int fd, char *start, size_t l
 	return ring_result(ring);
 }
 
-START_TEST_BOTH(uring_refusals)
+TEST_BOTH(uring_refusals)
 {
 	static const int reads[] = { IORING_OP_READ, IORING_OP_READV };
 	static const int writes[] = { IORING_OP_WRITE, IORING_OP_WRITEV };
@@ -791,7 +786,7 @@ START_TEST_BOTH(uring_refusals)
 	ck_assert_int_eq(uring_rw(&ring, IORING_OP_WRITE, ex->fd, s, PAGE, write), -EPROTO);
 }
 
-START_TEST_BOTH(uring_ends_early)
+TEST_BOTH(uring_ends_early)
 {
 	int fd = backing_open(device, O_RDWR);
 	struct exmap *ex = exmap_on(fd, 20);
@@ -827,7 +822,7 @@ START_TEST_BOTH(uring_ends_early)
 	ck_assert(whole_pool(ex, 20));
 }
 
-START_TEST(uring_at_the_end_of_the_file)
+TEST(uring_at_the_end_of_the_file)
 {
 	int fd = backing_open(false, O_RDWR);
 	struct exmap *ex = exmap_on(fd, POOL);
@@ -843,10 +838,9 @@ START_TEST(uring_at_the_end_of_the_file)
 	assert_mapped(ex, 3);
 	assert_nothing_lost(ex);
 }
-END_TEST
 
 /* The same where nothing is known before the device has answered. */
-START_TEST(uring_at_the_end_of_the_device)
+TEST(uring_at_the_end_of_the_device, ON_A_DEVICE)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", 1);
 	const size_t pages = lseek(fd, 0, SEEK_END) / PAGE;
@@ -864,7 +858,6 @@ START_TEST(uring_at_the_end_of_the_device)
 	ck_assert_int_eq(release(ex, 0, pages - 2, 10), 4);
 	assert_nothing_lost(ex);
 }
-END_TEST
 
 /*
  * The last page of a device that ends within it: written as far as the device goes, it counts,
@@ -874,8 +867,8 @@ END_TEST
 	FOR_WRITES(what, name)				\
 	what(name, action, BY_ACTION)			\
 	what(name, pwrite, BY_PREAD)
-#define TABLE_OF_KIND_ODD(name, suffix, kind)		\
-	TEST_NEEDS_ENV(name##_##suffix, "EXMAP_TEST_ODD_DEVICE"),
+#define TEST_OF_KIND_ODD(name, suffix, kind)		\
+	TEST(name##_##suffix, .needs_env = "EXMAP_TEST_ODD_DEVICE") { name(kind); }
 
 /* Returns bytes, or an error. */
 static long write_by(struct request *r, uint64_t page, unsigned int pages)
@@ -942,9 +935,9 @@ static void last_page_of_a_device(enum kind kind)
 	last_page_on(kind, O_DIRECT);
 	last_page_on(kind, 0);
 }
-FOR_WRITE_DOORS(TEST_OF_KIND, last_page_of_a_device)
+FOR_WRITE_DOORS(TEST_OF_KIND_ODD, last_page_of_a_device)
 
-START_TEST(read_fixed_on_the_exmap_is_einval)
+TEST(read_fixed_on_the_exmap_is_einval)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), POOL);
 	struct exmap_iov *buffer;
@@ -958,10 +951,9 @@ START_TEST(read_fixed_on_the_exmap_is_einval)
 	ck_assert_int_eq(ring_result(&ring), -EINVAL);
 	assert_nothing_lost(ex);
 }
-END_TEST
 
 /* A buffer that the kernel picks is not on the surface. */
-START_TEST(provided_buffer_is_refused)
+TEST(provided_buffer_is_refused)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), POOL);
 	char *buffer = aligned_alloc(PAGE, 4 * PAGE);
@@ -978,9 +970,8 @@ START_TEST(provided_buffer_is_refused)
 	ck_assert_int_eq(ring_result(&ring), -EFAULT);
 	assert_nothing_lost(ex);
 }
-END_TEST
 
-START_TEST(uring_before_setup_or_without_a_file)
+TEST(uring_before_setup_or_without_a_file)
 {
 	int fd = exmap_open();
 	char *surface = map_surface(fd, MIB);
@@ -1005,9 +996,8 @@ START_TEST(uring_before_setup_or_without_a_file)
 	ck_assert_uint_eq(entries[0].value, request_of(1, 1).value);
 	ck_assert_int_eq(cmd(&ring, fd, place(0, EXMAP_OP_FREE), surface, 4 * PAGE), 4 * PAGE);
 }
-END_TEST
 
-START_TEST(uring_without_a_surface_is_eproto)
+TEST(uring_without_a_surface_is_eproto)
 {
 	char *memory = aligned_alloc(PAGE, PAGE);
 	struct exmap_iov *entries;
@@ -1026,10 +1016,9 @@ START_TEST(uring_without_a_surface_is_eproto)
 		ck_assert_uint_eq(entries[0].value, request_of(1, 1).value);
 	}
 }
-END_TEST
 
 /* Neither by its own ring, nor by one that it shares with the owner. */
-START_TEST(uring_of_another_process_is_eperm)
+TEST(uring_of_another_process_is_eperm)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), POOL);
 	struct io_uring shared, own;
@@ -1067,7 +1056,6 @@ START_TEST(uring_of_another_process_is_eperm)
 	assert_mapped(ex, 0);
 	assert_nothing_lost(ex);
 }
-END_TEST
 
 static long libaio_result(io_context_t aio, struct iocb *iocb)
 {
@@ -1084,7 +1072,7 @@ static long libaio_result(io_context_t aio, struct iocb *iocb)
  * Whoever carries a request out for a process has its memory, and is told whose it is by
  * that. The one that has none is the kernel thread for libaio's fsync.
  */
-START_TEST(threads_for_another_process_get_eperm)
+TEST(threads_for_another_process_get_eperm)
 {
 	static const int flags[] = { 0, IORING_SETUP_SQPOLL };
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), POOL);
@@ -1128,12 +1116,11 @@ START_TEST(threads_for_another_process_get_eperm)
 	ck_assert(holds(ex->surface, 0, 0));
 	assert_nothing_lost(ex);
 }
-END_TEST
 
 /*
  * Commands
  */
-START_TEST_BOTH(cmd_on_a_range)
+TEST_BOTH(cmd_on_a_range)
 {
 	int fd = backing_open(device, O_RDWR);
 	struct exmap *ex = exmap_on(fd, POOL);
@@ -1160,7 +1147,7 @@ START_TEST_BOTH(cmd_on_a_range)
 	assert_nothing_lost(ex);
 }
 
-START_TEST_BOTH(cmd_refusals)
+TEST_BOTH(cmd_refusals)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), POOL);
 	char *s = ex->surface, *elsewhere = aligned_alloc(PAGE, PAGE);
@@ -1192,7 +1179,7 @@ START_TEST_BOTH(cmd_refusals)
 		ck_assert_msg(cmd(&ring, ex->fd, place(0, op), s, PAGE) == -EPROTO, "op %d", op);
 }
 
-START_TEST_BOTH(cmd_without_memory)
+TEST_BOTH(cmd_without_memory)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 10);
 	struct io_uring ring;
@@ -1208,7 +1195,7 @@ START_TEST_BOTH(cmd_without_memory)
 }
 
 /* A result is an int: it cannot say more than this. */
-START_TEST(cmd_on_a_very_long_range)
+TEST(cmd_on_a_very_long_range)
 {
 	struct exmap *ex = exmap_new_file(16 * GIB, POOL, 2, 0, backing_open(false, O_RDWR));
 	static const size_t len[] = { 2 * GIB, 4 * GIB, 8 * GIB };
@@ -1226,9 +1213,8 @@ START_TEST(cmd_on_a_very_long_range)
 	}
 	assert_nothing_lost(ex);
 }
-END_TEST
 
-START_TEST_BOTH(fixed_batch)
+TEST_BOTH(fixed_batch)
 {
 	int fd = backing_open(device, O_RDWR);
 	struct exmap *ex = exmap_on(fd, 600);
@@ -1269,7 +1255,7 @@ START_TEST_BOTH(fixed_batch)
 	ck_assert(whole_pool(ex, 600));
 }
 
-START_TEST_BOTH(fixed_counts_failures)
+TEST_BOTH(fixed_counts_failures)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), POOL);
 	struct exmap_iov *iov;
@@ -1296,7 +1282,7 @@ START_TEST_BOTH(fixed_counts_failures)
 	assert_nothing_lost(ex);
 }
 
-START_TEST_BOTH(fixed_without_memory)
+TEST_BOTH(fixed_without_memory)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 10);
 	struct exmap_iov *iov;
@@ -1335,7 +1321,7 @@ START_TEST_BOTH(fixed_without_memory)
 }
 
 /* The page that the second entry lacks is the first one's, as for ACTION. */
-START_TEST_BOTH(fixed_of_the_same_page_twice)
+TEST_BOTH(fixed_of_the_same_page_twice)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 10);
 	struct exmap_iov *iov;
@@ -1357,7 +1343,7 @@ START_TEST_BOTH(fixed_of_the_same_page_twice)
 	ck_assert(whole_pool(ex, 10));
 }
 
-START_TEST(fixed_refusals)
+TEST(fixed_refusals)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), POOL);
 	char *elsewhere = aligned_alloc(PAGE, PAGE);
@@ -1415,10 +1401,9 @@ START_TEST(fixed_refusals)
 		ck_assert_uint_eq(iov[0].value, untouched);
 	}
 }
-END_TEST
 
 /* No buffer is registered at all. */
-START_TEST(fixed_without_a_buffer)
+TEST(fixed_without_a_buffer)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), POOL);
 	struct exmap_iov iov = request_of(1, 1);
@@ -1429,10 +1414,9 @@ START_TEST(fixed_without_a_buffer)
 	ck_assert_int_eq(ring_result(&ring), -EFAULT);
 	assert_mapped(ex, 0);
 }
-END_TEST
 
 /* The worker finds the end of the file in the answer, and must not ask again. */
-START_TEST(fixed_across_the_end_of_a_direct_file)
+TEST(fixed_across_the_end_of_a_direct_file, .needs_env = "EXMAP_TEST_DIRECTORY")
 {
 	int fd = file_open(getenv("EXMAP_TEST_DIRECTORY"), O_DIRECT);
 	struct exmap *ex = exmap_on(fd, POOL);
@@ -1457,10 +1441,9 @@ START_TEST(fixed_across_the_end_of_a_direct_file)
 	assert_mapped(ex, 4);
 	assert_nothing_lost(ex);
 }
-END_TEST
 
 /* The entries are those that were there at submission. */
-START_TEST(fixed_reads_its_entries_once)
+TEST(fixed_reads_its_entries_once, ON_A_DEVICE)
 {
 	struct request r;
 
@@ -1475,10 +1458,9 @@ START_TEST(fixed_reads_its_entries_once)
 	assert_mapped(r.ex, PAGES);
 	assert_nothing_lost(r.ex);
 }
-END_TEST
 
 /* The registered buffer is gone from the address space: the ring has it still. */
-START_TEST(fixed_with_its_buffer_unmapped)
+TEST(fixed_with_its_buffer_unmapped, ON_A_DEVICE)
 {
 	struct request r;
 
@@ -1490,10 +1472,9 @@ START_TEST(fixed_with_its_buffer_unmapped)
 	assert_request_done(&r);
 	assert_nothing_lost(r.ex);
 }
-END_TEST
 
 /* A positive result is a success: what is linked to it runs. */
-START_TEST_BOTH(links_go_on_after_success)
+TEST_BOTH(links_go_on_after_success)
 {
 	int fd = backing_open(device, O_RDWR);
 	struct exmap *ex = exmap_on(fd, POOL);
@@ -1531,7 +1512,7 @@ START_TEST_BOTH(links_go_on_after_success)
 	assert_nothing_lost(ex);
 }
 
-START_TEST_BOTH(links_end_with_a_failure)
+TEST_BOTH(links_end_with_a_failure)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), POOL);
 	struct io_uring_sqe *sqe;
@@ -1880,8 +1861,8 @@ FOR_READS(TEST_OF_KIND, same_pages_in_flight)
 	FOR_READS(what, name)				\
 	what(name, action, BY_ACTION)			\
 	what(name, pread, BY_PREAD)
-#define TABLE_OF_KIND_NARROW(name, suffix, kind)	\
-	TEST_NEEDS_ENV(name##_##suffix, "EXMAP_TEST_NARROW"),
+#define TEST_OF_KIND_NARROW(name, suffix, kind)	\
+	TEST(name##_##suffix, .needs_env = "EXMAP_TEST_NARROW") { name(kind); }
 
 /* What becomes of the first pages; nothing of the rest. */
 enum {
@@ -2050,7 +2031,7 @@ static void replaced_in_flight(enum kind kind)
 	}
 	ck_assert(whole_pool(ex, 2 * NARROW_PAGES));
 }
-FOR_READ_DOORS(TEST_OF_KIND, replaced_in_flight)
+FOR_READ_DOORS(TEST_OF_KIND_NARROW, replaced_in_flight)
 
 /* If a page comes and goes each time it is read then the caller is told so in the end. */
 static void replaced_every_time(enum kind kind)
@@ -2088,8 +2069,8 @@ static void replaced_every_time(enum kind kind)
 	assert_mapped(ex, 0);
 	assert_nothing_lost(ex);
 }
-TEST_OF_KIND(replaced_every_time, action, BY_ACTION)
-TEST_OF_KIND(replaced_every_time, pread, BY_PREAD)
+TEST_OF_KIND_NARROW(replaced_every_time, action, BY_ACTION)
+TEST_OF_KIND_NARROW(replaced_every_time, pread, BY_PREAD)
 
 /* The device gets what was there, and the page's new owner keeps what is his. */
 static void free_and_reuse_in_flight(enum kind kind)
@@ -2321,20 +2302,18 @@ static void many_out_of_order(bool commands)
 	ck_assert(whole_pool(ex, MANY + POOL));
 }
 
-START_TEST(many_reads_out_of_order)
+TEST(many_reads_out_of_order, ON_A_DEVICE)
 {
 	many_out_of_order(false);
 }
-END_TEST
 
-START_TEST(many_commands_out_of_order)
+TEST(many_commands_out_of_order, ON_A_DEVICE)
 {
 	many_out_of_order(true);
 }
-END_TEST
 
 /* One submission of libaio's. */
-START_TEST(many_by_libaio)
+TEST(many_by_libaio, ON_A_DEVICE)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", FILE_PAGES);
 	struct exmap *ex = exmap_on(fd, MANY);
@@ -2367,7 +2346,6 @@ START_TEST(many_by_libaio)
 	assert_mapped(ex, MANY);
 	ck_assert(whole_pool(ex, MANY));
 }
-END_TEST
 
 /* More than the device takes at a time. Returns whether submission was done before any answer. */
 static bool submit_more_than_the_device_takes(struct exmap *ex, struct io_uring *ring)
@@ -2388,7 +2366,7 @@ static bool submit_more_than_the_device_takes(struct exmap *ex, struct io_uring 
 	return at_once;
 }
 
-START_TEST(more_than_the_device_takes)
+TEST(more_than_the_device_takes, .needs_env = "EXMAP_TEST_SLOW_DEVICE")
 {
 	int fd = device_open("EXMAP_TEST_SLOW_DEVICE", FILE_PAGES);
 	struct exmap *ex = exmap_on(fd, MANY);
@@ -2398,13 +2376,12 @@ START_TEST(more_than_the_device_takes)
 	for (int tries = 0; !submit_more_than_the_device_takes(ex, &ring); tries++)
 		ck_assert_msg(tries < 10, "submission waits for the device");
 }
-END_TEST
 
 /*
  * The device takes it in pieces, and would refuse each time to do that without waiting:
  * it is told to wait in the first place.
  */
-START_TEST(more_pieces_of_memory_than_the_device_takes)
+TEST(more_pieces_of_memory_than_the_device_takes, .needs_env = "EXMAP_TEST_SLOW_DEVICE")
 {
 	int fd = device_open("EXMAP_TEST_SLOW_DEVICE", FILE_PAGES);
 	const int pieces = device_limit("EXMAP_TEST_SLOW_DEVICE", "max_segments");
@@ -2429,13 +2406,12 @@ START_TEST(more_pieces_of_memory_than_the_device_takes)
 	ck_assert_int_eq(ring_result(&ring), pages * PAGE);
 	assert_threads(1);
 }
-END_TEST
 
 /*
  * Commands that come again, by way of a worker, when the entry in the queue that they were
  * made of is another's already.
  */
-START_TEST_BOTH(commands_through_a_queue_of_one)
+TEST_BOTH(commands_through_a_queue_of_one)
 {
 	enum { COMMANDS = 64, STEP = 3 };
 	int fd = backing_open(device, O_RDWR);
@@ -2473,7 +2449,7 @@ START_TEST_BOTH(commands_through_a_queue_of_one)
 }
 
 /* It is done by a kernel thread. */
-START_TEST(fsync_by_libaio)
+TEST(fsync_by_libaio)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), POOL);
 	struct exmap *without = exmap_new(MIB, 10, 1);
@@ -2491,7 +2467,6 @@ START_TEST(fsync_by_libaio)
 	ck_assert_int_eq(io_getevents(aio, 1, 1, &event, NULL), 1);
 	ck_assert_int_eq((long)event.res, -EOPNOTSUPP);
 }
-END_TEST
 
 /* The kernel complains of a task that sleeps for longer than it is told to put up with. */
 #define HUNG_TASK "/proc/sys/kernel/hung_task_timeout_secs"
@@ -2501,7 +2476,7 @@ static void *reader_of_two(void *arg)
 	return (void *)(long)run(arg, 0, EXMAP_OP_READ, FIRST, 2);
 }
 
-START_TEST(a_slow_device_is_no_hung_task)
+TEST(a_slow_device_is_no_hung_task, ON_A_DEVICE)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", FIRST + PAGES);
 	struct exmap *ex = exmap_on(fd, POOL);
@@ -2521,7 +2496,6 @@ START_TEST(a_slow_device_is_no_hung_task)
 	pthread_join(thread, &read);
 	ck_assert_int_eq((long)read, 2);
 }
-END_TEST
 
 /* More than the module has under way at a time for one call. */
 enum { LARGE = 9000 };
@@ -2532,7 +2506,7 @@ static struct exmap *large_exmap(int *fd)
 	return exmap_new_file(2 * LARGE * PAGE, LARGE + 100, 2, 0, *fd);
 }
 
-START_TEST(read_and_write_of_many_windows)
+TEST(read_and_write_of_many_windows, ON_A_DEVICE)
 {
 	struct io_uring ring;
 	struct exmap *ex;
@@ -2554,10 +2528,9 @@ START_TEST(read_and_write_of_many_windows)
 		ck_assert(holds(where(ex, page), page, 1));
 	assert_mapped(ex, LARGE);
 }
-END_TEST
 
 /* It need not be all at once, but none of it may wait in submission. */
-START_TEST(many_windows_in_flight)
+TEST(many_windows_in_flight, ON_A_DEVICE)
 {
 	struct request r = { };
 
@@ -2573,10 +2546,9 @@ START_TEST(many_windows_in_flight)
 		ck_assert(holds(where(r.ex, page), page, 0));
 	assert_mapped(r.ex, LARGE);
 }
-END_TEST
 
 /* The surface goes between the first window and the next. */
-START_TEST(many_windows_and_munmap)
+TEST(many_windows_and_munmap, ON_A_DEVICE)
 {
 	struct request r = { };
 
@@ -2590,7 +2562,6 @@ START_TEST(many_windows_and_munmap)
 	assert_result(&r, -EPROTO);
 	assert_mapped(r.ex, 0);
 }
-END_TEST
 
 /*
  * Integrity: a device larger than the pool; threads with a ring and an interface
@@ -2695,21 +2666,20 @@ static void integrity(int fd, unsigned int ring_flags)
 	ck_assert(whole_pool(ex, WORKERS * BATCH));
 }
 
-START_TEST_BOTH(integrity_of_requests)
+TEST_BOTH(integrity_of_requests)
 {
 	integrity(backing_open(device, O_RDWR), 0);
 }
 
-START_TEST(integrity_with_sqpoll)
+TEST(integrity_with_sqpoll, ON_A_DEVICE)
 {
 	integrity(backing_open(true, O_RDWR), IORING_SETUP_SQPOLL);
 }
-END_TEST
 
 /*
  * The device's own file, with surface pages
  */
-START_TEST(own_requests_with_surface_pages)
+TEST(own_requests_with_surface_pages, ON_A_DEVICE)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", FILE_PAGES);
 	struct exmap *ex = exmap_on(fd, POOL);
@@ -2742,7 +2712,6 @@ START_TEST(own_requests_with_surface_pages)
 		ck_assert(holds(where(ex, 10 + page), 70 + page, 8));
 	assert_nothing_lost(ex);
 }
-END_TEST
 
 /* A page that the device will write to is freed: it is nobody's until that is over. */
 static void free_under_own_read(bool libaio)
@@ -2780,17 +2749,15 @@ static void free_under_own_read(bool libaio)
 	assert_nothing_lost(ex);
 }
 
-START_TEST(free_under_own_read_by_libaio)
+TEST(free_under_own_read_by_libaio, ON_A_DEVICE)
 {
 	free_under_own_read(true);
 }
-END_TEST
 
-START_TEST(free_under_own_read_by_io_uring)
+TEST(free_under_own_read_by_io_uring, ON_A_DEVICE)
 {
 	free_under_own_read(false);
 }
-END_TEST
 
 /* Until 6.4 io_uring did not take memory that is mapped from a file. */
 static bool registers_file_memory(void)
@@ -2803,7 +2770,7 @@ static bool registers_file_memory(void)
 	return major > 6 || (major == 6 && minor >= 5);
 }
 
-START_TEST(surface_pages_as_registered_buffer)
+TEST(surface_pages_as_registered_buffer, ON_A_DEVICE)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", FILE_PAGES);
 	struct exmap *ex = exmap_on(fd, POOL);
@@ -2843,12 +2810,11 @@ START_TEST(surface_pages_as_registered_buffer)
 	ck_assert_int_eq(io_uring_unregister_buffers(&ring), 0);
 	assert_nothing_lost(ex);
 }
-END_TEST
 
 /*
  * Errors of the device
  */
-START_TEST(bad_page)
+TEST(bad_page, .needs_env = "EXMAP_TEST_BAD_DEVICE")
 {
 	int fd = open(getenv("EXMAP_TEST_BAD_DEVICE"), O_RDWR | O_DIRECT);
 	struct exmap *ex = exmap_on(fd, POOL);
@@ -2915,99 +2881,11 @@ START_TEST(bad_page)
 	ck_assert(all_bytes(where(ex, 50), 0x5a));
 	assert_nothing_lost(ex);
 }
-END_TEST
-
-#define TEST_DEVICE(name)	TEST_NEEDS_ENV(name, "EXMAP_TEST_DEVICE")
-
-static const struct test tests[] = {
-	FOR_ALL(TABLE_OF_KIND_SLOW, returns_at_once)
-	FOR_VECTORS(TABLE_OF_KIND_SLOW, returns_at_once)
-	FOR_ALL(TABLE_OF_KIND, in_flight)
-	FOR_VECTORS(TABLE_OF_KIND, in_flight)
-	FOR_RINGS(TABLE_OF_KIND, with_sqpoll)
-	FOR_RINGS(TABLE_OF_KIND, with_deferred_completions)
-	FOR_RINGS(TABLE_OF_KIND, with_worker_threads)
-	TEST_DEVICE(iopoll_is_refused),
-	TEST_DEVICE(rings_of_all_shapes),
-	TEST_DEVICE(registered_file),
-	TEST_BOTH(uring_refusals),
-	TEST_BOTH(uring_ends_early),
-	TEST(uring_at_the_end_of_the_file),
-	TEST_DEVICE(uring_at_the_end_of_the_device),
-	FOR_WRITE_DOORS(TABLE_OF_KIND_ODD, last_page_of_a_device)
-	TEST(read_fixed_on_the_exmap_is_einval),
-	TEST(provided_buffer_is_refused),
-	TEST(uring_before_setup_or_without_a_file),
-	TEST(uring_without_a_surface_is_eproto),
-	TEST(uring_of_another_process_is_eperm),
-	TEST(threads_for_another_process_get_eperm),
-	TEST_BOTH(cmd_on_a_range),
-	TEST_BOTH(cmd_refusals),
-	TEST_BOTH(cmd_without_memory),
-	TEST(cmd_on_a_very_long_range),
-	TEST_BOTH(fixed_batch),
-	TEST_BOTH(fixed_counts_failures),
-	TEST_BOTH(fixed_without_memory),
-	TEST_BOTH(fixed_of_the_same_page_twice),
-	TEST(fixed_refusals),
-	TEST(fixed_without_a_buffer),
-	TEST_NEEDS_ENV(fixed_across_the_end_of_a_direct_file, "EXMAP_TEST_DIRECTORY"),
-	TEST_DEVICE(fixed_reads_its_entries_once),
-	TEST_DEVICE(fixed_with_its_buffer_unmapped),
-	TEST_BOTH(links_go_on_after_success),
-	TEST_BOTH(links_end_with_a_failure),
-	FOR_RINGS(TABLE_OF_KIND, cancel_in_flight)
-	FOR_RINGS(TABLE_OF_KIND, queue_exit_in_flight)
-	TEST_DEVICE(io_destroy_in_flight_aio_read),
-	TEST_DEVICE(io_destroy_in_flight_aio_write),
-	FOR_ALL(TABLE_OF_KIND, munmap_in_flight)
-	FOR_ALL(TABLE_OF_KIND, munmap_and_mmap_in_flight)
-	FOR_ALL(TABLE_OF_KIND, dontneed_in_flight)
-	FOR_ALL(TABLE_OF_KIND, close_in_flight)
-	FOR_ALL(TABLE_OF_KIND, drop_all_in_flight)
-	FOR_ALL(TABLE_OF_KIND, close_backing_in_flight)
-	FOR_READS(TABLE_OF_KIND, reserved_in_flight)
-	FOR_READS(TABLE_OF_KIND, alloc_in_flight)
-	FOR_READS(TABLE_OF_KIND, alloc_and_free_in_flight)
-	FOR_READS(TABLE_OF_KIND, same_pages_in_flight)
-	FOR_READS(TABLE_OF_KIND, page_comes_and_goes_in_flight)
-	FOR_READ_DOORS(TABLE_OF_KIND_NARROW, replaced_in_flight)
-	TABLE_OF_KIND_NARROW(replaced_every_time, action, BY_ACTION)
-	TABLE_OF_KIND_NARROW(replaced_every_time, pread, BY_PREAD)
-	FOR_WRITES(TABLE_OF_KIND, free_and_reuse_in_flight)
-	FOR_ALL(TABLE_OF_KIND, fork_in_flight)
-	FOR_ALL(TABLE_OF_KIND, thread_exit_in_flight)
-	FOR_ALL(TABLE_OF_KIND, exit_in_flight)
-	FOR_ALL(TABLE_OF_KIND, kill_in_flight)
-	FOR_ALL(TABLE_OF_KIND, exec_in_flight)
-	FOR_RINGS(TABLE_OF_KIND, kill_with_sqpoll)
-	FOR_RINGS(TABLE_OF_KIND, exit_with_deferred_completions)
-	TEST_DEVICE(many_reads_out_of_order),
-	TEST_DEVICE(many_commands_out_of_order),
-	TEST_DEVICE(many_by_libaio),
-	TEST_NEEDS_ENV(more_than_the_device_takes, "EXMAP_TEST_SLOW_DEVICE"),
-	TEST_BOTH(commands_through_a_queue_of_one),
-	TEST(fsync_by_libaio),
-	TEST_DEVICE(a_slow_device_is_no_hung_task),
-	TEST_NEEDS_ENV(more_pieces_of_memory_than_the_device_takes, "EXMAP_TEST_SLOW_DEVICE"),
-	TEST_DEVICE(read_and_write_of_many_windows),
-	TEST_DEVICE(many_windows_in_flight),
-	TEST_DEVICE(many_windows_and_munmap),
-	TEST_BOTH(integrity_of_requests),
-	TEST_DEVICE(integrity_with_sqpoll),
-	TEST_DEVICE(own_requests_with_surface_pages),
-	TEST_DEVICE(free_under_own_read_by_libaio),
-	TEST_DEVICE(free_under_own_read_by_io_uring),
-	TEST_DEVICE(surface_pages_as_registered_buffer),
-	TEST_NEEDS_ENV(bad_page, "EXMAP_TEST_BAD_DEVICE"),
-	{ }
-};
 
 int main(int argc, char **argv)
 {
 	return check_main(argc, argv,
 			  "Tests of asynchronous I/O. They overwrite the block devices named by\n"
 			  "$EXMAP_TEST_DEVICE, $EXMAP_TEST_SLOW_DEVICE, $EXMAP_TEST_BAD_DEVICE,\n"
-			  "$EXMAP_TEST_ODD_DEVICE and $EXMAP_TEST_NARROW (a directory of configfs).",
-			  tests);
+			  "$EXMAP_TEST_ODD_DEVICE and $EXMAP_TEST_NARROW (a directory of configfs).");
 }

@@ -82,7 +82,7 @@ static const char *page_at(const struct exmap *exmap, uint64_t page)
 /*
  * exmap_open(), exmap_close(), exmap_strerror()
  */
-START_TEST(open_sets_up_and_close_undoes_it)
+TEST(open_sets_up_and_close_undoes_it)
 {
 	int before = held(), fd;
 	struct exmap exmap;
@@ -114,7 +114,6 @@ START_TEST(open_sets_up_and_close_undoes_it)
 	assert_ok(close(fd));
 	assert_ok(madvise(surface, EXMAP_PAGE_SIZE, MADV_NORMAL));
 }
-END_TEST
 
 struct open_case {
 	uint64_t surface, pool;
@@ -123,7 +122,7 @@ struct open_case {
 	int err;
 };
 
-START_TEST(open_out_of_range)
+TEST(open_out_of_range)
 {
 	static const struct open_case cases[] = {
 		{ 0, 1, 1, 0, EINVAL },
@@ -156,7 +155,6 @@ START_TEST(open_out_of_range)
 		ck_assert_int_eq(held(), before);
 	}
 }
-END_TEST
 
 static void refuse_backing(int backing, int err)
 {
@@ -167,7 +165,7 @@ static void refuse_backing(int backing, int err)
 	ck_assert_int_eq(held(), before);
 }
 
-START_TEST(open_refuses_backing)
+TEST(open_refuses_backing)
 {
 	int ends[2];
 
@@ -179,9 +177,8 @@ START_TEST(open_refuses_backing)
 	refuse_backing(ends[0], ESPIPE);
 	refuse_backing(open("/dev/zero", O_RDWR), EINVAL);
 }
-END_TEST
 
-START_TEST(backing_may_be_closed)
+TEST(backing_may_be_closed)
 {
 	int file = file_of_letters(2);
 	struct exmap_interface interface;
@@ -192,9 +189,8 @@ START_TEST(backing_may_be_closed)
 	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_READ, 1), 1);
 	ck_assert_int_eq(*page_at(&exmap, 1), 'B');
 }
-END_TEST
 
-START_TEST(open_within_memlock)
+TEST(open_within_memlock)
 {
 	struct exmap_interface interface;
 	int before = held();
@@ -220,10 +216,9 @@ START_TEST(open_within_memlock)
 	ck_assert_int_eq(exmap_open(&exmap, SURFACE, 1, 1, -1, 0), -EPERM);
 	ck_assert_int_eq(held(), before);
 }
-END_TEST
 
 /* With another /dev, for this process alone. */
-START_TEST(open_without_device)
+TEST(open_without_device)
 {
 	int before = held();
 	struct exmap exmap;
@@ -239,9 +234,8 @@ START_TEST(open_without_device)
 	ck_assert_int_eq(exmap_open(&exmap, SURFACE, 1, 1, -1, 0), -EACCES);
 	ck_assert_int_eq(held(), before);
 }
-END_TEST
 
-START_TEST(strerror_says_what_to_do)
+TEST(strerror_says_what_to_do)
 {
 	static const struct {
 		int err;
@@ -261,12 +255,11 @@ START_TEST(strerror_says_what_to_do)
 	}
 	ck_assert_str_eq(exmap_strerror(-EINTR), strerror(EINTR));
 }
-END_TEST
 
 /*
  * exmap_attach(), exmap_attach_to(), exmap_own_fd(), exmap_detach()
  */
-START_TEST(attach_until_all_are_taken)
+TEST(attach_until_all_are_taken)
 {
 	static struct exmap_interface interface[EXMAP_MAX_INTERFACES];
 	static bool seen[EXMAP_MAX_INTERFACES];
@@ -298,9 +291,8 @@ START_TEST(attach_until_all_are_taken)
 	exmap_close(&exmap);
 	ck_assert_int_eq(held(), before);
 }
-END_TEST
 
-START_TEST(attach_to_a_number)
+TEST(attach_to_a_number)
 {
 	struct exmap_interface one, other, third;
 	struct exmap exmap;
@@ -319,9 +311,8 @@ START_TEST(attach_to_a_number)
 	ck_assert_uint_eq(third.number, 2);
 	ck_assert_int_eq(exmap_attach(&exmap, &other), -EBUSY);
 }
-END_TEST
 
-START_TEST(attach_failure_takes_nothing)
+TEST(attach_failure_takes_nothing)
 {
 	struct exmap_interface interface;
 	struct exmap exmap;
@@ -340,7 +331,6 @@ START_TEST(attach_failure_takes_nothing)
 	}
 	wait_child(child, 0);
 }
-END_TEST
 
 #define THREADS 4
 #define INTERFACES 2
@@ -377,7 +367,7 @@ static void *attach_and_detach(void *arg)
 	return NULL;
 }
 
-START_TEST(no_two_threads_get_the_same)
+TEST(no_two_threads_get_the_same)
 {
 	struct crowd crowd = { };
 	pthread_t thread[THREADS];
@@ -392,9 +382,8 @@ START_TEST(no_two_threads_get_the_same)
 	exmap_close(&crowd.exmap);
 	ck_assert_int_eq(held(), before);
 }
-END_TEST
 
-START_TEST(own_fd_does_the_same)
+TEST(own_fd_does_the_same)
 {
 	struct rlimit few = { 3, 3 };
 	struct exmap_interface interface;
@@ -438,12 +427,11 @@ START_TEST(own_fd_does_the_same)
 	assert_ok(close(fd));
 	ck_assert_int_eq(held(), before);
 }
-END_TEST
 
 /*
  * exmap_page()
  */
-START_TEST(page_is_allocated_and_freed)
+TEST(page_is_allocated_and_freed)
 {
 	struct exmap_interface interface;
 	struct exmap exmap;
@@ -469,9 +457,8 @@ START_TEST(page_is_allocated_and_freed)
 	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_FREE, SURFACE - 1), 1);
 	assert_mapped(&exmap, 0);
 }
-END_TEST
 
-START_TEST(page_is_read_and_written)
+TEST(page_is_read_and_written)
 {
 	struct exmap_interface interface;
 	int file = file_of_letters(3);
@@ -493,12 +480,11 @@ START_TEST(page_is_read_and_written)
 	ck_assert_int_eq(byte, 'B');
 	assert_mapped(&exmap, 1);
 }
-END_TEST
 
 /*
  * exmap_run()
  */
-START_TEST(run_longer_than_an_entry)
+TEST(run_longer_than_an_entry)
 {
 	const uint64_t pages = 2 * EXMAP_MAX_RUN + 1;
 	struct exmap_interface interface;
@@ -520,10 +506,9 @@ START_TEST(run_longer_than_an_entry)
 	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_FREE, 100, pages), (long)pages);
 	assert_mapped(&exmap, 0);
 }
-END_TEST
 
 /* Pages at the ends of every batch, and nothing else. */
-START_TEST(run_longer_than_a_batch)
+TEST(run_longer_than_a_batch)
 {
 	const uint64_t batch = BATCH * EXMAP_MAX_RUN;
 	const uint64_t there[] = { 1, batch - 1, batch, batch + 1, SURFACE - 1 };
@@ -537,9 +522,8 @@ START_TEST(run_longer_than_a_batch)
 	assert_mapped(&exmap, 1);
 	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_FREE, SURFACE - 1), 1);
 }
-END_TEST
 
-START_TEST(run_that_leaves_the_surface)
+TEST(run_that_leaves_the_surface)
 {
 	struct exmap_interface interface;
 	struct exmap exmap;
@@ -558,9 +542,8 @@ START_TEST(run_that_leaves_the_surface)
 	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_ALLOC, WIDE - 1, 2), -EFAULT);
 	assert_mapped(&exmap, EXMAP_MAX_RUN);
 }
-END_TEST
 
-START_TEST(run_is_read_and_written)
+TEST(run_is_read_and_written)
 {
 	struct exmap_interface interface;
 	int file = file_of_letters(26);
@@ -579,7 +562,6 @@ START_TEST(run_is_read_and_written)
 		ck_assert_int_eq(byte, (page < 3 || page >= 23 ? 'A' : 'a') + page);
 	}
 }
-END_TEST
 
 /*
  * exmap_list()
@@ -593,7 +575,7 @@ static void fill_list(uint64_t *page)
 		page[i] = 1000 + 2 * i;
 }
 
-START_TEST(list_longer_than_a_batch)
+TEST(list_longer_than_a_batch)
 {
 	struct exmap_interface interface;
 	uint64_t page[LIST];
@@ -612,7 +594,6 @@ START_TEST(list_longer_than_a_batch)
 	ck_assert_int_eq(exmap_list(&interface, EXMAP_OP_FREE, page, LIST), LIST);
 	assert_mapped(&exmap, 0);
 }
-END_TEST
 
 /* One that fails, in the first batch, the second, or as the last of all. */
 static void list_with(unsigned int where, uint64_t number, int err)
@@ -634,7 +615,7 @@ static void list_with(unsigned int where, uint64_t number, int err)
 	exmap_close(&exmap);
 }
 
-START_TEST(list_with_one_that_fails)
+TEST(list_with_one_that_fails)
 {
 	static const unsigned int where[] = { 0, 100, BATCH - 1, BATCH, BATCH + 100, LIST - 1 };
 
@@ -644,9 +625,8 @@ START_TEST(list_with_one_that_fails)
 		list_with(where[i], UINT64_MAX, EINVAL);
 	}
 }
-END_TEST
 
-START_TEST(list_without_a_free_page)
+TEST(list_without_a_free_page)
 {
 	struct exmap_interface interface;
 	uint64_t page[LIST];
@@ -658,9 +638,8 @@ START_TEST(list_without_a_free_page)
 	assert_mapped(&exmap, BATCH + 50);
 	ck_assert_int_eq(exmap_list(&interface, EXMAP_OP_FREE, page, LIST), BATCH + 50);
 }
-END_TEST
 
-START_TEST(list_is_read)
+TEST(list_is_read)
 {
 	const uint64_t page[] = { 20, 3, 25, 4 };
 	struct exmap_interface interface;
@@ -672,10 +651,9 @@ START_TEST(list_is_read)
 		ck_assert(all_bytes(page_at(&exmap, page[i]), 'A' + page[i]));
 	assert_mapped(&exmap, 4);
 }
-END_TEST
 
 /* Nothing can be done by who may not, or without a surface: that is no answer, but an errno. */
-START_TEST(refusals_reach_the_caller)
+TEST(refusals_reach_the_caller)
 {
 	const uint64_t page[] = { 1, 3 };
 	struct exmap_interface interface;
@@ -700,12 +678,11 @@ START_TEST(refusals_reach_the_caller)
 	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_ALLOC, 1, 10000), -EPROTO);
 	ck_assert_int_eq(exmap_list(&interface, EXMAP_OP_ALLOC, page, 2), -EPROTO);
 }
-END_TEST
 
 /*
  * The batch
  */
-START_TEST(batch_has_512_entries)
+TEST(batch_has_512_entries)
 {
 	struct exmap_interface interface;
 	struct exmap exmap;
@@ -727,9 +704,8 @@ START_TEST(batch_has_512_entries)
 	ck_assert_int_eq(exmap_batch_answer(&interface, 0), 2);
 	assert_mapped(&exmap, 2 * BATCH - 2);
 }
-END_TEST
 
-START_TEST(batch_refuses_what_does_not_fit)
+TEST(batch_refuses_what_does_not_fit)
 {
 	struct exmap_interface interface;
 	struct exmap exmap;
@@ -747,9 +723,8 @@ START_TEST(batch_refuses_what_does_not_fit)
 	ck_assert_int_eq(exmap_batch_answer(&interface, 1), EXMAP_MAX_RUN);
 	ck_assert_int_eq(exmap_batch_answer(&interface, 2), 0);
 }
-END_TEST
 
-START_TEST(batch_answers_in_order)
+TEST(batch_answers_in_order)
 {
 	struct exmap_interface interface;
 	struct exmap exmap;
@@ -772,10 +747,9 @@ START_TEST(batch_answers_in_order)
 	ck_assert_int_eq(exmap_batch_answer(&interface, 0), 4);
 	assert_mapped(&exmap, 8);
 }
-END_TEST
 
 /* The answer to an entry of which some pages could be written, and then none. */
-START_TEST(batch_answer_is_the_error)
+TEST(batch_answer_is_the_error)
 {
 	struct rlimit two_pages = { 2 * EXMAP_PAGE_SIZE, 2 * EXMAP_PAGE_SIZE };
 	struct exmap_interface interface;
@@ -793,9 +767,8 @@ START_TEST(batch_answer_is_the_error)
 	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_WRITE, 0, 4), -EFBIG);
 	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_WRITE, 0, 2), 2);
 }
-END_TEST
 
-START_TEST(batch_is_forgotten)
+TEST(batch_is_forgotten)
 {
 	struct exmap_interface interface;
 	struct exmap exmap;
@@ -818,9 +791,8 @@ START_TEST(batch_is_forgotten)
 	ck_assert_int_eq(exmap_batch_run(&interface, EXMAP_OP_ALLOC, 0), 0);
 	assert_mapped(&exmap, 4);
 }
-END_TEST
 
-START_TEST(batch_flags)
+TEST(batch_flags)
 {
 	struct exmap_interface interface;
 	struct exmap exmap;
@@ -835,11 +807,10 @@ START_TEST(batch_flags)
 	ck_assert_int_eq(exmap_batch_answer(&interface, 0), 0);
 	ck_assert_int_eq(exmap_batch_answer(&interface, 1), 4);
 }
-END_TEST
 
 #define assert_deferred(exmap, n) assert_fdinfo((exmap)->fd, "pages-deferred", n)
 
-START_TEST(flush_can_be_put_off)
+TEST(flush_can_be_put_off)
 {
 	const uint64_t list[] = { 50, 60 };
 	struct exmap_interface interface;
@@ -865,9 +836,8 @@ START_TEST(flush_can_be_put_off)
 	munmap(exmap.surface, exmap.surface_pages * EXMAP_PAGE_SIZE);
 	ck_assert_int_eq(exmap_flush(&interface), -EPROTO);
 }
-END_TEST
 
-START_TEST(batch_can_be_run_again_after_enomem)
+TEST(batch_can_be_run_again_after_enomem)
 {
 	struct exmap_interface one, other;
 	struct exmap exmap;
@@ -891,7 +861,6 @@ START_TEST(batch_can_be_run_again_after_enomem)
 	ck_assert_int_eq(exmap_batch_answer(&one, 2), 1);
 	assert_mapped(&exmap, 7);
 }
-END_TEST
 
 /*
  * fork()
@@ -929,7 +898,7 @@ static void close_forked(void)
 	}
 }
 
-START_TEST(close_in_a_child_closes_descriptors_only)
+TEST(close_in_a_child_closes_descriptors_only)
 {
 	pid_t pid;
 
@@ -961,46 +930,8 @@ START_TEST(close_in_a_child_closes_descriptors_only)
 	close_forked();
 	ck_assert_int_eq(held(), forked.before);
 }
-END_TEST
-
-static const struct test tests[] = {
-	TEST(open_sets_up_and_close_undoes_it),
-	TEST(open_out_of_range),
-	TEST(open_refuses_backing),
-	TEST(backing_may_be_closed),
-	TEST(open_within_memlock),
-	TEST(open_without_device),
-	TEST(strerror_says_what_to_do),
-	TEST(attach_until_all_are_taken),
-	TEST(attach_to_a_number),
-	TEST(attach_failure_takes_nothing),
-	TEST(no_two_threads_get_the_same),
-	TEST(own_fd_does_the_same),
-	TEST(page_is_allocated_and_freed),
-	TEST(page_is_read_and_written),
-	TEST(run_longer_than_an_entry),
-	TEST(run_longer_than_a_batch),
-	TEST(run_that_leaves_the_surface),
-	TEST(run_is_read_and_written),
-	TEST(list_longer_than_a_batch),
-	TEST(list_with_one_that_fails),
-	TEST(list_without_a_free_page),
-	TEST(list_is_read),
-	TEST(refusals_reach_the_caller),
-	TEST(batch_has_512_entries),
-	TEST(batch_refuses_what_does_not_fit),
-	TEST(batch_answers_in_order),
-	TEST(batch_answer_is_the_error),
-	TEST(batch_is_forgotten),
-	TEST(batch_flags),
-	TEST(flush_can_be_put_off),
-	TEST(batch_can_be_run_again_after_enomem),
-	TEST(close_in_a_child_closes_descriptors_only),
-	{ }
-};
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests exmap_user.h, what it does and what it refuses.",
-			  tests);
+	return check_main(argc, argv, "Tests exmap_user.h, what it does and what it refuses.");
 }

@@ -112,16 +112,19 @@ static inline struct exmap *exmap_on(int file, size_t pages)
 	return exmap_new_file(2 * FILE_PAGES * PAGE, pages, 2, 0, file);
 }
 
-/* START_TEST, twice: of a function that is told which of them it is. */
-#define START_TEST_TWICE(name, one, other)					\
+/*
+ * Two tests with one body. The body finds a bool in the variable @other: false in the test
+ * name_one, true in name_other. The last argument is what name_other needs, as for TEST().
+ */
+#define TEST_TWICE(name, one, other, ...)					\
 	static void name(bool other);						\
-	START_TEST(name##_##one) { name(false); } END_TEST			\
-	START_TEST(name##_##other) { name(true); } END_TEST			\
+	TEST(name##_##one) { name(false); }					\
+	TEST(name##_##other, __VA_ARGS__) { name(true); }			\
 	static void name(bool other)
 
-#define START_TEST_BOTH(name) START_TEST_TWICE(name, file, device)
+#define ON_A_DEVICE	.needs_env = "EXMAP_TEST_DEVICE"
 
-/* Their entries in the table. */
-#define TEST_BOTH(name)	TEST(name##_file), TEST_NEEDS_ENV(name##_device, "EXMAP_TEST_DEVICE")
+/* On a file and on the block device. The variable @device tells the body which. */
+#define TEST_BOTH(name) TEST_TWICE(name, file, device, ON_A_DEVICE)
 
 #endif /* TEST_IO_COMMON_H */
