@@ -30,12 +30,11 @@ CFLAGS ?= -O2 -g
 override CFLAGS += -std=gnu11 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -I. -pthread
 CHECK_LIBS = $(shell pkg-config --cflags --libs check)
 
-TESTS = test-exmap test-starve test-defer test-hostile test-memory test-io test-uring test-faults \
-	test-user test-user-cxx
-BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same test-bench-read test-bench-cost \
-	test-bench-growth
+TESTS = test-exmap $(addprefix tests/,starve defer hostile memory io uring faults user user-cxx)
+BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same \
+	$(addprefix bench/,bench-read bench-cost bench-growth)
 EXAMPLES = examples/bufferpool
-PROGRAMS = $(TESTS) test-client test-fuzz $(BENCHES) exmap-top $(EXAMPLES)
+PROGRAMS = $(TESTS) tests/client tests/fuzz $(BENCHES) tools/exmap-top $(EXAMPLES)
 
 all: module programs
 
@@ -46,27 +45,27 @@ programs: $(PROGRAMS)
 
 # No PIE: it would lie in the middle of the address space, which must hold 100 TiB.
 TEST_FLAGS = -no-pie -DKERNEL_COMPLAINTS='"$(shell cat vm/complaints)"'
-TEST_HEADERS = $(wildcard test_*.h) check_main.h exmap_user.h linux/exmap.h vm/complaints
+TEST_HEADERS = $(wildcard tests/*.h) exmap_user.h linux/exmap.h vm/complaints
 
-test-user-cxx: test-user.c $(TEST_HEADERS)
+tests/user-cxx: tests/user.c $(TEST_HEADERS)
 	$(CXX) -x c++ $(filter-out -std=%,$(CFLAGS)) -std=gnu++17 -Wno-missing-field-initializers \
 		$(TEST_FLAGS) -o $@ $< -x none $(CHECK_LIBS)
 
-$(filter-out test-user-cxx,$(TESTS)): %: %.c $(TEST_HEADERS)
+$(filter-out tests/user-cxx,$(TESTS)): %: %.c $(TEST_HEADERS)
 	$(CC) $(CFLAGS) $(TEST_FLAGS) -o $@ $< $(CHECK_LIBS)
 
-test-uring: CHECK_LIBS += -luring -laio
-test-starve: CHECK_LIBS += -laio
-test-faults: CHECK_LIBS += -luring
+tests/uring: CHECK_LIBS += -luring -laio
+tests/starve: CHECK_LIBS += -laio
+tests/faults: CHECK_LIBS += -luring
 
 # As the Makefiles of such programs have it; the rest of CFLAGS is for C.
-test-client: test-client.cc linux/exmap.h
+tests/client: tests/client.cc linux/exmap.h
 	$(CXX) -O2 -g -std=c++20 -Wall -Wextra -Wpedantic -I. -o $@ $<
 
-test-fuzz: test-fuzz.c linux/exmap.h
+tests/fuzz: tests/fuzz.c linux/exmap.h
 	$(CC) $(CFLAGS) -o $@ $<
 
-exmap-top: exmap-top.c
+tools/exmap-top: tools/exmap-top.c
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $<
 
 $(EXAMPLES): %: %.c exmap_user.h linux/exmap.h
@@ -75,19 +74,19 @@ $(EXAMPLES): %: %.c exmap_user.h linux/exmap.h
 test-bench-steal-same: test-bench-steal.c bench_common.h exmap_user.h linux/exmap.h
 	$(CC) $(CFLAGS) -DSAME_THREAD -o $@ $<
 
-test-bench-read: LDLIBS += -luring
+bench/bench-read: LDLIBS += -luring
 
-test-bench-%: test-bench-%.c bench_common.h exmap_user.h linux/exmap.h
+$(filter-out test-bench-steal-same,$(BENCHES)): %: %.c bench_common.h exmap_user.h linux/exmap.h
 	$(CC) $(CFLAGS) -o $@ $< $(LDLIBS)
 
 install: module install-dev
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install
 	depmod
 
-install-dev: exmap-top
+install-dev: tools/exmap-top
 	install -D -m 644 linux/exmap.h $(DESTDIR)$(PREFIX)/include/linux/exmap.h
 	install -D -m 644 exmap_user.h $(DESTDIR)$(PREFIX)/include/exmap_user.h
-	install -D exmap-top $(DESTDIR)$(PREFIX)/bin/exmap-top
+	install -D tools/exmap-top $(DESTDIR)$(PREFIX)/bin/exmap-top
 	for page in man/*; do \
 		install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/} || exit; \
 	done
@@ -112,25 +111,25 @@ clean:
 	rm -f $(PROGRAMS)
 
 demo:
-	vm/demo
+	bench/demo
 
 figures:
-	vm/demo 9 10 shootdowns
+	bench/demo 9 10 shootdowns
 
 budget:
-	vm/budget
+	bench/budget
 
 cost:
-	vm/cost
+	bench/cost
 
 growth:
-	vm/growth
+	bench/growth
 
 contention:
-	vm/contention
+	bench/contention
 
 bench-host: programs
-	./bench-host
+	./bench/host
 
 check:
 	vm/check
@@ -139,9 +138,9 @@ check-package:
 	vm/package $(KERNEL)
 
 style:
-	vm/style
+	tools/style
 
-# For vm/style, in a root with the kernel's headers.
+# For tools/style, in a root with the kernel's headers.
 sparse:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) C=2 modules
 

@@ -12,8 +12,8 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
-#include "test_common.h"
-#include "test_stale.h"
+#include "tests/common.h"
+#include "tests/stale.h"
 
 /* The numbers of the interface: existing binaries have them built in. */
 #define assert_at(type, field, offset) \
@@ -2348,7 +2348,7 @@ static double longest_wait(struct ticker *t, int pages)
 	return (double)atomic_load(&t->gap) / time;
 }
 
-/* Also if the kernel does not preempt itself, as on the machine of test-all --la57. */
+/* Also if the kernel does not preempt itself, as on the machine of tests/all --la57. */
 TEST(alloc_of_a_long_entry_lets_others_run)
 {
 	struct ticker t = { };

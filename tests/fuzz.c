@@ -176,14 +176,14 @@ static _Noreturn __attribute__((format(printf, 1, 2))) void fail(const char *for
 
 	/* Never unlocked: what fails next does so because of this, or will again. */
 	flockfile(stdout);
-	printf("\ntest-fuzz: seed %lu, process %u, thread %u, call %lu: ", options.seed,
+	printf("\ntests/fuzz: seed %lu, process %u, thread %u, call %lu: ", options.seed,
 	       me.process, me.number, atomic_load(me.calls));
 	print_call();
-	printf("test-fuzz: ");
+	printf("tests/fuzz: ");
 	va_start(arguments, format);
 	vprintf(format, arguments);
 	va_end(arguments);
-	printf("\ntest-fuzz: to see it again: ./test-fuzz --seed %lu --calls %lu --threads %u "
+	printf("\ntests/fuzz: to see it again: ./tests/fuzz --seed %lu --calls %lu --threads %u "
 	       "--processes %u\n", options.seed, options.calls, options.threads, options.processes);
 	fflush(stdout);
 	_exit(1);
@@ -2206,7 +2206,7 @@ static void start(struct process *p, unsigned int nr)
 	if (!p->pid)
 		run_process(nr, p->incarnation);
 	if (p->pid < 0) {
-		perror("test-fuzz: fork");
+		perror("tests/fuzz: fork");
 		exit(1);
 	}
 }
@@ -2224,7 +2224,7 @@ static bool attend(struct process *p, unsigned int nr)
 			return true;
 		}
 		if (WIFSIGNALED(status))
-			printf("test-fuzz: seed %lu, process %u: died of signal %d\n",
+			printf("tests/fuzz: seed %lu, process %u: died of signal %d\n",
 			       options.seed, nr, WTERMSIG(status));
 		return !status;
 	}
@@ -2235,7 +2235,7 @@ static bool attend(struct process *p, unsigned int nr)
 		kill(p->pid, SIGKILL);
 	if (time(NULL) - p->since < PATIENCE)
 		return true;
-	printf("test-fuzz: seed %lu, process %u: no call has ended for %d s\n", options.seed, nr,
+	printf("tests/fuzz: seed %lu, process %u: no call has ended for %d s\n", options.seed, nr,
 	       PATIENCE);
 	return false;
 }
@@ -2274,7 +2274,7 @@ static unsigned long run_seed(void)
 
 static void usage(FILE *to)
 {
-	fprintf(to, "usage: test-fuzz [OPTION...]\n\n"
+	fprintf(to, "usage: tests/fuzz [OPTION...]\n\n"
 		"  --seed N       where to start (default: random; it is printed)\n"
 		"  --seeds N      how many seeds, from that one on (default 1)\n"
 		"  --calls N      calls for each seed, all processes together (default 100000)\n"
@@ -2296,7 +2296,7 @@ static unsigned long number(const char *name, unsigned long least, unsigned long
 	errno = 0;
 	value = strtoul(optarg, &end, 0);
 	if (*optarg < '0' || *optarg > '9' || *end || errno || value < least || value > most) {
-		fprintf(stderr, "test-fuzz: --%s: '%s' is not a number from %lu to %lu\n", name, optarg,
+		fprintf(stderr, "tests/fuzz: --%s: '%s' is not a number from %lu to %lu\n", name, optarg,
 			least, most);
 		exit(1);
 	}
@@ -2344,7 +2344,7 @@ static void parse(int argc, char **argv)
 		}
 	}
 	if (optind < argc) {
-		fprintf(stderr, "test-fuzz: '%s': there is nothing but options; see --help\n", argv[optind]);
+		fprintf(stderr, "tests/fuzz: '%s': there is nothing but options; see --help\n", argv[optind]);
 		exit(1);
 	}
 }
@@ -2360,12 +2360,12 @@ static void become_nobody(void)
 	if (!geteuid() && (setrlimit(RLIMIT_MEMLOCK, &all) || setgroups(0, NULL) ||
 			   setresgid(65534, 65534, 65534) || setresuid(65534, 65534, 65534) ||
 			   prctl(PR_SET_DUMPABLE, 1))) {
-		perror("test-fuzz: dropping privileges");
+		perror("tests/fuzz: dropping privileges");
 		exit(1);
 	}
 	getrlimit(RLIMIT_MEMLOCK, &limit);
 	if (limit.rlim_cur < need) {
-		fprintf(stderr, "test-fuzz: RLIMIT_MEMLOCK is too low: it takes ulimit -l %lu\n",
+		fprintf(stderr, "tests/fuzz: RLIMIT_MEMLOCK is too low: it takes ulimit -l %lu\n",
 			(unsigned long)(need / 1024));
 		exit(1);
 	}
@@ -2380,14 +2380,14 @@ int main(int argc, char **argv)
 	parse(argc, argv);
 	printf("seed %lu\n", options.seed);
 	if (access("/dev/exmap", R_OK | W_OK)) {
-		fprintf(stderr, "test-fuzz: /dev/exmap: %s\n", strerror(errno));
+		fprintf(stderr, "tests/fuzz: /dev/exmap: %s\n", strerror(errno));
 		return 77;
 	}
 	become_nobody();
 	progress = mmap(NULL, MAX_PROCESSES * sizeof(*progress), PROT_READ | PROT_WRITE,
 			MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (progress == MAP_FAILED) {
-		perror("test-fuzz: mmap");
+		perror("tests/fuzz: mmap");
 		return 1;
 	}
 	clock_gettime(CLOCK_MONOTONIC, &begin);

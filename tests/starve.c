@@ -17,7 +17,7 @@
 #include <sys/sysmacros.h>
 #include <sys/syscall.h>
 
-#include "test_io_common.h"
+#include "io_common.h"
 
 enum {
 	KTHREADD = 2,		/* its process ID */

@@ -11,7 +11,7 @@
 #include <sys/uio.h>
 
 #include "linux/exmap.h"
-#include "test_base.h"
+#include "base.h"
 
 struct exmap {
 	int fd;

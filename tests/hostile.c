@@ -20,7 +20,7 @@
 #include <sys/uio.h>
 #include <time.h>
 
-#include "test_common.h"
+#include "common.h"
 
 /* Younger than the headers of some systems we build on. */
 #ifndef MADV_DONTNEED_LOCKED
@@ -1502,7 +1502,7 @@ TEST(exec_with_an_open_file)
 			fcntl(ex->fd, F_SETFD, 0);
 			snprintf(fd, sizeof(fd), "%d", ex->fd);
 			setenv(INHERITED, fd, 1);
-			execl("/proc/self/exe", "test-hostile", NULL);
+			execl("/proc/self/exe", "tests/hostile", NULL);
 			_exit(1);
 		}
 		assert_ok(waitpid(pid, &status, 0));

@@ -10,7 +10,7 @@
  */
 #include <liburing.h>
 
-#include "test_io_common.h"
+#include "io_common.h"
 
 #define FAULTS "/sys/kernel/debug/"
 

@@ -6,7 +6,7 @@
 #include <pthread.h>
 #include <time.h>
 
-#include "test_common.h"
+#include "common.h"
 
 #define PIB (1UL << 50)
 #define LARGEST (62 * PIB)

@@ -11,7 +11,7 @@
 #include <setjmp.h>
 #include <stdatomic.h>
 
-#include "test_base.h"
+#include "base.h"
 
 #define STALE_WORD 0x5741e5741e5741e5
 

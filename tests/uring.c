@@ -25,7 +25,7 @@
 #include <sys/sysmacros.h>
 #include <sys/utsname.h>
 
-#include "test_io_common.h"
+#include "io_common.h"
 
 /*
  * The stopped device

@@ -294,7 +294,7 @@ static void tear_down(void)
 
 static void usage(void)
 {
-	puts("usage: test-bench-cost [DEVICE]\n"
+	puts("usage: bench/bench-cost [DEVICE]\n"
 	     "\n"
 	     "Prints what each call costs per page, as\n"
 	     "  operation,batch,stride,nanoseconds_per_page\n"

@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 
-#include "test_common.h"
+#include "common.h"
 
 #define FILE_PAGES 1024		/* what the tests use of file or device */
 #define PAGE_WORDS (PAGE / sizeof(uint64_t))

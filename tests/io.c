@@ -15,7 +15,7 @@
 #include <stdatomic.h>
 #include <sys/inotify.h>
 
-#include "test_io_common.h"
+#include "io_common.h"
 
 #define read_pages(ex, page, len) run(ex, 0, EXMAP_OP_READ, page, len)
 #define write_pages(ex, page, len) run(ex, 0, EXMAP_OP_WRITE, page, len)
@@ -1504,5 +1504,5 @@ int main(int argc, char **argv)
 {
 	return check_main(argc, argv,
 			  "Tests of the backing file. Those on a block device overwrite the one named by\n"
-			  "$EXMAP_TEST_DEVICE; test-io.c says what else they take.");
+			  "$EXMAP_TEST_DEVICE; tests/io.c says what else they take.");
 }

@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 
 #include "exmap_user.h"
-#include "test_base.h"
+#include "base.h"
 
 /* As the surface of most tests: longer than a table of page tables. */
 #define SURFACE ((uint64_t)1 << 22)

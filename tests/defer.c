@@ -3,8 +3,8 @@
  * Tests of EXMAP_FREE_DEFER: the flush is put off, and yet no page gets to anyone before it,
  * and no address gets another page.
  */
-#include "test_io_common.h"
-#include "test_stale.h"
+#include "io_common.h"
+#include "stale.h"
 
 #define flush(ex, interface) action((ex)->fd, interface, EXMAP_OP_FLUSH, 0, 0)
 #define flushes(ex) fdinfo((ex)->fd, "flushes")

@@ -419,7 +419,7 @@ static void memory(void)
 
 static void usage(void)
 {
-	puts("usage: test-bench-growth\n"
+	puts("usage: bench/bench-growth\n"
 	     "\n"
 	     "Prints what ALLOC and FREE cost per page with more and more of everything, as\n"
 	     "  what,size,opcode,batch,value\n"
