@@ -28,9 +28,12 @@ MODULE_SOURCES = driver.c setup.c uring.c proxy.c io.c transfer.c surface.c memo
 
 CFLAGS ?= -O2 -g
 override CFLAGS += -std=gnu11 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -I. -pthread
-CHECK_LIBS = $(shell pkg-config --cflags --libs check)
+# For all test programs; the linker leaves out what one does not use.
+CHECK_LIBS = $(shell pkg-config --cflags --libs check liburing) -laio
 
-TESTS = test-exmap $(addprefix tests/,starve defer hostile memory io uring faults user user-cxx)
+# Those of exmap_user.h are C++ as well.
+TESTS_CXX = $(patsubst %.c,%-cxx,$(wildcard tests/user*.c))
+TESTS = test-exmap $(patsubst %.c,%,$(wildcard tests/*.c)) $(TESTS_CXX)
 BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same \
 	$(addprefix bench/,bench-read bench-cost bench-growth)
 EXAMPLES = examples/bufferpool
@@ -44,26 +47,24 @@ module:
 programs: $(PROGRAMS)
 
 # No PIE: it would lie in the middle of the address space, which must hold 100 TiB.
-TEST_FLAGS = -no-pie -DKERNEL_COMPLAINTS='"$(shell cat vm/complaints)"'
+TEST_FLAGS = -no-pie -Wl,--as-needed -DKERNEL_COMPLAINTS='"$(shell cat vm/complaints)"'
 TEST_HEADERS = $(wildcard tests/*.h) exmap_user.h linux/exmap.h vm/complaints
 
-tests/user-cxx: tests/user.c $(TEST_HEADERS)
+$(TESTS_CXX): %-cxx: %.c $(TEST_HEADERS)
 	$(CXX) -x c++ $(filter-out -std=%,$(CFLAGS)) -std=gnu++17 -Wno-missing-field-initializers \
 		$(TEST_FLAGS) -o $@ $< -x none $(CHECK_LIBS)
 
-$(filter-out tests/user-cxx,$(TESTS)): %: %.c $(TEST_HEADERS)
+$(filter-out $(TESTS_CXX),$(TESTS)): %: %.c $(TEST_HEADERS)
 	$(CC) $(CFLAGS) $(TEST_FLAGS) -o $@ $< $(CHECK_LIBS)
-
-tests/uring: CHECK_LIBS += -luring -laio
-tests/starve: CHECK_LIBS += -laio
-tests/faults: CHECK_LIBS += -luring
 
 # As the Makefiles of such programs have it; the rest of CFLAGS is for C.
 tests/client: tests/client.cc linux/exmap.h
 	$(CXX) -O2 -g -std=c++20 -Wall -Wextra -Wpedantic -I. -o $@ $<
 
-tests/fuzz: tests/fuzz.c linux/exmap.h
-	$(CC) $(CFLAGS) -o $@ $<
+FUZZER = $(wildcard tests/fuzzer/*.c)
+
+tests/fuzz: $(FUZZER) $(wildcard tests/fuzzer/*.h) linux/exmap.h
+	$(CC) $(CFLAGS) -o $@ $(FUZZER)
 
 tools/exmap-top: tools/exmap-top.c
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $<
