@@ -2,12 +2,13 @@
 /*
  * exmap for programs: the calls of linux/exmap.h in a form that is hard to get wrong.
  *
- * All of it is inline, for C11 and C++17; there is nothing to link. Pages are 4 KiB
- * each, and counted from the start of the surface. What returns an int or long
- * returns a negative errno where it fails, and prints nothing. See exmap_user(3).
+ * All functions are inline, for C11 and C++17, so there is no library to link. A page has
+ * 4 KiB; pages are counted from the start of the surface. A function that returns an int or a
+ * long returns a negative errno if it fails. No function prints anything. exmap_user(3) is the
+ * reference, and lists all errors.
  *
- * A struct exmap may be used by all threads of the process that opened it, a struct
- * exmap_interface by one thread at a time.
+ * All threads of the process that opened an exmap may use its struct exmap. Only one thread at
+ * a time may use a struct exmap_interface.
  */
 #ifndef EXMAP_USER_H
 #define EXMAP_USER_H
@@ -29,17 +30,19 @@ extern "C" {
 
 #define EXMAP_PAGE_SIZE ((size_t)4096)
 
-/* The longest run that one entry can name. */
+/* The longest run that one entry can name, in pages. */
 #define EXMAP_MAX_RUN ((uint64_t)EXMAP_PAGE_MAX_PAGES - 1)
 
 /**
  * struct exmap - a surface and its pool
- * @fd: the open /dev/exmap
- * @interfaces: how many there are
- * @surface: address of page 0
- * @surface_pages: how many pages the surface has
- * @taken: a bit for each interface that exmap_attach() has given away
- * @process: the process that opened it: a child of it has neither surface nor interfaces
+ * @fd: the open /dev/exmap; -1 after exmap_close()
+ * @interfaces: how many interfaces the exmap has
+ * @surface: address of page 0; NULL after exmap_close()
+ * @surface_pages: size of the surface, in pages
+ * @taken: a bit for each interface that is attached
+ * @process: the process that opened the exmap; its children have neither surface nor interfaces
+ *
+ * A program may read these fields, but must not write them.
  */
 struct exmap {
 	int fd;
@@ -51,15 +54,15 @@ struct exmap {
 };
 
 /**
- * struct exmap_interface - what one thread works with
- * @exmap: whose
- * @number: which of them
+ * struct exmap_interface - carries the calls of one thread
+ * @exmap: the exmap that it belongs to
+ * @number: its number, from 0 on
  * @fd: the file that its calls go to: the exmap's, or its own
- * @fd_is_own: which of these; see exmap_own_fd()
- * @nr: how many entries are in the batch
+ * @fd_is_own: whether @fd is its own; see exmap_own_fd()
+ * @nr: how many entries the batch has
  * @ran: the batch has been carried out, and its entries hold answers
- * @defer: FREE of a page, a run or a list puts its flush off; see exmap_defer()
- * @user: the entries, shared with the kernel
+ * @defer: FREE of a page, a run or a list defers its flush; see exmap_defer()
+ * @user: the entries, shared with the kernel; NULL after exmap_detach()
  */
 struct exmap_interface {
 	struct exmap *exmap;
@@ -72,57 +75,69 @@ struct exmap_interface {
 	struct exmap_user_interface *user;
 };
 
-/* The address of a page. */
+/**
+ * exmap_address - the address of a page
+ * @exmap: the exmap
+ * @page: its number, counted from the start of the surface
+ *
+ * Return: the address, whether a page is mapped there or not.
+ */
 static inline void *exmap_address(const struct exmap *exmap, uint64_t page)
 {
 	return exmap->surface + page * EXMAP_PAGE_SIZE;
 }
 
 /**
- * exmap_strerror - say what a failure to open an exmap or to take an interface means
- * @err: what it returned
+ * exmap_strerror - explain why opening an exmap or taking an interface failed
+ * @err: what exmap_open(), exmap_attach(), exmap_attach_to() or exmap_own_fd() returned
  *
- * Return: one line without a newline: what was wrong, and what to do about it.
+ * Return: one line without a newline, which says what is wrong and what to do about it.
  */
 static inline const char *exmap_strerror(int err)
 {
 	switch (-err) {
 	case ENOENT:
-		return "there is no /dev/exmap: load the module (modprobe exmap)";
+		return "/dev/exmap does not exist: load the module (modprobe exmap)";
 	case EACCES:
-		return "no permission for /dev/exmap: ask its administrator for its group";
+		return "no permission for /dev/exmap: ask the administrator to add you to its group";
 	case ENOMEM:
-		return "no memory or addresses, or pool and interfaces are above RLIMIT_MEMLOCK: raise ulimit -l, or take fewer";
+		return "pool and interfaces are above RLIMIT_MEMLOCK (raise ulimit -l, or use fewer pages), or no memory or address space is left";
 	case EPERM:
-		return "RLIMIT_MEMLOCK is 0 (raise ulimit -l), or this exmap is another process's (open one after fork)";
+		return "RLIMIT_MEMLOCK is 0 (raise ulimit -l), or the exmap belongs to another process (open one after fork)";
 	case EBADF:
 		return "the backing file is not open for reading";
 	case EISDIR:
 	case ESPIPE:
-		return "the backing file is none: it must be a regular file or a block device";
+		return "the backing file must be a regular file or a block device";
 	case EINVAL:
-		return "out of range (1 to 1024 interfaces, 1 page or more, known flags), or the backing file is neither file nor block device";
+		return "a number is out of range (1 to 1024 interfaces, at least 1 page), a flag is unknown, or the backing file is neither a regular file nor a block device";
 	case EMFILE:
-		return "too many files are open: raise ulimit -n";
+		return "too many files are open: close some, or raise ulimit -n";
 	case ENXIO:
-		return "there is no interface of that number";
+		return "the exmap has no interface of that number";
 	case EBUSY:
-		return "every interface is in use: open the exmap with more of them";
+		return "every interface is in use: open the exmap with more interfaces";
 	default:
 		return strerror(-err);
 	}
 }
 
-/* Whether the calling process has the mappings of an exmap; in a child others may be there. */
+/*
+ * Whether the calling process has the mappings of an exmap. In a child, other mappings may be at
+ * the same addresses.
+ */
 static inline int exmap_is_mine(const struct exmap *exmap)
 {
 	return exmap->process == getpid();
 }
 
-/*
- * Undo exmap_open(): surface and pages are gone after this. Have the interfaces detached
- * before: as long as one is there pool and interfaces count against RLIMIT_MEMLOCK. In a child
- * of the process that opened it this closes the child's descriptor, and nothing else.
+/**
+ * exmap_close - undo exmap_open()
+ * @exmap: has been opened; a second exmap_close() does nothing
+ *
+ * Unmaps the surface and frees its pages. Detach all interfaces before: pool and interfaces count
+ * against RLIMIT_MEMLOCK as long as one interface is attached. In a child of the process that
+ * opened the exmap, this closes the child's descriptor and unmaps nothing.
  */
 static inline void exmap_close(struct exmap *exmap)
 {
@@ -134,14 +149,17 @@ static inline void exmap_close(struct exmap *exmap)
 	exmap->fd = -1;
 }
 
-/* A file descriptor, or a negative errno. */
+/* Open /dev/exmap. Returns a file descriptor that execve() closes, or a negative errno. */
 static inline int exmap_open_device(void)
 {
 #ifdef O_CLOEXEC
 	int fd = open("/dev/exmap", O_RDWR | O_CLOEXEC);
 
 	return fd < 0 ? -errno : fd;
-#else	/* ISO C has none. Who inherits it can do nothing with it, but hold the backing file. */
+#else	/*
+	 * ISO C has no O_CLOEXEC. A process that inherits the descriptor before fcntl() can
+	 * do nothing with it, but keeps the backing file open.
+	 */
 	int fd = open("/dev/exmap", O_RDWR);
 
 	if (fd < 0)
@@ -153,15 +171,15 @@ static inline int exmap_open_device(void)
 
 /**
  * exmap_open - open, set up and map an exmap
- * @exmap: filled in; after a failure there is nothing to close
- * @surface_pages: how large the surface is to be; costs next to nothing
- * @pool_pages: the most pages that can be mapped at a time
- * @interfaces: one for each thread that is going to work on it, up to 1024
- * @backing: file or block device for READ and WRITE, which may be closed after this;
+ * @exmap: filled in; after an error there is nothing to close
+ * @surface_pages: size of the surface, in pages of 4 KiB; a large one costs next to nothing
+ * @pool_pages: the most pages that can be mapped at a time; counts against RLIMIT_MEMLOCK
+ * @interfaces: how many interfaces, one for each thread that works on the exmap; 1 to 1024
+ * @backing: a file or block device for READ and WRITE, which may be closed after this;
  *	or -1
  * @flags: 0 or EXMAP_PAGEFAULT_ALLOC
  *
- * Return: 0 or a negative errno, which exmap_strerror() explains.
+ * Return: 0; or a negative errno, which exmap_strerror() explains.
  */
 static inline int exmap_open(struct exmap *exmap, uint64_t surface_pages, uint64_t pool_pages,
 			     unsigned int interfaces, int backing, uint64_t flags)
@@ -181,7 +199,7 @@ static inline int exmap_open(struct exmap *exmap, uint64_t surface_pages, uint64
 	exmap->fd = exmap_open_device();
 	if (exmap->fd < 0)
 		return exmap->fd;
-	/* A flag that SETUP does not know would have it ignore all of them. */
+	/* SETUP ignores all flags if it does not know one of them. */
 	if (surface_pages == 0 || surface_pages > SIZE_MAX / EXMAP_PAGE_SIZE ||
 	    flags & ~(uint64_t)EXMAP_PAGEFAULT_ALLOC) {
 		err = -EINVAL;
@@ -210,10 +228,12 @@ fail:
  * exmap_attach_to - take an interface by its number
  * @exmap: the exmap
  * @interface: filled in
- * @number: which, from 0 on; whoever gives the numbers sees to it that no two threads
- *	have the same
+ * @number: from 0 on; the caller makes sure that no two threads use the same number
  *
- * Return: 0 or a negative errno, which exmap_strerror() explains.
+ * Takes the interface even if it is in use.
+ *
+ * Return: 0; -ENXIO if the exmap has no interface of that number; or another negative errno.
+ * exmap_strerror() explains it.
  */
 static inline int exmap_attach_to(struct exmap *exmap, struct exmap_interface *interface,
 				  unsigned int number)
@@ -238,10 +258,10 @@ static inline int exmap_attach_to(struct exmap *exmap, struct exmap_interface *i
 /**
  * exmap_attach - take an interface for the calling thread
  * @exmap: the exmap
- * @interface: filled in with one that nobody else has
+ * @interface: filled in with an interface that is not in use
  *
- * Return: 0, -EBUSY where all of them are taken, or another negative errno;
- * exmap_strerror() explains it.
+ * Return: 0; -EBUSY if all interfaces are in use; or another negative errno. exmap_strerror()
+ * explains it.
  */
 static inline int exmap_attach(struct exmap *exmap, struct exmap_interface *interface)
 {
@@ -262,14 +282,13 @@ static inline int exmap_attach(struct exmap *exmap, struct exmap_interface *inte
 }
 
 /**
- * exmap_own_fd - have the calls of an interface go to a file descriptor of its own
- * @interface: attached to
+ * exmap_own_fd - give an interface a file descriptor of its own
+ * @interface: is attached
  *
- * For threads that make very many calls: with the exmap's descriptor they fight for
- * the file's reference count. Needs /dev/exmap once more.
+ * For threads that make a million calls per second, because threads that share a descriptor
+ * compete for the file's reference count. Opens /dev/exmap once more.
  *
- * Return: 0, or a negative errno, with the interface as it was; exmap_strerror()
- * explains it.
+ * Return: 0; or a negative errno, with the interface as it was. exmap_strerror() explains it.
  */
 static inline int exmap_own_fd(struct exmap_interface *interface)
 {
@@ -290,10 +309,13 @@ static inline int exmap_own_fd(struct exmap_interface *interface)
 	return 0;
 }
 
-/*
- * Give an interface back, before exmap_close(); the pages that it has mapped stay. Once is
- * enough: after that there is nothing to give back. In a child of the process that opened
- * the exmap this closes the child's descriptor of exmap_own_fd(), and nothing else.
+/**
+ * exmap_detach - give an interface back
+ * @interface: was attached; a second exmap_detach() does nothing
+ *
+ * Call this before exmap_close(). Pages that the interface has mapped stay mapped. In a child of
+ * the process that opened the exmap, this closes the child's descriptor of exmap_own_fd() and
+ * unmaps nothing.
  */
 static inline void exmap_detach(struct exmap_interface *interface)
 {
@@ -313,7 +335,10 @@ static inline void exmap_detach(struct exmap_interface *interface)
 
 /* Batches: entries for one call, and their answers. */
 
-/* Forget what is in the batch. */
+/**
+ * exmap_batch_clear - forget the batch
+ * @interface: the calling thread's
+ */
 static inline void exmap_batch_clear(struct exmap_interface *interface)
 {
 	interface->nr = 0;
@@ -322,12 +347,12 @@ static inline void exmap_batch_clear(struct exmap_interface *interface)
 
 /**
  * exmap_batch_add - add a run of pages to the batch
- * @interface: whose batch; one that has been carried out is cleared
+ * @interface: the calling thread's; a batch that has been carried out is cleared first
  * @page: the first page
- * @pages: how many, up to EXMAP_MAX_RUN
+ * @pages: how many pages, up to EXMAP_MAX_RUN
  *
- * Return: 0; -ENOSPC where the batch has 512 entries: run it first; -EINVAL where the
- * run is too long or that page's number has more than 52 bits.
+ * Return: 0; -ENOSPC if the batch has 512 entries: run it first; -EINVAL if the run is too long
+ * or the page number has more than 52 bits.
  */
 static inline int exmap_batch_add(struct exmap_interface *interface, uint64_t page, uint64_t pages)
 {
@@ -342,7 +367,10 @@ static inline int exmap_batch_add(struct exmap_interface *interface, uint64_t pa
 	return 0;
 }
 
-/* Have the kernel carry out @nr entries. Returns what it returns, or a negative errno. */
+/*
+ * Let the kernel carry out the first @nr entries. Returns how many of them failed, or a negative
+ * errno.
+ */
 static inline int exmap_call(struct exmap_interface *interface, unsigned int opcode,
 			     unsigned int nr, uint64_t flags)
 {
@@ -360,13 +388,13 @@ static inline int exmap_call(struct exmap_interface *interface, unsigned int opc
 
 /**
  * exmap_batch_run - carry out the batch
- * @interface: whose
+ * @interface: the calling thread's
  * @opcode: EXMAP_OP_ALLOC, _FREE, _READ or _WRITE
  * @flags: 0 or EXMAP_ALLOC_PROBE; for EXMAP_OP_FREE also EXMAP_FREE_DEFER
  *
- * Return: how many entries failed: exmap_batch_answer() says which, and why; or a
- * negative errno, with nothing done and the batch as it was, to be run again. -EINVAL
- * where it has been carried out already: there are answers where the entries were.
+ * Return: how many entries failed; exmap_batch_answer() says which, and why. Or a negative errno,
+ * with nothing done and the batch as it was, so it can be run again. -EINVAL also if the batch has
+ * been carried out already, because answers have replaced its entries.
  */
 static inline int exmap_batch_run(struct exmap_interface *interface, unsigned int opcode,
 				  uint64_t flags)
@@ -383,8 +411,8 @@ static inline int exmap_batch_run(struct exmap_interface *interface, unsigned in
 
 /**
  * exmap_batch_answer - what became of an entry of a batch that has been carried out
- * @interface: whose batch
- * @entry: which, in the order in which they were added
+ * @interface: the calling thread's
+ * @entry: number of the entry, from 0 on, in the order in which entries were added
  *
  * Return: how many pages were mapped, unmapped, read or written; or a negative errno.
  */
@@ -396,13 +424,14 @@ static inline int exmap_batch_answer(const struct exmap_interface *interface, un
 }
 
 /**
- * exmap_defer - have an interface put its TLB shootdowns off, or not
+ * exmap_defer - switch deferred TLB shootdowns on or off
  * @interface: the calling thread's
  * @on: whether exmap_page(), exmap_run() and exmap_list() pass EXMAP_FREE_DEFER with
  *	EXMAP_OP_FREE from now on
  *
- * One shootdown for each 512 pages then, whatever the size of a call. Until it comes,
- * readers may still find what was there, and writes to it get lost: see exmap(4).
+ * With deferred shootdowns there is one for 512 pages, even if each call frees only a few. Until
+ * the shootdown, readers may still find what was in a page, and writes to it are lost: see
+ * exmap(4).
  */
 static inline void exmap_defer(struct exmap_interface *interface, int on)
 {
@@ -410,10 +439,10 @@ static inline void exmap_defer(struct exmap_interface *interface, int on)
 }
 
 /**
- * exmap_flush - make up for the shootdowns that an interface has put off
+ * exmap_flush - do the TLB shootdown that an interface has deferred
  * @interface: the calling thread's
  *
- * Return: 0, and nobody can reach what it has freed; or a negative errno.
+ * Return: 0, and no thread can reach the pages that the interface has freed; or a negative errno.
  */
 static inline int exmap_flush(struct exmap_interface *interface)
 {
@@ -421,20 +450,22 @@ static inline int exmap_flush(struct exmap_interface *interface)
 }
 
 /*
- * One page, a run or a list. They return how many pages were mapped, unmapped, read or
- * written: fewer than were asked for where some of them were there (or, for FREE and
- * WRITE, were not); or the errno of one that failed. Others may be done all the same, but
- * after ENOMEM no more of the same 512: a batch tells which. They clear the interface's batch.
+ * One page, a run or a list. These functions return how many pages they mapped, unmapped, read or
+ * wrote. ALLOC and READ do not count pages that are mapped already; FREE and WRITE do not count
+ * pages that are not mapped. If something failed, they return the negative errno of one failure.
+ * Other pages may have been done all the same; but after -ENOMEM nothing more is done of the same
+ * call to the kernel, which takes up to 512 entries. A batch tells what became of each entry. All
+ * of these functions clear the interface's batch.
  */
 
-/* What comes with an opcode. */
+/* The flags that go with an opcode. */
 static inline uint64_t exmap_call_flags(const struct exmap_interface *interface,
 					unsigned int opcode)
 {
 	return interface->defer && opcode == EXMAP_OP_FREE ? EXMAP_FREE_DEFER : 0;
 }
 
-/* Carry out the batch, and sum up its answers. */
+/* Carry out the batch. Returns the sum of its answers, or the negative errno of one failure. */
 static inline long exmap_batch_sum(struct exmap_interface *interface, unsigned int opcode)
 {
 	int failed = exmap_batch_run(interface, opcode, exmap_call_flags(interface, opcode));
@@ -452,7 +483,10 @@ static inline long exmap_batch_sum(struct exmap_interface *interface, unsigned i
 	return failed < 0 ? failed : sum;
 }
 
-/* Add an entry, and carry the batch out where it was the last one, or there is no more room. */
+/*
+ * Add an entry. Carry out the batch if this is the last entry, or if the batch is full. Returns the
+ * sum of the answers, 0 if the batch was not carried out, or a negative errno.
+ */
 static inline long exmap_batch_push(struct exmap_interface *interface, unsigned int opcode,
 				    uint64_t page, uint64_t pages, int last)
 {
@@ -465,12 +499,13 @@ static inline long exmap_batch_push(struct exmap_interface *interface, unsigned 
 }
 
 /**
- * exmap_page - do something to one page
+ * exmap_page - map, unmap, read or write one page
  * @interface: the calling thread's
  * @opcode: EXMAP_OP_ALLOC, _FREE, _READ or _WRITE
- * @page: which page
+ * @page: number of the page
  *
- * Return: 1, 0 or a negative errno: see above.
+ * Return: 1 if it was done; 0 if the page was mapped already or, for FREE and WRITE, was not
+ * mapped; or a negative errno.
  */
 static inline int exmap_page(struct exmap_interface *interface, unsigned int opcode, uint64_t page)
 {
@@ -479,14 +514,14 @@ static inline int exmap_page(struct exmap_interface *interface, unsigned int opc
 }
 
 /**
- * exmap_run - do something to pages that follow each other
+ * exmap_run - map, unmap, read or write adjacent pages
  * @interface: the calling thread's
  * @opcode: EXMAP_OP_ALLOC, _FREE, _READ or _WRITE
  * @page: the first page
- * @pages: how many
+ * @pages: how many pages; not limited to EXMAP_MAX_RUN
  *
- * Return: how many or a negative errno: see above. -EINVAL, with nothing done, where
- * a number has more than 52 bits.
+ * Return: how many pages were done, or a negative errno: see above. -EINVAL, with nothing done, if
+ * @page or @pages has more than 52 bits.
  */
 static inline long exmap_run(struct exmap_interface *interface, unsigned int opcode, uint64_t page,
 			     uint64_t pages)
@@ -494,7 +529,7 @@ static inline long exmap_run(struct exmap_interface *interface, unsigned int opc
 	long done, sum = 0, err = 0;
 	uint64_t here;
 
-	/* Else it would go on at page 0 after the last that there is. */
+	/* Without this check, a run past the last page number would wrap around to page 0. */
 	if ((page | pages) >> (64 - EXMAP_PAGE_LEN_BITS))
 		return -EINVAL;
 	exmap_batch_clear(interface);
@@ -510,13 +545,13 @@ static inline long exmap_run(struct exmap_interface *interface, unsigned int opc
 }
 
 /**
- * exmap_list - do something to many single pages
+ * exmap_list - map, unmap, read or write single pages
  * @interface: the calling thread's
  * @opcode: EXMAP_OP_ALLOC, _FREE, _READ or _WRITE
- * @page: which pages
- * @nr: how many
+ * @page: numbers of the pages
+ * @nr: how many pages; not limited
  *
- * Return: how many or a negative errno: see above.
+ * Return: how many pages were done, or a negative errno: see above.
  */
 static inline long exmap_list(struct exmap_interface *interface, unsigned int opcode,
 			      const uint64_t *page, size_t nr)

@@ -2,10 +2,10 @@
 /*
  * exmap: explicit control over a piece of virtual memory.
  *
- * A program opens /dev/exmap, maps its surface at EXMAP_OFF_EXMAP, sets it up
- * with EXMAP_IOCTL_SETUP, maps one control interface per thread at
- * EXMAP_OFF_INTERFACE(n), fills in the interface's entries and has them carried
- * out by EXMAP_IOCTL_ACTION. The numbers here never change.
+ * A program opens /dev/exmap, maps the surface at EXMAP_OFF_EXMAP, calls EXMAP_IOCTL_SETUP, and
+ * maps one interface per thread at EXMAP_OFF_INTERFACE(n). A thread writes entries to its
+ * interface, and EXMAP_IOCTL_ACTION carries them out. exmap(4) is the reference, and lists all
+ * errors. A page has 4 KiB. The numbers in this file never change.
  */
 #ifndef _UAPI_LINUX_EXMAP_H
 #define _UAPI_LINUX_EXMAP_H
@@ -21,7 +21,10 @@
 #endif
 #include <linux/ioctl.h>
 
-/* Offsets for mmap(2) on the file descriptor. */
+/*
+ * Offsets for mmap(2) on the file descriptor. The offset says what is mapped: the surface, once
+ * per exmap; or the page of interface n. Both need MAP_SHARED.
+ */
 #define EXMAP_OFF_EXMAP		0x0000000000000000ULL	/* the surface */
 #define EXMAP_OFF_PTEXPORT	0x1000000000000000ULL	/* reserved */
 #define EXMAP_OFF_INTERFACE_BASE 0xe000000000000000ULL
@@ -29,14 +32,16 @@
 #define EXMAP_OFF_INTERFACE(n)	\
 	(EXMAP_OFF_INTERFACE_BASE | ((unsigned long long)(n) << 12))
 
-/* The most interfaces that one exmap can have. */
+/* The most interfaces that an exmap can have. */
 #define EXMAP_MAX_INTERFACES	1024
 
 /**
  * enum exmap_flags - flags of EXMAP_IOCTL_ACTION and EXMAP_IOCTL_SETUP
- * @EXMAP_ALLOC_PROBE: ACTION: skip entries whose first page is mapped
- * @EXMAP_PAGEFAULT_ALLOC: SETUP: a touch maps a missing page
- * @EXMAP_FREE_DEFER: ACTION with EXMAP_OP_FREE: put the TLB shootdown off
+ * @EXMAP_ALLOC_PROBE: ACTION, with EXMAP_OP_ALLOC or EXMAP_OP_READ: skip each entry whose first
+ *	page is mapped; other opcodes ignore it
+ * @EXMAP_PAGEFAULT_ALLOC: SETUP: a touch of a page that is not mapped maps one, instead of raising
+ *	SIGSEGV
+ * @EXMAP_FREE_DEFER: ACTION, with EXMAP_OP_FREE only: defer the TLB shootdown
  */
 enum exmap_flags {
 	EXMAP_ALLOC_PROBE	= 1,
@@ -47,11 +52,14 @@ typedef enum exmap_flags exmap_flags;
 
 /**
  * struct exmap_ioctl_setup - argument of EXMAP_IOCTL_SETUP
- * @fd: the backing file, -1 for none
- * @max_interfaces: interfaces 0 .. max_interfaces - 1 exist
- * @buffer_size: the most pages, 4 KiB each, that can be mapped at a time
+ * @fd: the backing file, open for reading; or -1
+ * @max_interfaces: how many interfaces, 1 to EXMAP_MAX_INTERFACES; they are numbered from 0
+ * @buffer_size: the most pages that can be mapped at a time, at least 1
  * @flags: 0 or EXMAP_PAGEFAULT_ALLOC; a word with any other bit set counts as 0,
  *	because programs for the first exmap leave it uninitialized
+ *
+ * The ioctl returns 0, or -1 with errno EBADF, EBUSY, EFAULT, EINTR, EINVAL, EISDIR, ENOMEM,
+ * EPERM or ESPIPE.
  */
 struct exmap_ioctl_setup {
 	int		fd;
@@ -62,11 +70,11 @@ struct exmap_ioctl_setup {
 
 /**
  * enum exmap_opcode - opcodes of EXMAP_IOCTL_ACTION
- * @EXMAP_OP_READ: map pages that come filled from the backing file
- * @EXMAP_OP_ALLOC: map pages from the pool
+ * @EXMAP_OP_READ: map a page at each address that has none, filled from the backing file
+ * @EXMAP_OP_ALLOC: map a page at each address that has none
  * @EXMAP_OP_FREE: unmap pages
  * @EXMAP_OP_WRITE: write mapped pages to the backing file
- * @EXMAP_OP_FLUSH: do the TLB shootdown that EXMAP_FREE_DEFER has put off; no entries
+ * @EXMAP_OP_FLUSH: do the TLB shootdown that EXMAP_FREE_DEFER has deferred; takes no entries
  */
 enum exmap_opcode {
 	EXMAP_OP_READ	= 0,
@@ -78,11 +86,15 @@ enum exmap_opcode {
 
 /**
  * struct exmap_action_params - argument of EXMAP_IOCTL_ACTION
- * @interface: whose entries are carried out
- * @iov_len: how many of them, 0 .. EXMAP_USER_INTERFACE_PAGES; for EXMAP_OP_FLUSH 0
+ * @interface: number of the interface whose entries are carried out
+ * @iov_len: how many entries, 0 to EXMAP_USER_INTERFACE_PAGES; 0 for EXMAP_OP_FLUSH
  * @opcode: one of enum exmap_opcode
- * @flags: 0 or EXMAP_ALLOC_PROBE; for EXMAP_OP_FREE EXMAP_FREE_DEFER, too; for
- *	EXMAP_OP_FLUSH 0
+ * @flags: 0 or EXMAP_ALLOC_PROBE; with EXMAP_OP_FREE also EXMAP_FREE_DEFER; 0 for
+ *	EXMAP_OP_FLUSH
+ *
+ * The ioctl returns how many entries failed; the answer of each says why. Or it returns -1 with
+ * errno EBADF, EFAULT, EINTR, EINVAL, ENOMEM, EOPNOTSUPP, EPERM or EPROTO; then nothing has
+ * happened, and no entry was overwritten.
  */
 struct exmap_action_params {
 	uint16_t	interface;
@@ -93,10 +105,12 @@ struct exmap_action_params {
 
 /**
  * struct exmap_ioctl_stats - result of EXMAP_IOCTL_STATS
- * @flags: the flags of EXMAP_IOCTL_SETUP that hold
- * @buffer_size: as given to EXMAP_IOCTL_SETUP
- * @alloc_count: pages that are mapped now
+ * @flags: the flags of EXMAP_IOCTL_SETUP that are in effect
+ * @buffer_size: as given to EXMAP_IOCTL_SETUP, in pages
+ * @alloc_count: how many pages are mapped now
  * @max_interfaces: as given to EXMAP_IOCTL_SETUP
+ *
+ * The ioctl returns 0, or -1 with errno EBADF, EFAULT or EPERM.
  */
 struct exmap_ioctl_stats {
 	uint64_t	flags;
@@ -105,6 +119,7 @@ struct exmap_ioctl_stats {
 	uint32_t	max_interfaces;
 };
 
+/* Width of a length in struct exmap_iov, in bits; every length is below EXMAP_PAGE_MAX_PAGES. */
 #define EXMAP_PAGE_LEN_BITS	12
 #define EXMAP_PAGE_MAX_PAGES	(1 << EXMAP_PAGE_LEN_BITS)
 
@@ -112,11 +127,11 @@ struct exmap_ioctl_stats {
  * struct exmap_iov - an entry: the request, then its answer in the same place
  * @value: the whole word
  * @page: request: the first page, counted from the start of the surface
- * @len: request: how many pages
+ * @len: request: how many pages, 0 to EXMAP_PAGE_MAX_PAGES - 1
  * @res: answer: 0 or a negative errno
- * @pages: answer: pages newly mapped, unmapped, read or written
+ * @pages: answer: how many pages were newly mapped, unmapped, read or written
  */
-/* To ISO C++ anonymous structs are an extension. */
+/* __extension__, because anonymous structs are an extension to ISO C++. */
 __extension__ struct exmap_iov {
 	union {
 		uint64_t	value;
@@ -131,24 +146,27 @@ __extension__ struct exmap_iov {
 	};
 };
 
+/* How many entries an interface has. */
 #define EXMAP_USER_INTERFACE_PAGES	512
 
-/* An interface: one page, shared between the program and the kernel. */
+/**
+ * struct exmap_user_interface - an interface: one page, shared by the program and the kernel
+ * @iov: its entries
+ */
 struct exmap_user_interface {
 	struct exmap_iov iov[EXMAP_USER_INTERFACE_PAGES];
 };
 
 /*
- * On the exmap's file pread(2) and the like, to and from addresses on the surface,
- * take the interface in bits 0-7 and the opcode in bits 8-15 of the offset; so does
- * io_uring's IORING_OP_URING_CMD in cmd_op, for all opcodes but EXMAP_OP_FLUSH (none
- * takes flags), and has in its command area a struct exmap_uring_cmd.
+ * pread(2) and the like work on the exmap's file, with memory on the surface. The offset holds the
+ * interface in bits 0-7 and the opcode in bits 8-15. The cmd_op of io_uring's IORING_OP_URING_CMD
+ * holds the same. A command can have each opcode but EXMAP_OP_FLUSH, and no flags.
  */
 
 /**
  * struct exmap_uring_cmd - the command area of IORING_OP_URING_CMD
  * @iov: a range of the surface; or, with IORING_URING_CMD_FIXED, the part of a
- *	registered buffer that holds struct exmap_iov
+ *	registered buffer that holds 1 to EXMAP_USER_INTERFACE_PAGES entries (struct exmap_iov)
  */
 struct exmap_uring_cmd {
 	struct iovec iov;
@@ -156,6 +174,10 @@ struct exmap_uring_cmd {
 
 #define EXMAP_IOCTL_SETUP	_IOC(_IOC_WRITE, 'k', 1, sizeof(struct exmap_ioctl_setup))
 #define EXMAP_IOCTL_ACTION	_IOC(_IOC_WRITE, 'k', 2, sizeof(struct exmap_action_params))
+/*
+ * The argument of EXMAP_IOCTL_CLONE is a file descriptor of the exmap to clone, not a pointer. The
+ * ioctl returns 0, or -1 with errno EBADF, EBUSY, EINTR, EINVAL or EPERM.
+ */
 #define EXMAP_IOCTL_CLONE	_IOC(_IOC_WRITE, 'k', 3, sizeof(int))
 #define EXMAP_IOCTL_STATS	_IOC(_IOC_WRITE, 'k', 4, sizeof(struct exmap_ioctl_stats))
 
