@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
  * A small buffer manager in the style of vmcache (Leis et al., "Virtual-Memory Assisted Buffer
- * Management", SIGMOD 2023). Page n of the file has its place at memory + n, whether it is there
- * or not. All else that there is of a page is one word, its state: no hash table, no pointers to
- * frames. What is in memory the program decides, by exmap, or by pread and madvise.
+ * Management", SIGMOD 2023). Page n of the file has its place at memory + n, even while it is not
+ * in memory. The only other thing that a page needs is one word, its state: no hash table, no
+ * pointers to frames. The program decides which pages are in memory, by exmap, or by pread and
+ * madvise.
  * To compile: gcc -O2 -D_GNU_SOURCE -pthread bufferpool.c -o bufferpool
  */
 #include <argp.h>
@@ -22,8 +23,8 @@
 #define PAGE EXMAP_PAGE_SIZE
 #define WORDS (PAGE / sizeof(uint64_t))
 
-enum { CHECKSUM, ID, UPDATES, DATA };	/* which word is what; all others are data */
-/* Atomic words, since read_page() reads them while others write: on x86-64 an ordinary load. */
+enum { CHECKSUM, ID, UPDATES, DATA };	/* the words of a page; all from DATA on are data */
+/* Words are atomic, because read_page() reads them while others write. x86-64: a plain load. */
 struct page {
 	_Alignas(PAGE) _Atomic uint64_t word[WORDS];
 };
@@ -32,18 +33,18 @@ static unsigned long threads = 2, pool = 64, pages = 512, ops = 500000, percent 
 static const char *path, *only;		/* FILE and --backend */
 static bool with_exmap, overwrite;
 static int file;
-static struct page *memory;		/* where all pages have their place */
-static _Atomic uint64_t *states;	/* of each page */
+static struct page *memory;		/* the addresses of all pages */
+static _Atomic uint64_t *states;	/* a state for each page */
 static bool *dirty;			/* guarded by the page's lock */
-static atomic_ulong used;		/* pages that are in memory, or soon will be */
-static atomic_ulong hand;		/* of the clock: the page that it comes to next */
+static atomic_ulong used;		/* how many pages are in memory, or soon will be */
+static atomic_ulong hand;		/* the clock's hand: the page that it visits next */
 static struct exmap exmap;
 static _Thread_local struct exmap_interface interface;
 
 static void must(int error)
 {
 	if (error)
-		errx(error == -ENOENT ? 77 : 1, "%s", exmap_strerror(error));	/* 77: none here */
+		errx(error == -ENOENT ? 77 : 1, "%s", exmap_strerror(error));	/* 77: no exmap */
 }
 
 static void open_memory(void)
@@ -57,7 +58,7 @@ static void open_memory(void)
 		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (memory == MAP_FAILED)
 		err(1, "%lu pages of address space", pages);
-	/* Page by page, as with exmap; a kernel that never does else refuses. */
+	/* 4 KiB pages, as with exmap. A kernel without huge pages refuses this: no harm. */
 	madvise(memory, pages * PAGE, MADV_NOHUGEPAGE);
 }
 
@@ -68,7 +69,7 @@ static bool without_exmap(unsigned int opcode, uint64_t nr)
 	       madvise(memory + nr, PAGE, MADV_DONTNEED) == 0;
 }
 
-/* READ, WRITE or FREE pages; with exmap in one call, and FREE with one TLB shootdown. */
+/* READ, WRITE or FREE pages. With exmap this is one call, and FREE has one TLB shootdown. */
 static void transfer(unsigned int opcode, const uint64_t *nr, size_t count)
 {
 	long done = with_exmap ? exmap_list(&interface, opcode, nr, count) : 0;
@@ -76,21 +77,22 @@ static void transfer(unsigned int opcode, const uint64_t *nr, size_t count)
 	for (size_t i = 0; !with_exmap && i < count; i++)
 		done += without_exmap(opcode, nr[i]);
 	if (done != (long)count)
-		errx(1, "opcode %u, %zu pages, the first %lu: %s", opcode, count, *nr, done >= 0 &&
-		     with_exmap ? "some were in memory, or not" : strerror(done < 0 ? -done : errno));
+		errx(1, "opcode %u, %zu pages, the first %lu: %s", opcode, count, *nr,
+		     done >= 0 && with_exmap ? "some were unexpectedly mapped or missing" :
+		     strerror(done < 0 ? -done : errno));
 }
 
 /*
- * A state is a lock in the upper byte and a version in the other 56 bits, which is another one
- * after each exclusive lock. A page that is EVICTED is not in memory. A MARKED one is not locked;
- * it goes when the clock's hand comes by again, unless it is used before.
+ * A state is a lock in the upper byte and a version in the other 56 bits. Each exclusive lock
+ * changes the version. An EVICTED page is not in memory. A MARKED page is not locked. The clock
+ * evicts it when its hand visits the page again, unless the page is used before.
  */
 enum { UNLOCKED, SHARED, SHARED_MAX = 252, LOCKED, MARKED, EVICTED };
 #define LOCK(state) ((state) >> 56)
 #define VERSION(state) ((state) << 8 >> 8)
 #define STATE(version, lock) (VERSION(version) | (uint64_t)(lock) << 56)
 
-/* From exactly that state to another lock. */
+/* Change exactly this state to another lock, with the same version. */
 static bool try_lock(uint64_t nr, uint64_t state, unsigned int lock)
 {
 	return atomic_compare_exchange_strong(&states[nr], &state, STATE(state, lock));
@@ -101,16 +103,16 @@ static void unfix_shared(uint64_t nr)
 	states[nr] -= STATE(0, SHARED);
 }
 
-/* Leave the page UNLOCKED or EVICTED. */
+/* Unlock the page, with a new version: it is UNLOCKED or EVICTED after this. */
 static uint64_t unfix_exclusive(uint64_t nr, unsigned int lock)
 {
 	return states[nr] = STATE(states[nr] + 1, lock);
 }
 
 /*
- * Throw out up to a batch of pages that nobody has used since the clock's hand last came by: in
- * two turns it finds some, if there are any. They are locked shared as long as they are written,
- * so that others can read them. Nothing here waits for a lock: the caller has one already.
+ * Evict up to a batch of pages that no thread has used since the clock's last visit. Two turns of
+ * the clock find some, if there are any. A shared lock is held while pages are written, so that
+ * other threads can read them. This never waits for a lock, because the caller holds one already.
  */
 static void evict(void)
 {
@@ -131,7 +133,7 @@ static void evict(void)
 		dirty[victim[i]] = false;
 	}
 	transfer(EXMAP_OP_WRITE, changed, writes);
-	/* Those that others have come to read meanwhile stay. */
+	/* Pages that other threads read by now stay. */
 	for (i = 0; i < n; i++) {
 		state = states[victim[i]];
 		if (LOCK(state) == SHARED && try_lock(victim[i], state, LOCKED))
@@ -145,7 +147,7 @@ static void evict(void)
 	used -= gone;
 }
 
-/* Have a page be in memory; returns a state in which nobody had it locked exclusively. */
+/* Bring a page into memory. Returns a state in which no thread held an exclusive lock. */
 static uint64_t get(uint64_t nr)
 {
 	uint64_t state;
@@ -191,8 +193,9 @@ static struct page *fix_exclusive(uint64_t nr)
 }
 
 /*
- * Where read_page() goes on when exmap frees the page beneath it. SIGSEGV comes from a load of its
- * own; it has locked and changed nothing since, and can just leave. SA_NODEFER masks no signals.
+ * Where read_page() goes on if exmap frees the page under it. A load of look() raises SIGSEGV.
+ * look() locks and changes nothing, so it can simply be left. SA_NODEFER is set, so SIGSEGV is not
+ * blocked after siglongjmp(), which restores no signal mask.
  */
 static _Thread_local sigjmp_buf *_Atomic restart;
 
@@ -202,15 +205,15 @@ static void on_segv(int number, siginfo_t *info, void *context)
 
 	if (to && (uintptr_t)info->si_addr - (uintptr_t)memory < pages * PAGE)
 		siglongjmp(*to, 1);
-	signal(SIGSEGV, SIG_DFL);	/* a bug: the same again, and the program ends there */
+	signal(SIGSEGV, SIG_DFL);	/* a bug: the load repeats, and ends the program */
 }
 
 /*
- * Read a page without a lock, again and again until nobody wrote to it or threw it out meanwhile
- * (others may read or mark it); then what look() returned is right. Before that it may have seen
- * half of an update; or, of a page that was thrown out, zeros (madvise), or what was there until
- * SIGSEGV (exmap: FREE returns, and the page is used elsewhere, only after every CPU has forgotten
- * the address). So look() believes nothing, and locks and changes nothing.
+ * Read a page without a lock. Repeat this until no thread wrote to the page or evicted it meanwhile
+ * (reads and marks are harmless); then the result of look() is right. Before that, look() may see
+ * half of an update. Of an evicted page it may see zeros (madvise), or the old contents until
+ * SIGSEGV (exmap: FREE returns, and the page is used elsewhere, only after every CPU has dropped
+ * the address from its TLB). So look() must trust nothing, and must not lock or change anything.
  */
 static bool read_page(uint64_t nr, bool (*look)(struct page *page, uint64_t nr))
 {
@@ -233,7 +236,7 @@ static bool read_page(uint64_t nr, bool (*look)(struct page *page, uint64_t nr))
 	}
 }
 
-/* Throw out all pages, and so write what is to be written. Nobody else is at work. */
+/* Evict all pages, and so write the dirty ones. No other thread is at work. */
 static void close_memory(void)
 {
 	must(with_exmap ? exmap_attach(&exmap, &interface) : 0);
@@ -248,7 +251,7 @@ static void close_memory(void)
 	}
 }
 
-/* The workload: first a checksum, which is another one if any word is another, and never 0. */
+/* The workload. The checksum changes if any word changes, and is never 0. */
 static uint64_t checksum(struct page *page)
 {
 	uint64_t sum = 1;
@@ -262,12 +265,12 @@ static bool is_good(struct page *page, uint64_t nr)
 {
 	uint64_t sum = page->word[CHECKSUM];
 
-	if (nr % 8 == 0)	/* have others come between, if they can */
+	if (nr % 8 == 0)	/* let other threads interfere, if they can */
 		sched_yield();
 	return page->word[ID] == nr && sum == checksum(page);
 }
 
-/* A thread: one operation after the other. Returns how many were updates. */
+/* A thread: carries out its operations. Returns how many of them were updates. */
 static void *work(void *seed)
 {
 	uint64_t random = (uintptr_t)seed, updates = 0, nr, i;
@@ -277,7 +280,7 @@ static void *work(void *seed)
 	must(with_exmap ? exmap_attach(&exmap, &interface) : 0);
 	for (i = 0; i < ops; i++) {
 		random = random * 6364136223846793005 + 1442695040888963407;
-		nr = (random >> 32) % (i % 4 ? pages : 8);	/* 8 pages are used often */
+		nr = (random >> 32) % (i % 4 ? pages : 8);	/* 8 pages are hot */
 		if ((random >> 24) % 100 < percent) {
 			page = fix_exclusive(nr);
 			good = is_good(page, nr);
@@ -289,19 +292,19 @@ static void *work(void *seed)
 		} else if (i % 15) {
 			good = read_page(nr, is_good);
 		} else {
-			page = fix_shared(nr);	/* it stays as it is while the other is read */
+			page = fix_shared(nr);	/* its neighbor is read meanwhile */
 			good = read_page(nr ^ 1, is_good) && is_good(page, nr);
 			unfix_shared(nr);
 		}
 		if (!good)
-			errx(1, "page %lu or its neighbour is damaged in memory", nr);
+			errx(1, "page %lu or its neighbor is damaged in memory", nr);
 	}
 	if (with_exmap)
 		exmap_detach(&interface);
 	return (void *)updates;
 }
 
-/* Fill the file, work on it in threads, and see in the file itself that every update is there. */
+/* Fill the file, let threads work on it, and check that every update is in the file. */
 static void run(const char *backend)
 {
 	pthread_t thread[EXMAP_MAX_INTERFACES];
@@ -336,19 +339,19 @@ static void run(const char *backend)
 		missing -= page.word[UPDATES];
 	}
 	if (missing)
-		errx(1, "%ld updates have not arrived in %s", missing, path);
+		errx(1, "%ld updates are missing in %s", missing, path);
 	printf("%s,%lu,%.0f\n", backend, threads, threads * ops /
 	       (end.tv_sec - start.tv_sec + (end.tv_nsec - start.tv_nsec) / 1e9));
 }
 
 static const struct argp_option options[] = {
-	{ "backend", 'b', "exmap|madvise", .doc = "only this one (both, one after the other)" },
-	{ "threads", 1, "N", .doc = "how many threads (2)" },
-	{ "pool", 2, "MIB", .doc = "how much memory (64)" },
-	{ "data", 3, "MIB", .doc = "how large FILE is, or what is used of a device (512)" },
-	{ "ops", 4, "N", .doc = "reads and updates by each thread (500000)" },
-	{ "updates", 5, "PERCENT", .doc = "how many of them are updates (20)" },
-	{ "overwrite", 6, .doc = "FILE is there, or a device: its contents are lost" },
+	{ "backend", 'b', "exmap|madvise", .doc = "run only this one (default: both in turn)" },
+	{ "threads", 1, "N", .doc = "number of threads (default 2)" },
+	{ "pool", 2, "MIB", .doc = "size of the pool (default 64)" },
+	{ "data", 3, "MIB", .doc = "size of FILE, or of the used part of a device (default 512)" },
+	{ "ops", 4, "N", .doc = "operations by each thread (default 500000)" },
+	{ "updates", 5, "PERCENT", .doc = "share of the operations that are updates (default 20)" },
+	{ "overwrite", 6, .doc = "FILE exists or is a device; its contents are lost" },
 	{ }
 };
 
@@ -366,7 +369,7 @@ static error_t option(int key, char *text, struct argp_state *state)
 	else if (key < 1 || key > 5)
 		return ARGP_ERR_UNKNOWN;
 	else if (strchr(text, '-') || sscanf(text, "%9lu%c", number[key - 1], &rest) != 1)
-		errx(1, "'%s' should be a number of up to 9 digits: see --help", text);
+		errx(1, "'%s' is not a number of up to 9 digits: see --help", text);
 	return 0;
 }
 
@@ -379,7 +382,7 @@ int main(int argc, char **argv)
 	argp_parse(&argp, argc, argv, 0, NULL, NULL);
 	if (!path || !threads || threads >= EXMAP_MAX_INTERFACES || !pool || !pages || percent > 100 ||
 	    (only && strcmp(only, "exmap") && strcmp(only, "madvise")))
-		errx(1, "FILE is missing, or an option out of range: see --help");
+		errx(1, "FILE is missing, or an option is out of range: see --help");
 	pool *= (1 << 20) / PAGE;
 	pages *= (1 << 20) / PAGE;
 	must((!only || *only == 'e') && access("/dev/exmap", F_OK) ? -errno : 0);
@@ -388,7 +391,7 @@ int main(int argc, char **argv)
 	dirty = calloc(pages, sizeof(*dirty));
 	if (file < 0 || !states || !dirty || sigaction(SIGSEGV, &segv, NULL))
 		err(1, "%s with %lu pages, %s --overwrite", path, pages, overwrite ? "with" : "without");
-	fcntl(file, F_SETFL, O_DIRECT);		/* not every file system can do that */
+	fcntl(file, F_SETFL, O_DIRECT);		/* some file systems refuse: no harm */
 	puts("backend,threads,operations_per_second");
 	if (!only || *only == 'e')
 		run("exmap");
