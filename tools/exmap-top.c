@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Show all exmaps of the machine, as top shows processes. It only reads
- * /proc/PID/fdinfo/FD, so it sees the exmaps of processes that its user may look into.
+ * Show all exmaps of the machine, as top shows processes. This only reads /proc/PID/fdinfo/FD, so
+ * it sees the exmaps of those processes that its user may inspect.
  */
 #include <ctype.h>
 #include <dirent.h>
@@ -21,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* What fdinfo says, by the name that it has there. */
+/* The values in fdinfo that are shown; name_of[] has their names there. */
 enum value {
 	ID, INTERFACES, CEILING, TAKEN, MAPPED, FREE, DEFERRED, IN_FLIGHT,
 	ALLOCS, FREES, READS, WRITES, STEALS, FLUSHES, VALUES,
@@ -36,14 +36,14 @@ static const char *const name_of[VALUES] = {
 	[WRITES] = "exmap-writes", [STEALS] = "exmap-steals", [FLUSHES] = "exmap-flushes",
 };
 
-/* An exmap, at one look. */
+/* One exmap, as it was when it was looked at. */
 struct look {
 	int pid;
 	char command[16];
 	uint64_t value[VALUES];
 };
 
-/* All of them, and when that was. */
+/* All exmaps, and the time when they were looked at. */
 struct looks {
 	struct timespec time;
 	size_t nr;
@@ -60,7 +60,7 @@ static struct {
 
 static struct termios terminal;
 static volatile sig_atomic_t stopped;
-static sigset_t unblocked;	/* the signals as they were */
+static sigset_t unblocked;	/* the signal mask at the start */
 
 static void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *format, ...)
 {
@@ -74,7 +74,7 @@ static void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *for
 	exit(1);
 }
 
-/* A file of /proc; NULL where it has gone, or is none of our business. */
+/* Open a file in /proc/PID. NULL if the process is gone, or if its user must not inspect it. */
 static FILE *open_of(int pid, const char *format, const char *name)
 {
 	char path[64 + NAME_MAX];
@@ -84,7 +84,10 @@ static FILE *open_of(int pid, const char *format, const char *name)
 	return fopen(path, "re");
 }
 
-/* Not a socket or the like. What it is called is no sign: it can be mounted anywhere. */
+/*
+ * Whether a file has a path, so it is no socket or the like. The path itself says nothing: the
+ * device can be mounted anywhere.
+ */
 static bool is_on_a_path(int pid, const char *fd)
 {
 	char path[64 + NAME_MAX], first;
@@ -119,7 +122,7 @@ static void read_command(struct look *look)
 	if (fgets(look->command, sizeof(look->command), file))
 		look->command[strcspn(look->command, "\n")] = '\0';
 	fclose(file);
-	/* A process can call itself what it likes, but not draw on our screen or in a CSV. */
+	/* A process chooses its name, but that name must not control the screen or the CSV. */
 	for (c = look->command; *c; c++)
 		if (!isprint((unsigned char)*c) || strchr(",\"'", *c) ||
 		    (c == look->command && strchr("=+-@", *c)))
@@ -136,7 +139,7 @@ static struct look *find(const struct looks *looks, uint64_t id)
 	return NULL;
 }
 
-/* Take an exmap in, unless it is there: CLONE and fork make more files of one. */
+/* Add an exmap, unless it is there already: CLONE and fork make several files of one exmap. */
 static void look_at_file(struct looks *looks, int pid, const char *fd)
 {
 	struct look look = { .pid = pid };
@@ -179,7 +182,7 @@ static void look_around(struct looks *looks)
 	DIR *dir = opendir("/proc");
 
 	if (!dir)
-		fail("/proc cannot be read (%s): is it mounted?", strerror(errno));
+		fail("cannot read /proc (%s): is it mounted?", strerror(errno));
 	looks->nr = 0;
 	clock_gettime(CLOCK_MONOTONIC, &looks->time);
 	while ((entry = readdir(dir)))
@@ -200,7 +203,7 @@ static double rate(const struct looks *now, const struct looks *before, const st
 	return (double)(look->value[value] - old->value[value]) / seconds;
 }
 
-/* Who has most pages comes first. */
+/* The exmap with most pages comes first. */
 static int compare(const void *a, const void *b)
 {
 	const struct look *x = a, *y = b;
@@ -210,7 +213,7 @@ static int compare(const void *a, const void *b)
 	return x->value[ID] < y->value[ID] ? -1 : x->value[ID] > y->value[ID];
 }
 
-/* A number in five columns. */
+/* Write a number in five columns, with a unit. */
 static const char *scaled(double number, char *buffer)
 {
 	static const char unit[] = " kMGT";
@@ -244,7 +247,7 @@ static void print_csv(const struct looks *now, const struct looks *before)
 	}
 }
 
-/* What fits on 80 columns comes first. */
+/* The first columns are those that fit on 80 characters. */
 static void print_table(const struct looks *now, const struct looks *before, int lines)
 {
 	uint64_t taken = 0;
@@ -287,15 +290,15 @@ static void print(const struct looks *now, const struct looks *before)
 	} else {
 		if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || !size.ws_row)
 			size.ws_row = 24;
-		/* From the upper left corner on an empty screen, no line of it wrapped. */
+		/* Start at the upper left corner, clear the screen, and wrap no line. */
 		printf("\033[H\033[2J\033[?7l");
 		print_table(now, before, size.ws_row);
 	}
 	if (fflush(stdout) || ferror(stdout))
-		fail("cannot write its output: %s", strerror(errno));
+		fail("cannot write the output: %s", strerror(errno));
 }
 
-/* Wait for the next round. False where there is to be none. */
+/* Wait for the next round. False if the program must end instead. */
 static bool wait_for_key(void)
 {
 	struct pollfd key = { .fd = option.batch ? -1 : STDIN_FILENO, .events = POLLIN };
@@ -303,7 +306,7 @@ static bool wait_for_key(void)
 	char c = 0;
 
 	delay.tv_nsec = (long)((option.delay - (double)delay.tv_sec) * 1e9);
-	/* Signals come in here only, so that none is slept over. */
+	/* Signals are blocked everywhere else, so none can come unnoticed before the wait. */
 	if (ppoll(&key, 1, &delay, &unblocked) > 0 &&
 	    (read(STDIN_FILENO, &c, 1) <= 0 || c == 'q'))
 		return false;
@@ -315,7 +318,7 @@ static void on_signal(int signal)
 	stopped = 1;
 }
 
-/* What ends the program has it put the terminal right first. */
+/* A signal that ends the program must not leave the terminal in raw mode. */
 static void catch_signals(void)
 {
 	static const int ends[] = { SIGINT, SIGTERM, SIGHUP };
@@ -343,11 +346,11 @@ static void use_terminal(void)
 	struct termios raw;
 
 	if (!isatty(STDOUT_FILENO) || tcgetattr(STDIN_FILENO, &terminal))
-		fail("no terminal: use --batch or --csv");
+		fail("standard input or output is no terminal: use --batch or --csv");
 	atexit(restore_terminal);
 	raw = terminal;
 	raw.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
-	/* No core and no stop, which would leave it like this. */
+	/* A core dump or a stop would leave the terminal in raw mode. */
 	raw.c_cc[VQUIT] = _POSIX_VDISABLE;
 	raw.c_cc[VSUSP] = _POSIX_VDISABLE;
 	tcsetattr(STDIN_FILENO, TCSANOW, &raw);
@@ -357,14 +360,14 @@ static void use_terminal(void)
 static void usage(void)
 {
 	puts("usage: exmap-top [OPTION...]\n"
-	     "Show all exmaps of the machine, once a second; q ends it. Without privileges it sees\n"
-	     "those of its user.\n"
+	     "Show all exmaps of the machine once a second; q ends the program. Without\n"
+	     "privileges it shows the exmaps of its user.\n"
 	     "\n"
-	     "  -b, --batch      write table after table, not on a terminal\n"
-	     "  -c, --csv        write lines of numbers: all in pages, then pages per second\n"
-	     "  -d, --delay=S    so many seconds from one to the next (default 1)\n"
-	     "  -n, --rounds=N   end after so many\n"
-	     "  -h, --help       this");
+	     "  -b, --batch      write one table after the other, without a terminal\n"
+	     "  -c, --csv        write lines of numbers, in pages and pages per second\n"
+	     "  -d, --delay=S    wait S seconds between two rounds (at least 0.1, default 1)\n"
+	     "  -n, --rounds=N   end after N rounds\n"
+	     "  -h, --help       show this help");
 }
 
 static double number(const char *argument, double least)
@@ -373,7 +376,7 @@ static double number(const char *argument, double least)
 	double value = strtod(argument, &end);
 
 	if (*end || end == argument || !(value >= least && value <= 1e6))
-		fail("%s is no number from %g to 1000000: see --help", argument, least);
+		fail("%s is not a number from %g to 1000000: see --help", argument, least);
 	return value;
 }
 
@@ -412,7 +415,7 @@ static void options(int argc, char **argv)
 		}
 	}
 	if (optind < argc)
-		fail("it takes no argument like %s: see --help", argv[optind]);
+		fail("unexpected argument %s: see --help", argv[optind]);
 }
 
 int main(int argc, char **argv)
@@ -427,7 +430,7 @@ int main(int argc, char **argv)
 	if (option.csv)
 		puts("time,pid,command,id,interfaces,ceiling,system,mapped,free,deferred,in_flight,allocs,frees,reads,writes,steals,flushes");
 	look_around(&looks[now]);
-	/* Rates take two looks. */
+	/* A rate needs two looks. */
 	while (option.rounds-- && wait_for_key()) {
 		now = !now;
 		look_around(&looks[now]);
