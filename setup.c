@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * An exmap comes and goes: open, SETUP, the first use of an interface, and the last put.
+ * The life of an exmap: open, SETUP, the first use of an interface, and the last put.
  */
 #include <linux/file.h>
 #include <linux/llist.h>
@@ -15,9 +15,11 @@
 #include "trace.h"
 
 /**
- * exmap_create - make an exmap for the calling process
+ * exmap_create - allocate an exmap for the calling process
  *
- * Return: the exmap, which exmap_put() frees; or NULL if there is no memory for it.
+ * May sleep for memory. The exmap has one reference and no pool, interfaces or surface yet.
+ *
+ * Return: the exmap, to be released with exmap_put(); or NULL if no memory is available.
  */
 struct exmap *exmap_create(void)
 {
@@ -33,13 +35,16 @@ struct exmap *exmap_create(void)
 	mutex_init(&exmap->reap_lock);
 	spin_lock_init(&exmap->gate_lock);
 	init_waitqueue_head(&exmap->gate_wait);
-	/* Kept allocated until the last file is closed, which may be in a child. */
+	/* The mm stays allocated until the last file is closed, possibly by a child process. */
 	exmap->mm = current->mm;
 	mmgrab(exmap->mm);
 	return exmap;
 }
 
-/* Free all that interfaces have, but not themselves. */
+/*
+ * Free the bundles and the shared page of each interface, and undo their charges. The array itself
+ * stays. Nobody else uses the interfaces.
+ */
 static void exmap_strip_interfaces(struct exmap *exmap, struct exmap_interface *interfaces,
 				   unsigned int nr)
 {
@@ -62,12 +67,12 @@ static void exmap_destroy(struct exmap *exmap)
 	kfree(exmap);
 }
 
-/* Exmaps without pages and interfaces that nobody has any more. */
+/* Exmaps that have lost their last reference, pages and interfaces, and wait to be freed. */
 static LLIST_HEAD(exmap_remains);
 
 /*
- * Free them when no MMU notifier and no shrinker is looking at them any more: one grace period
- * for all that have come meanwhile, which no one waits for.
+ * Free these exmaps once no MMU notifier callback and no shrinker can still look at them. All
+ * exmaps that arrived in the meantime share one grace period. Only this work waits for it.
  */
 static void exmap_bury(struct work_struct *work)
 {
@@ -85,10 +90,11 @@ static void exmap_bury(struct work_struct *work)
 static DECLARE_WORK(exmap_burial, exmap_bury);
 
 /**
- * exmap_put - let go of an exmap
- * @exmap: the exmap; no lock is held
+ * exmap_put - drop a reference to an exmap
+ * @exmap: the exmap; the caller holds a reference and no lock
  *
- * All that user space can notice is gone when the last one has put it.
+ * May sleep. The last put tears down everything that user space can observe before it returns. The
+ * struct itself is freed later, by exmap_bury().
  */
 void exmap_put(struct exmap *exmap)
 {
@@ -112,7 +118,11 @@ void exmap_put(struct exmap *exmap)
 		schedule_work(&exmap_burial);
 }
 
-/* Their locks and counters; what they need for work comes with the first use. Or an error. */
+/*
+ * Allocate @nr interfaces with their locks and zeroed counters. Each gets its memory on its first
+ * use, in exmap_make_interface(). Returns an ERR_PTR() with the error of exmap_charge(), or
+ * -ENOMEM.
+ */
 static struct exmap_interface *exmap_alloc_interfaces(struct exmap *exmap, unsigned int nr)
 {
 	struct exmap_interface *interfaces;
@@ -136,13 +146,16 @@ static struct exmap_interface *exmap_alloc_interfaces(struct exmap *exmap, unsig
 }
 
 /**
- * exmap_setup - the rest of SETUP
- * @exmap: its lock is held; mmap_lock is not
- * @setup: the parameters, which have been checked
- * @file: the backing file, or NULL. Keeps a reference to it
+ * exmap_setup - create the pool and the interfaces of an exmap
+ * @exmap: the exmap; exmap->lock is held, mmap_lock is not
+ * @setup: parameters that have been checked
+ * @file: the backing file, or NULL. On success the exmap takes its own reference
  *
- * Return: 0; -EBUSY if it has been set up or is an orphan; -ENOMEM; -EPERM if RLIMIT_MEMLOCK is
- * 0; or -ERESTARTNOINTR.
+ * May sleep, allocates, and takes mmap_lock.
+ *
+ * Return: 0; -EBUSY if the exmap has been set up or is an orphan of CLONE; -ENOMEM if no memory is
+ * available or RLIMIT_MEMLOCK has no room; -EPERM if RLIMIT_MEMLOCK is 0; -ERESTARTNOINTR if a
+ * signal is pending.
  */
 int exmap_setup(struct exmap *exmap, const struct exmap_ioctl_setup *setup, struct file *file)
 {
@@ -166,9 +179,9 @@ int exmap_setup(struct exmap *exmap, const struct exmap_ioctl_setup *setup, stru
 	if (err)
 		goto free_interfaces;
 	/*
-	 * Not at open, which the misc device calls with a lock for all of them, and
-	 * not at mmap: this takes mmap_lock. Without interfaces there are no pages,
-	 * so there was nothing to be told so far.
+	 * Join here, because joining takes mmap_lock. mmap is called with mmap_lock held, and open
+	 * with a mutex that all misc devices share. Joining this late misses nothing, because
+	 * without interfaces no page can have been mapped.
 	 */
 	err = exmap_watch_join(exmap);
 	if (err)
@@ -178,7 +191,10 @@ int exmap_setup(struct exmap *exmap, const struct exmap_ioctl_setup *setup, stru
 	exmap->max_interfaces = setup->max_interfaces;
 	exmap->flags = setup->flags;
 	spin_lock(&exmap->gate_lock);
-	/* Last: who sees them goes by what is set above. */
+	/*
+	 * Publish the array last, because a reader that sees it relies on the fields above. Pairs
+	 * with exmap_ready(), exmap_vma_fault() and exmap_surface_kill().
+	 */
 	smp_store_release(&exmap->interfaces, interfaces);
 	spin_unlock(&exmap->gate_lock);
 	exmap_pool_expose(exmap);
@@ -186,7 +202,7 @@ int exmap_setup(struct exmap *exmap, const struct exmap_ioctl_setup *setup, stru
 
 destroy_pool:
 	exmap_pool_destroy(exmap);
-	/* It gives way to any signal: deal with that, and come again. */
+	/* exmap_watch_join() stops for any signal: handle it, then restart the system call. */
 	if (err == -EINTR)
 		err = -ERESTARTNOINTR;
 free_interfaces:
@@ -196,12 +212,14 @@ free_interfaces:
 }
 
 /**
- * exmap_make_interface - give an interface what it needs for work
+ * exmap_make_interface - allocate the bundles and the shared page of an interface
  * @exmap: has been set up, and belongs to current->mm
- * @interface: its lock is not held
+ * @interface: the interface; its lock is not held
  *
- * Return: 0, also if another thread was first; -ENOMEM, also if that would be above
- * RLIMIT_MEMLOCK; or -EINTR.
+ * May sleep for memory and takes the interface's lock.
+ *
+ * Return: 0, even if another thread did it first; -ENOMEM if no memory is available or the charge
+ * would exceed RLIMIT_MEMLOCK; -EINTR if the caller is being killed.
  */
 int exmap_make_interface(struct exmap *exmap, struct exmap_interface *interface)
 {
@@ -209,7 +227,7 @@ int exmap_make_interface(struct exmap *exmap, struct exmap_interface *interface)
 	bool used = false;
 	int err = 0;
 
-	/* Not under the lock, which the MMU notifier takes. */
+	/* Allocate before taking the lock, because the MMU notifier takes the same lock. */
 	new.user = (struct exmap_user_interface *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
 	if (!new.user || exmap_stock_setup(&new)) {
 		free_page((unsigned long)new.user);
@@ -218,7 +236,10 @@ int exmap_make_interface(struct exmap *exmap, struct exmap_interface *interface)
 	err = mutex_lock_killable(&interface->lock);
 	if (err)
 		goto discard;
-	/* Charged under the lock: of two threads neither fails because the other has charged it. */
+	/*
+	 * Charge under the lock, so that two racing threads cannot both charge and one of them fail
+	 * at the limit.
+	 */
 	if (!interface->user && exmap_charge_resident(exmap->mm, EXMAP_STOCK_PAGES + 1,
 						      &interface->charge))
 		err = -ENOMEM;
@@ -226,7 +247,10 @@ int exmap_make_interface(struct exmap *exmap, struct exmap_interface *interface)
 		interface->loaded = new.loaded;
 		interface->limbo = new.limbo;
 		interface->empty = new.empty;
-		/* Last: who sees it goes by the bundles. */
+		/*
+		 * Publish last, because a reader that sees the page relies on the bundles. Pairs
+		 * with exmap_get_interface().
+		 */
 		smp_store_release(&interface->user, new.user);
 		used = true;
 	}
@@ -240,7 +264,9 @@ discard:
 }
 
 /**
- * exmap_setup_exit - wait until the last exmap is freed; none is left that anybody has
+ * exmap_setup_exit - wait until exmap_bury() has freed the last exmap
+ *
+ * Called at module exit. No file is open, so no further exmap can arrive.
  */
 void exmap_setup_exit(void)
 {

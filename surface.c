@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The surface as a mapping: its VMA, mmap, and touches of pages that are not there.
+ * The surface as a mapping: its VMA, mmap, and page faults on absent pages.
  */
 #include <linux/file.h>
 #include <linux/memcontrol.h>
@@ -14,12 +14,15 @@
 #include "trace.h"
 #include "walk.h"
 
-/* Page faults: a page that is not there */
+/* Page faults on absent pages */
 
 /*
- * The gate is closed. The fault comes with mmap_lock held, which whoever closed
- * it may be waiting for: let go of it if we may, or else just try again. Who must not
- * wait (a guest's CPU: KVM has others wait for it) is told so, and keeps mmap_lock.
+ * Handle a page fault while the gate is closed. The fault arrives with mmap_lock held, and the task
+ * that closed the gate may be waiting for mmap_lock. So drop mmap_lock and wait if the flags allow
+ * that; otherwise return and let the access fault again.
+ *
+ * A caller with FAULT_FLAG_RETRY_NOWAIT must not wait, and VM_FAULT_RETRY tells it so. KVM sets
+ * this flag for a virtual CPU. mmap_lock then stays held.
  */
 static vm_fault_t exmap_fault_wait(struct exmap *exmap, struct vm_fault *vmf)
 {
@@ -29,19 +32,22 @@ static vm_fault_t exmap_fault_wait(struct exmap *exmap, struct vm_fault *vmf)
 		return VM_FAULT_NOPAGE;
 	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
 		return VM_FAULT_RETRY;
-	/* Without mmap_lock the VMA may go, but not what its file holds. */
+	/* The VMA may go away without mmap_lock. The file keeps the exmap alive. */
 	file = get_file(vmf->vma->vm_file);
 	mmap_read_unlock(exmap->mm);
-	/* A fatal signal is the caller's to notice. */
+	/*
+	 * Stop waiting at a fatal signal, which the caller checks for. Pairs with exmap_gate_open()
+	 * and exmap_surface_kill(), which change the gate before they wake the waiters.
+	 */
 	(void)wait_event_killable(exmap->gate_wait, READ_ONCE(exmap->gate) != EXMAP_GATE_CLOSED);
 	fput(file);
 	return VM_FAULT_RETRY;
 }
 
 /*
- * Get the interface that serves page faults, with a free page in its stock unless there is none.
- * Returns 0 or -ENOMEM, with its lock held; or -EINTR, with nothing held. Whoever took the last
- * page may have mapped it where the touch was: so go on after -ENOMEM.
+ * Lock the interface that serves page faults and try to bring a free page into its stock. Returns 0
+ * or -ENOMEM with the interface's lock held, or -EINTR with nothing held. After -ENOMEM the caller
+ * still checks the PTE: the thread that took the last page may have mapped it at this address.
  */
 static int exmap_fault_enter(struct exmap *exmap, struct exmap_interface *interface)
 {
@@ -56,13 +62,14 @@ static int exmap_fault_enter(struct exmap *exmap, struct exmap_interface *interf
 }
 
 /*
- * Map the page that was touched. VM_FAULT_NOPAGE, which has the access repeated,
- * only where that can succeed: an access by the kernel cannot be killed.
+ * Map the page that was touched. VM_FAULT_NOPAGE makes the CPU repeat the access, so return it only
+ * if a retry can succeed: an access by the kernel cannot be killed.
  */
 static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 {
 	struct exmap_interface *interface = &exmap->interfaces[exmap->max_interfaces];
 	struct exmap_walk walk = EXMAP_WALK(exmap);
+	/* Pairs with exmap_gate_open(); see exmap_was_closed(). */
 	unsigned int openings = READ_ONCE(exmap->openings);
 	vm_fault_t ret = VM_FAULT_NOPAGE;
 	long mapped = 0;
@@ -76,14 +83,14 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 	err = exmap_fault_enter(exmap, interface);
 	if (err == -EINTR)
 		return VM_FAULT_SIGBUS;
-	/* As in exmap_enter(). */
+	/* Pairs with the releases in exmap_surface_map() and exmap_gate_open(). */
 	gate = smp_load_acquire(&exmap->gate);
 	if (gate == EXMAP_GATE_OPEN && exmap_walk_flush(&walk, interface, vmf->address)) {
 		err = -EINTR;
 	} else if (gate == EXMAP_GATE_OPEN && exmap_walk_lock(&walk, vmf->address)) {
 		pte = &walk.table[pte_index(vmf->address)];
 		exmap_map_run(exmap, interface, vmf->address, pte, 1, &mapped);
-		/* Whoever took the last page may have mapped it right here. */
+		/* The thread that took the last page may have mapped it at this address. */
 		if (mapped || !exmap_pte_free(*pte))
 			err = 0;
 	}
@@ -102,7 +109,10 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 	return ret;
 }
 
-/* By itself: it calls the last reference's callback, which test-all has to know of. */
+/*
+ * A separate function because it calls the release callback of the last reference. test-all looks
+ * for indirect calls and has to know this function's name.
+ */
 static noinline void exmap_memcg_put(struct mem_cgroup *memcg)
 {
 	mem_cgroup_put(memcg);
@@ -114,11 +124,17 @@ static vm_fault_t exmap_vma_fault(struct vm_fault *vmf)
 	struct mem_cgroup *memcg, *before;
 	vm_fault_t ret;
 
-	/* A copy in a child holds nothing and never will. */
+	/*
+	 * A VMA copied to a child process has no pages and never gets any. The acquire pairs with
+	 * exmap_setup(): @flags and the number of interfaces are set.
+	 */
 	if (vmf->vma->vm_mm != exmap->mm || !smp_load_acquire(&exmap->interfaces) ||
 	    !(exmap->flags & EXMAP_PAGEFAULT_ALLOC))
 		return VM_FAULT_SIGSEGV;
-	/* Who touches it may be a debugger, or a thread of the kernel, whose limit is none. */
+	/*
+	 * Charge the exmap's process. The current task may be a debugger or a kernel thread, and a
+	 * kernel thread has no memory limit.
+	 */
 	memcg = get_mem_cgroup_from_mm(exmap->mm);
 	before = set_active_memcg(memcg);
 	ret = exmap_fault_alloc(exmap, vmf);
@@ -131,14 +147,16 @@ static vm_fault_t exmap_vma_fault(struct vm_fault *vmf)
 
 /**
  * exmap_vma_protect - set the flags of a new mapping
- * @vma: the surface or an interface; mmap_lock is held for writing
+ * @vma: the surface or the page of an interface; mmap_lock is held for writing
  *
- * A child must not inherit a page. User space can clear VM_DONTCOPY with MADV_DOFORK, which newer
- * kernels refuse, and VM_WIPEONFORK with MADV_KEEPONFORK. Then fork copies the VMA, but
- * vma_needs_copy() finds no reason to copy its page tables, because it maps a file and is shared.
- * So neither VM_MIXEDMAP nor VM_PFNMAP may ever be set: each is such a reason. Nothing depends
- * on VM_MIXEDMAP: VM_DONTEXPAND is part of VM_SPECIAL too, so mm does not lock, merge, age or
- * collapse the pages, and EXMAP_VMA_POLICY keeps NUMA balancing away.
+ * A child process must not inherit a page. User space can clear VM_DONTCOPY with MADV_DOFORK, which
+ * newer kernels refuse. It can clear VM_WIPEONFORK with MADV_KEEPONFORK. If both are clear, fork
+ * copies the VMA. It does not copy the page tables, because vma_needs_copy() finds no reason to do
+ * so for a shared file mapping.
+ *
+ * VM_MIXEDMAP and VM_PFNMAP must never be set, because each is a reason for vma_needs_copy().
+ * Nothing here depends on VM_MIXEDMAP. VM_DONTEXPAND is in VM_SPECIAL too, so mm does not lock,
+ * merge, age or collapse the pages. EXMAP_VMA_POLICY keeps NUMA balancing away.
  */
 void exmap_vma_protect(struct vm_area_struct *vma)
 {
@@ -146,12 +164,13 @@ void exmap_vma_protect(struct vm_area_struct *vma)
 }
 
 /**
- * exmap_vma_open - the kernel has copied the VMA of the surface or of an interface
- * @vma: the copy
+ * exmap_vma_open - handle a copy of the VMA of the surface or of an interface
+ * @vma: the copy; mmap_lock of its mm is held for writing
  *
- * In a child, this is the second line of defense: vma_needs_copy() also says yes if a user with
- * CAP_SYS_PTRACE follows forks with userfaultfd. It only helps on kernels that call this before
- * they copy page tables: 6.9 and later, and older ones that have that change.
+ * This is a second line of defense for child processes. vma_needs_copy() also finds a reason to
+ * copy page tables if a user with CAP_SYS_PTRACE tracks forks with userfaultfd. The flag set here
+ * helps only if the kernel calls this function before it copies the page tables: 6.9 and later do,
+ * and older kernels that have this change backported.
  */
 void exmap_vma_open(struct vm_area_struct *vma)
 {
@@ -186,7 +205,10 @@ const struct vm_operations_struct exmap_vma_ops = {
 	EXMAP_VMA_POLICY
 };
 
-/* What a surface takes of kernel memory while it is unused, in pages: see exmap_surface_map(). */
+/*
+ * Pages of kernel memory that an unused surface takes: the array of leaves, and @reaped. See
+ * exmap_surface_map().
+ */
 static unsigned long exmap_surface_pages(unsigned long leaves)
 {
 	return DIV_ROUND_UP(leaves * sizeof(struct exmap_leaf *), PAGE_SIZE) + 1;
@@ -194,10 +216,12 @@ static unsigned long exmap_surface_pages(unsigned long leaves)
 
 /**
  * exmap_surface_map - make a mapping the surface
- * @exmap: mmap_lock is held for writing; it has had no surface yet
- * @vma: the mapping, shared, of exmap->mm
+ * @exmap: has had no surface yet; mmap_lock is held for writing
+ * @vma: a shared mapping that belongs to exmap->mm
  *
- * Return: 0, -ENOMEM, or -EINVAL where it is PROT_NONE.
+ * Allocates the directory and opens the gate. Page tables are made later, by exmap_populate().
+ *
+ * Return: 0; -ENOMEM; -EINVAL if the mapping is PROT_NONE.
  */
 int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma)
 {
@@ -206,7 +230,10 @@ int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma)
 
 	BUILD_BUG_ON(!pte_none(EXMAP_PTE_DEFERRED) || pte_present(EXMAP_PTE_DEFERRED));
 	mmap_assert_write_locked(exmap->mm);
-	/* A PTE that is not present is no place for a page. */
+	/*
+	 * With PROT_NONE the PTEs would not be present, and exmap takes such a PTE for an absent
+	 * page.
+	 */
 	if (!(vma->vm_flags & (VM_READ | VM_WRITE | VM_EXEC)))
 		return -EINVAL;
 	exmap->leaves = kvmalloc_array(nr, sizeof(*exmap->leaves),
@@ -220,9 +247,9 @@ int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma)
 	memset_p((void **)exmap->leaves, (void *)&exmap_no_leaf, nr);
 	exmap->directory = exmap->leaves - (vma->vm_start >> P4D_SHIFT);
 	/*
-	 * Ordinary PTEs: get_user_pages() works. Young and dirty from the start: the
-	 * hardware never has to set these bits. The protection is kept here since
-	 * clear_refs takes write permission out of the VMA's.
+	 * The PTEs are ordinary ones, so that get_user_pages() works. They are young and dirty from
+	 * the start, so that the hardware never has to set these bits. The protection bits are kept
+	 * in exmap->pte, because clear_refs removes write permission from the VMA's vm_page_prot.
 	 */
 	exmap_vma_protect(vma);
 	vm_flags_set(vma, VM_NOHUGEPAGE);
@@ -231,19 +258,22 @@ int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma)
 	vma->vm_private_data = exmap;
 	exmap->mapping = vma->vm_file->f_mapping;
 	exmap->start = vma->vm_start;
-	/* After the start: see exmap_concerns(). */
+	/* Publish @end after @start. Pairs with the acquire in exmap_concerns(). */
 	smp_store_release(&exmap->end, vma->vm_end);
 
 	spin_lock(&exmap->gate_lock);
-	/* After the addresses: see exmap_has_surface(). */
+	/*
+	 * Publish the gate after @start, @end, @pte and @directory. Pairs with the acquire in
+	 * exmap_has_surface(), exmap_enter(), exmap_enter_late() and exmap_fault_alloc().
+	 */
 	smp_store_release(&exmap->gate, EXMAP_GATE_OPEN);
 	spin_unlock(&exmap->gate_lock);
 	return 0;
 }
 
 /**
- * exmap_surface_destroy - free what exmap_surface_map() allocated, if it was called
- * @exmap: nobody else has it, or it is still without a surface
+ * exmap_surface_destroy - free the memory that exmap_surface_map() allocated, if it was called
+ * @exmap: nobody else uses it; or it has no surface yet and mmap_lock is held for writing
  */
 void exmap_surface_destroy(struct exmap *exmap)
 {
