@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Pages come to the surface: ALLOC; READ, which reserves pages and installs them when they
- * have been read; and WRITE, which pins what is there.
+ * Pages come to the surface. ALLOC maps pages of the stock. READ reserves private pages and
+ * installs them once they have been read. WRITE pins the pages that are mapped.
  */
 #include <linux/io.h>
 #include <linux/mm.h>
@@ -14,12 +14,12 @@
 
 /**
  * exmap_walk_flush - make sure that no flush is due at an address
- * @walk: the gate is open; its table may be unlocked by this
- * @interface: its lock is held; takes the pages that had to be flushed
- * @address: on the surface
+ * @walk: the gate is open; this may unlock its table
+ * @interface: its lock is held; gets the pages that had to be flushed
+ * @address: an address on the surface
  *
- * Another thread may have a flush due again the moment it is done: then its page was mapped
- * during this call.
+ * May sleep. A flush may be due again when this returns, if another thread has mapped a page at
+ * @address and freed it with EXMAP_FREE_DEFER. That page was mapped after this call began.
  *
  * Return: 0, or -EINTR if the caller is being killed.
  */
@@ -33,7 +33,10 @@ noinline int exmap_walk_flush(struct exmap_walk *walk, struct exmap_interface *i
 	return exmap_quarantine_recall(walk->exmap, interface, address);
 }
 
-/* The page that is mapped at an address, or NULL. It stays as long as the walk does. */
+/*
+ * The page that is mapped at an address, or NULL. It stays mapped as long as @walk has the table
+ * locked.
+ */
 static struct page *exmap_mapped_page(struct exmap_walk *walk, unsigned long address)
 {
 	pte_t pte;
@@ -44,7 +47,7 @@ static struct page *exmap_mapped_page(struct exmap_walk *walk, unsigned long add
 	return pte_present(pte) ? pte_page(pte) : NULL;
 }
 
-/* How many pages of a range are not mapped. */
+/* Count the pages of a range that are not mapped. */
 static unsigned int exmap_missing(struct exmap_walk *walk, unsigned long address, unsigned long end)
 {
 	unsigned int missing = 0;
@@ -55,16 +58,17 @@ static unsigned int exmap_missing(struct exmap_walk *walk, unsigned long address
 }
 
 /*
- * So often the kernel may take a table away while it is being made. Others can always do
- * that; but with another cause of -ENOMEM, each try may wake the OOM killer.
+ * Maximum retries if the kernel frees a page table while exmap_populate() makes it. Another thread
+ * can cause that with madvise() at any time. -ENOMEM can also mean that memory is short, and then
+ * each retry may wake the OOM killer.
  */
 #define EXMAP_TABLE_TRIES 16
 
 /*
- * Make sure that a range has its page tables and no flush due, and the interface as many
- * free pages as are missing there. If it has to release the interface's lock it looks
- * at all of it again. Returns 0; or -ENOMEM, -EPROTO or -EINTR, with nothing changed on the
- * surface and the interface left.
+ * Make sure that a range has its page tables, that no flush is due there, and that the stock has a
+ * page for each absent page of the range. After releasing the interface's lock it checks the whole
+ * range again. Returns 0 with the lock held and the gate open. Otherwise it returns -ENOMEM,
+ * -EPROTO or -EINTR: the surface is unchanged, and the interface has been left.
  */
 static int exmap_prepare(struct exmap_walk *walk, struct exmap_interface *interface,
 			 unsigned long start, unsigned long end)
@@ -78,10 +82,11 @@ again:
 	for (address = start; address < end; address = pmd_addr_end(address, end)) {
 		if (likely(exmap_has_table(exmap, address)))
 			continue;
+		/* Pairs with exmap_gate_open(); see exmap_was_closed(). */
 		openings = READ_ONCE(exmap->openings);
 		exmap_walk_leave(walk, interface);
 		populated = exmap_populate(exmap, address, end);
-		/* A refusal matters less than what may have become of the gate. */
+		/* An error of exmap_enter() takes precedence over one in @populated. */
 		err = exmap_enter(exmap, interface);
 		if (err)
 			return err;
@@ -92,7 +97,12 @@ again:
 		}
 		goto again;
 	}
-	/* Before pages are counted: a flush may take a while, and bring some. */
+	/*
+	 * Flush before counting absent pages: a flush may sleep, and it brings pages into the
+	 * stock. Pairs with exmap_free_later(), which sets @deferred before it unmaps the first
+	 * page. A FREE that this read misses runs at the same time as this call, and counts as the
+	 * later one.
+	 */
 	if (unlikely(READ_ONCE(exmap->deferred)))
 		for (address = start; address < end; address += PAGE_SIZE) {
 			err = exmap_walk_flush(walk, interface, address);
@@ -109,6 +119,10 @@ again:
 	err = exmap_stock_fill(exmap, interface, missing);
 	if (err)
 		return err;
+	/*
+	 * The lock was released, so the gate may be closed now. No acquire is needed: the directory
+	 * and the addresses are unchanged, and exmap_gate_close() waits for this lock.
+	 */
 	if (READ_ONCE(exmap->gate) != EXMAP_GATE_OPEN) {
 		exmap_leave(interface);
 		err = exmap_enter(exmap, interface);
@@ -123,15 +137,17 @@ leave:
 }
 
 /**
- * exmap_map_run - map pages of the stock wherever none is mapped in a part of a page table
+ * exmap_map_run - map pages of the stock at the absent pages of a part of a page table
  * @exmap: the exmap; its gate is open
- * @interface: where the pages come from; its lock is held
+ * @interface: the pages come from its stock; its lock is held
  * @address: the first address
- * @pte: its entry in the page table, which is locked
- * @nr: how many pages, all in this page table
- * @mapped: increased by how many it mapped, for the caller to count
+ * @pte: the entry of @address in the page table, which is locked
+ * @nr: number of pages, all within this page table
+ * @mapped: increased by the number of pages mapped; the caller adds them to the counters
  *
- * Return: how many pages are done. If they are fewer than @nr, the stock had no page for the
+ * Does not sleep.
+ *
+ * Return: the number of pages dealt with. If it is less than @nr, the stock had no page for the
  * next one.
  */
 unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *interface,
@@ -153,7 +169,7 @@ unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *interfac
 			      native_make_pte(bits | page_to_phys(page)));
 		used++;
 	}
-	/* Slots of a page that was mapped before are marked already: to do it again is no harm. */
+	/* Addresses that had a page before are marked already. Marking them again is harmless. */
 	if (unlikely(exmap_has_reading(exmap)))
 		exmap_reading_mark_range(exmap, address - done * PAGE_SIZE, done);
 	*mapped += used;
@@ -161,9 +177,9 @@ unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *interfac
 }
 
 /*
- * Map pages of the stock in a range, for which exmap_prepare() has brought in enough of them.
- * Adds to @mapped how many. Returns where it ended: at @end, or before, if another thread
- * freed pages after they had been counted as mapped, and those were mapped again.
+ * Map pages of the stock in a range for which exmap_prepare() has returned 0. Adds the number of
+ * pages mapped to @mapped. Returns the address where it stopped. That is before @end if the stock
+ * ran out, because another thread freed pages that exmap_prepare() had counted as mapped.
  */
 static unsigned long exmap_map_range(struct exmap_walk *walk, struct exmap_interface *interface,
 				     unsigned long address, unsigned long end, long *mapped)
@@ -184,9 +200,9 @@ static unsigned long exmap_map_range(struct exmap_walk *walk, struct exmap_inter
 }
 
 /*
- * ALLOC of one entry. Counts the pages it maps, and adds to @mapped how many they are. Returns 0;
- * -EFAULT if the entry leaves the surface; or as exmap_prepare(), with the interface left and the
- * pages from some address on missing.
+ * ALLOC of one entry. Counts the pages it maps and adds their number to @mapped. Returns 0; -EFAULT
+ * if the entry reaches beyond the surface, with the interface's lock still held; or an error of
+ * exmap_prepare(), with the interface left and the pages mapped only up to some address.
  */
 static noinline int exmap_alloc_entry(struct exmap_walk *walk, struct exmap_interface *interface,
 				      u64 request, bool probe, long *mapped)
@@ -206,15 +222,16 @@ static noinline int exmap_alloc_entry(struct exmap_walk *walk, struct exmap_inte
 			return err;
 		before = *mapped;
 		address = exmap_map_range(walk, interface, address, end, mapped);
-		/* At once: exmap_prepare() may release the lock, and not get it again. */
+		/* Count now: exmap_prepare() may release the lock and fail to get it back. */
 		exmap_count(&interface->counts.allocs, *mapped - before);
 	} while (address < end);
 	return 0;
 }
 
 /*
- * exmap_walk_lock() for exmap_alloc_singles(). False also if there is a reading index now, and
- * there was none before: a slot can be entered for this page table only until it is locked.
+ * exmap_walk_lock() for exmap_alloc_singles(). Returns false also if @reading is false but the
+ * reading index exists. One check after locking a table is enough, because a slot for one of its
+ * addresses enters the index only under the same lock.
  */
 static __always_inline bool exmap_alloc_lock(struct exmap_walk *walk, unsigned long address,
 					     const bool reading)
@@ -224,7 +241,10 @@ static __always_inline bool exmap_alloc_lock(struct exmap_walk *walk, unsigned l
 		 (reading || likely(!exmap_has_reading(walk->exmap))));
 }
 
-/* As exmap_alloc_singles(). @reading: a constant, whether there is a reading index. */
+/*
+ * exmap_alloc_singles(), compiled once for each value of the constant @reading: whether the reading
+ * index exists.
+ */
 static __always_inline unsigned int
 __exmap_alloc_singles(struct exmap_walk *walk, struct exmap_interface *interface,
 		      struct exmap_iov *iov, unsigned int nr, long *mapped, const bool reading)
@@ -233,7 +253,7 @@ __exmap_alloc_singles(struct exmap_walk *walk, struct exmap_interface *interface
 	const unsigned long first = exmap->start >> PAGE_SHIFT;
 	const unsigned long pages = (exmap->end >> PAGE_SHIFT) - first;
 	const pteval_t bits = exmap->pte;
-	/* Set once, so they stay as they are; read here, not for each page. */
+	/* Both are set once, so read them here instead of for each page. */
 	struct hlist_bl_head *const index = reading ? exmap->reading : NULL;
 	const unsigned int shift = reading ? exmap->reading_shift : 0;
 	struct page **free = &interface->loaded->page[interface->count];
@@ -242,6 +262,7 @@ __exmap_alloc_singles(struct exmap_walk *walk, struct exmap_interface *interface
 
 	lockdep_assert_held(&interface->lock);
 	for (entry = iov; entry < end; entry++) {
+		/* Read once: user space may be writing to the entry. */
 		unsigned long number = exmap_single(READ_ONCE(entry->value), first, pages);
 		pte_t *pte, old;
 
@@ -276,14 +297,15 @@ exmap_alloc_singles_reading(struct exmap_walk *walk, struct exmap_interface *int
 }
 
 /*
- * ALLOC of entries of one page each, which most are, as long as their page tables are
- * there, no flush is due, and there are free pages in the loaded bundle. Counts the pages
- * it maps, and adds to @mapped how many they are. Returns how many entries are done.
+ * ALLOC of entries of one page each, which is the most common kind. It stops at the first entry
+ * that is of another kind, lacks a page table or has a flush due, and when the loaded bundle is
+ * empty. Counts the pages it maps and adds their number to @mapped. Returns the number of entries
+ * that are done.
  */
 static unsigned int exmap_alloc_singles(struct exmap_walk *walk, struct exmap_interface *interface,
 					struct exmap_iov *iov, unsigned int nr, long *mapped)
 {
-	/* In an exmap that never reads it costs nothing more. */
+	/* A version without the index costs nothing in an exmap that never reads. */
 	if (unlikely(exmap_has_reading(walk->exmap)))
 		return exmap_alloc_singles_reading(walk, interface, iov, nr, mapped);
 	return __exmap_alloc_singles(walk, interface, iov, nr, mapped, false);
@@ -292,14 +314,16 @@ static unsigned int exmap_alloc_singles(struct exmap_walk *walk, struct exmap_in
 /**
  * exmap_alloc - carry out ALLOC
  * @exmap: has been set up, and belongs to current->mm; mmap_lock is not held
- * @interface: where the pages come from; its lock is not held
- * @iov: the entries
- * @nr: how many
- * @probe: leave out the entries whose first page is mapped
+ * @interface: the pages come from its stock; its lock is not held
+ * @iov: the entries; each gets its answer
+ * @nr: number of entries
+ * @probe: skip the entries whose first page is mapped
  *
- * Return: how many entries failed, each holding -EFAULT, -ENOMEM, -EPROTO or -EINTR; or,
- * with nothing done and no entry overwritten, -ENOMEM, -EPROTO where there is no
- * surface, or -EINTR where the caller is being killed.
+ * May sleep and allocate, and may take mmap_lock to make page tables.
+ *
+ * Return: the number of entries that failed, each of which holds -EFAULT, -ENOMEM, -EPROTO or
+ * -EINTR. If no entry was dealt with, none is overwritten, and the error is returned instead:
+ * -ENOMEM; -EPROTO if there is no surface; -EINTR if the caller is being killed.
  */
 long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 		 struct exmap_iov *iov, unsigned int nr, bool probe)
@@ -316,8 +340,12 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 		if (i == nr)
 			break;
 		before = mapped;
+		/* Read once: user space may be writing to the entry. */
 		res = exmap_alloc_entry(&walk, interface, READ_ONCE(iov[i].value), probe, &mapped);
-		/* A call of which something is done has to say so. */
+		/*
+		 * An entry that mapped pages must report them. Any other is answered after the
+		 * loop, or the call returns the error if this is the first entry.
+		 */
 		if (res && res != -EFAULT && mapped == before)
 			break;
 		failed += res < 0;
@@ -325,7 +353,7 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 		if (res == -EFAULT)
 			res = 0;
 	}
-	/* An error has left the interface already. */
+	/* After an error the interface has been left already. */
 	if (!res)
 		exmap_walk_leave(&walk, interface);
 
@@ -339,7 +367,7 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 	return ret;
 }
 
-/* Undo what exmap_reserve() has done so far. */
+/* Undo exmap_reserve() for @nr slots. The interface's lock is held. */
 static void exmap_unreserve(struct exmap *exmap, struct exmap_interface *interface,
 			    struct exmap_slot *slot, unsigned int nr)
 {
@@ -350,18 +378,21 @@ static void exmap_unreserve(struct exmap *exmap, struct exmap_interface *interfa
 }
 
 /**
- * exmap_reserve - take a private page for each that a range lacks
+ * exmap_reserve - take a private page for each absent page of a range
  * @exmap: the exmap; its gate is open
- * @interface: its lock is held, but may be released and taken again; the gate is
- *	open after this. If it returns an error the interface has been left
+ * @interface: its lock is held. The lock may be released and taken again; on success it is held and
+ *	the gate is open. On an error the interface has been left
  * @start: first address
  * @end: first address after the range
- * @reads: the pages are going to be read: enter them into the reading index, which exists
- * @probe: take none where the first page is mapped
- * @slot: set to the pages and where they belong; has room for the whole range, and stays in
- *	its place until exmap_install()
+ * @reads: the pages are going to be read: enter each slot into the reading index, which exists
+ * @probe: take no page if the first page of the range is mapped
+ * @slot: receives the pages and their addresses. It has room for the whole range, and must not move
+ *	before exmap_install() or exmap_discard()
  *
- * Return: how many; or, with none taken, as exmap_prepare().
+ * May sleep and allocate, and may take mmap_lock to make page tables.
+ *
+ * Return: the number of slots set; or, with no page taken, an error of exmap_prepare(): -ENOMEM,
+ * -EPROTO or -EINTR.
  */
 int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
 		  unsigned long start, unsigned long end, bool reads, bool probe,
@@ -380,10 +411,16 @@ again:
 	if (err)
 		return err;
 	for (address = start; address < end; address += PAGE_SIZE) {
-		/* The tables are there: exmap_prepare() has seen to that, and the gate is open. */
+		/*
+		 * This does not happen: exmap_prepare() made the table, and it stays while the gate
+		 * is open.
+		 */
 		if (!exmap_walk_lock(&walk, address))
 			continue;
-		/* A flush that is due even after this one is of a page that came and went now. */
+		/*
+		 * exmap_prepare() has flushed here, so this mark is of a page that came and went
+		 * since.
+		 */
 		if (unlikely(pte_same(walk.table[pte_index(address)], EXMAP_PTE_DEFERRED))) {
 			err = exmap_walk_flush(&walk, interface, address);
 			if (err) {
@@ -398,13 +435,13 @@ again:
 			continue;
 		page = exmap_stock_pop(exmap, interface);
 		if (unlikely(!page)) {
-			/* Another thread freed pages after they had been counted as mapped. */
+			/* Another thread freed pages that exmap_prepare() had counted as mapped. */
 			exmap_unreserve(exmap, interface, slot, nr);
 			nr = 0;
 			goto again;
 		}
 		slot[nr] = (struct exmap_slot){ .address = address, .page = page };
-		/* Under the PTE lock under which there was no page: see reading.c. */
+		/* Enter it under the PTE lock under which the page was absent: see reading.c. */
 		if (reads)
 			exmap_reading_begin(exmap, &slot[nr]);
 		nr++;
@@ -417,14 +454,16 @@ again:
 /**
  * exmap_install - map reserved pages
  * @exmap: the exmap
- * @interface: its lock is held and the gate open; where those pages go that are not wanted:
- *	one with an error, or whose place was taken meanwhile
- * @slot: the pages. Of those that are not mapped @page is set to NULL. One that was read, and
- *	whose address had another page meanwhile that is gone again, is @stale, and its
- *	@error is -EBUSY: what was read may be older than what that page wrote to the file
- * @nr: how many
+ * @interface: its lock is held and the gate is open. Its stock gets the pages that are not mapped,
+ *	because of an error or because another page has taken their place
+ * @slot: the slots. @page is set to NULL if the page was not mapped. A slot becomes @stale with
+ *	@error -EBUSY if its address had another page since exmap_reserve() that is gone again:
+ *	the data read may be older than the data written to the file from that page
+ * @nr: number of slots
  *
- * Return: how many it mapped, for the caller to count.
+ * May sleep between page tables.
+ *
+ * Return: the number of pages mapped; the caller adds them to the counters.
  */
 unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interface,
 			   struct exmap_slot *slot, unsigned int nr)
@@ -438,13 +477,16 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 	atomic_sub(nr, &interface->in_flight);
 	for (; nr; nr--, slot++) {
 		/*
-		 * A table that was there when the page was reserved may have been
-		 * freed by MADV_DONTNEED: as if that had come after us.
+		 * The table may be gone: MADV_DONTNEED may have freed it since exmap_reserve().
+		 * Treat that as if MADV_DONTNEED had come after this call, and drop the page.
 		 */
 		table = !slot->error && exmap_walk_lock(&walk, slot->address);
 		pte = table ? &walk.table[pte_index(slot->address)] : NULL;
 		old = table ? *pte : native_make_pte(0);
-		/* Under the PTE lock: nobody can map a page, and mark this, before it is mapped. */
+		/*
+		 * Take the slot out under the PTE lock. Nobody can map a page and mark this slot
+		 * between this and exmap_pte_set() below.
+		 */
 		stale = exmap_reading_end(exmap, slot);
 		if (likely(table && !stale && exmap_pte_free(old))) {
 			exmap_pte_set(exmap->mm, slot->address, pte,
@@ -455,7 +497,10 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 			mapped++;
 			continue;
 		}
-		/* If a flush is due there was a page. No quarantine's lock is taken here. */
+		/*
+		 * A page in quarantine is gone, too, so a PTE with a flush due counts as absent.
+		 * The flush is not done here, because that takes a quarantine's lock.
+		 */
 		slot->stale = stale && !slot->error && !pte_present(old);
 		if (slot->stale)
 			slot->error = -EBUSY;
@@ -470,12 +515,12 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 /**
  * exmap_discard - give reserved pages back to the system
  * @exmap: the exmap
- * @interface: for which they were reserved; its lock need not be held
- * @slot: the pages; @page is set to NULL
- * @nr: how many
- * @err: why: what exmap_enter() returned; becomes the error of those that have none
+ * @interface: the interface for which they were reserved; its lock need not be held
+ * @slot: the slots; @page is set to NULL
+ * @nr: number of slots
+ * @err: an error of exmap_enter(); set in the slots that have no error yet
  *
- * What is left to do if exmap_install() cannot be had.
+ * For callers that cannot call exmap_install(), because exmap_enter() failed. Does not sleep.
  */
 void exmap_discard(struct exmap *exmap, struct exmap_interface *interface,
 		   struct exmap_slot *slot, unsigned int nr, int err)
@@ -492,14 +537,15 @@ void exmap_discard(struct exmap *exmap, struct exmap_interface *interface,
 
 /**
  * exmap_pin - take a reference to each page that is mapped in a range
- * @exmap: the exmap; its gate is open, and some interface's lock held
+ * @exmap: the exmap; its gate is open, and the lock of some interface is held
  * @start: first address
  * @end: first address after the range
- * @slot: set to the pages; has room for the whole range
+ * @slot: receives the pages and their addresses; it has room for the whole range
  *
- * A page that is freed while it is pinned is not handed out again.
+ * A page that is freed while it is pinned is not handed out again before the reference is dropped;
+ * see pinned.c. May sleep between page tables.
  *
- * Return: how many.
+ * Return: the number of slots set.
  */
 int exmap_pin(struct exmap *exmap, unsigned long start, unsigned long end,
 	      struct exmap_slot *slot)
@@ -526,13 +572,16 @@ int exmap_pin(struct exmap *exmap, unsigned long start, unsigned long end,
 }
 
 /**
- * exmap_mapped - how many pages the surface holds
+ * exmap_mapped - count the pages on the surface
  * @exmap: has been set up
  *
- * Return: pages; exact where no call is at work.
+ * Takes no lock: it reads counters that other threads may be updating.
+ *
+ * Return: pages; exact if no call is at work.
  */
 u64 exmap_mapped(struct exmap *exmap)
 {
+	/* Pairs with exmap_reap_flush(), and below with exmap_count(). */
 	s64 mapped = -READ_ONCE(exmap->unmapped);
 	const struct exmap_counts *counts;
 	unsigned int i;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Looking into the page tables of the surface. What makes them is in tables.c.
+ * Lookups in the page tables of the surface. tables.c makes page tables.
  */
 #ifndef EXMAP_WALK_H
 #define EXMAP_WALK_H
@@ -12,27 +12,30 @@
 #include "compat.h"
 #include "exmap.h"
 
-/* Where a call is in the page tables; what it looked up last is still locked. */
+/*
+ * A position in the page tables of the surface. At most one table is locked at a time. On the stack
+ * of one task.
+ */
 struct exmap_walk {
 	struct exmap *exmap;
 	unsigned long region;	/* address >> PMD_SHIFT of @table, or NO_REGION */
 	pte_t *table;
-	spinlock_t *lock;	/* the PTE lock of @table, held; NULL: none is */
+	spinlock_t *lock;	/* the PTE lock of @table, which is held; NULL if none is */
 };
 
 /*
- * What stands in place of a PTE whose page is in quarantine: ALLOC must not map another
- * one there before the flush. For the kernel it is none, and a touch a page fault:
- * pte_none() has to overlook this bit, which some Xeon Phi set by mistake
- * (_PAGE_KNL_ERRATUM_MASK of all kernels; those processors exmap refuses).
+ * Placeholder for the PTE of a page in quarantine: no page may be mapped here before the flush. To
+ * the kernel it is a none PTE, so an access causes a page fault. pte_none() of every kernel ignores
+ * this bit, because some Xeon Phi processors set it by mistake (_PAGE_KNL_ERRATUM_MASK). exmap
+ * refuses to load on those processors.
  */
 #define EXMAP_PTE_DEFERRED native_make_pte(_PAGE_ACCESSED)
 
-/* No table is locked. */
+/* The value of @region if no table is locked. */
 #define NO_REGION ULONG_MAX
 #define EXMAP_WALK(of) { .exmap = (of), .region = NO_REGION }
 
-/* Stands in the directory for every leaf that has not been made: it saves a check for NULL. */
+/* The directory's entry for every leaf that has not been made, which saves a check for NULL. */
 extern const struct exmap_leaf exmap_no_leaf;
 
 /* tables.c */
@@ -44,11 +47,15 @@ unsigned long exmap_leaves(unsigned long start, unsigned long end);
 void exmap_leaves_free(struct exmap *exmap);
 
 /**
- * exmap_pmds - look up the table with the pmd_t for an address
+ * exmap_pmds - look up the table that holds the pmd_t of an address
  * @exmap: has a surface
- * @address: on the surface
+ * @address: an address on the surface
  *
- * Return: the table; or NULL if there is none yet.
+ * Needs no lock, because leaves and their entries are set once. The reads pair with
+ * exmap_leaf_get() and exmap_populate_one(): an address dependency orders them before the accesses
+ * to the tables they point to.
+ *
+ * Return: the table; or NULL if none has been made yet.
  */
 static inline pmd_t *exmap_pmds(const struct exmap *exmap, unsigned long address)
 {
@@ -58,10 +65,10 @@ static inline pmd_t *exmap_pmds(const struct exmap *exmap, unsigned long address
 }
 
 /**
- * exmap_table - the page table that a pmd_t names
- * @pmd: is not none. The surface has no huge pages
+ * exmap_table - find the page table that a pmd_t refers to
+ * @pmd: not none. It is not a huge page, because the surface has none
  *
- * Return: the page table's first entry.
+ * Return: the first entry of the page table.
  */
 static inline pte_t *exmap_table(pmd_t pmd)
 {
@@ -71,19 +78,20 @@ static inline pte_t *exmap_table(pmd_t pmd)
 /**
  * exmap_has_table - whether there is a page table for an address
  * @exmap: has a surface
- * @address: on the surface
+ * @address: an address on the surface
  *
- * Return: whether there is one. It stays as long as the gate is open.
+ * Return: true if the table exists. It stays as long as the gate is open.
  */
 static inline bool exmap_has_table(const struct exmap *exmap, unsigned long address)
 {
 	pmd_t *pmds = exmap_pmds(exmap, address);
 
+	/* Read once: generic code may be setting it. Pairs with pmd_install() of the kernel. */
 	return pmds && !pmd_none(READ_ONCE(pmds[pmd_index(address)]));
 }
 
 /**
- * exmap_walk_unlock - unlock the page table that a walk has locked, if it has
+ * exmap_walk_unlock - unlock the table of a walk, if one is locked
  * @walk: the walk
  */
 static inline void exmap_walk_unlock(struct exmap_walk *walk)
@@ -97,13 +105,14 @@ static inline void exmap_walk_unlock(struct exmap_walk *walk)
 }
 
 /**
- * exmap_walk_table - look a page table up and lock it
+ * exmap_walk_table - look up a page table and lock it
  * @walk: has no table locked
- * @address: on the surface
+ * @address: an address on the surface
  *
- * Spins for the PTE lock; does not sleep. The table stays as long as the gate is open.
+ * Spins for the PTE lock; does not sleep. The table stays as long as the gate is open; if the gate
+ * is closed, see exmap_walk_table_closed().
  *
- * Return: true, with @walk at the table; false if there is no table.
+ * Return: true, with @walk at the locked table; false if there is no table.
  */
 static inline bool exmap_walk_table(struct exmap_walk *walk, unsigned long address)
 {
@@ -112,6 +121,7 @@ static inline bool exmap_walk_table(struct exmap_walk *walk, unsigned long addre
 
 	if (!pmds)
 		return false;
+	/* Pairs with pmd_install() of the kernel. The table's address depends on this value. */
 	value = READ_ONCE(pmds[pmd_index(address)]);
 	if (!native_pmd_val(value))
 		return false;
@@ -124,13 +134,14 @@ static inline bool exmap_walk_table(struct exmap_walk *walk, unsigned long addre
 }
 
 /**
- * exmap_walk_lock - have the page table for an address locked
+ * exmap_walk_lock - lock the page table of an address, unless it is locked already
  * @walk: may have this table locked, another one, or none
- * @address: on the surface. The gate is open, and an interface's lock is held
+ * @address: an address on the surface. The gate is open, and an interface's lock is held
  *
- * May sleep before it locks another table.
+ * Unlocks the table that @walk had. May sleep before it locks another one.
  *
- * Return: true, with @walk at the table; false if there is no table, and then none is locked.
+ * Return: true, with @walk at the locked table; false if there is no table, and then none is
+ * locked.
  */
 static __always_inline bool exmap_walk_lock(struct exmap_walk *walk, unsigned long address)
 {
@@ -138,9 +149,9 @@ static __always_inline bool exmap_walk_lock(struct exmap_walk *walk, unsigned lo
 }
 
 /**
- * exmap_walk_leave - leave the interface, with no table locked
+ * exmap_walk_leave - unlock the table of a walk and leave the interface
  * @walk: the walk
- * @interface: its lock is held, and released
+ * @interface: its lock is held, and is released
  */
 static inline void exmap_walk_leave(struct exmap_walk *walk, struct exmap_interface *interface)
 {
@@ -150,14 +161,14 @@ static inline void exmap_walk_leave(struct exmap_walk *walk, struct exmap_interf
 }
 
 /**
- * exmap_pte_free - whether a PTE has neither a page nor a flush due
- * @pte: read under the PTE lock
+ * exmap_pte_free - whether a page may be mapped at a PTE
+ * @pte: the PTE, read under its PTE lock
  *
- * What else the kernel can leave there stands for no memory, and gives way to a page, as with
- * any page fault: markers of userfaultfd (UFFD_FEATURE_WP_ASYNC), which had any VMA from 6.7
- * on, and until 6.12.105.
+ * A PTE that is not present and has no flush due does not stand for memory. It can be a marker of
+ * userfaultfd (UFFD_FEATURE_WP_ASYNC), which the kernel set in any VMA from 6.7 until 6.12.105. A
+ * page replaces the marker, as in any page fault.
  *
- * Return: whether a page may be mapped there.
+ * Return: true if the PTE has neither a page nor a flush due.
  */
 static __always_inline bool exmap_pte_free(pte_t pte)
 {
