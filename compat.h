@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Every difference between the kernels that exmap builds for. The other files
- * read as if only the newest existed.
+ * All differences between the kernels that exmap builds for. The other files read as if only the
+ * newest kernel existed.
  */
 #ifndef EXMAP_COMPAT_H
 #define EXMAP_COMPAT_H
@@ -41,7 +41,7 @@ static inline void vm_flags_set(struct vm_area_struct *vma, vm_flags_t flags)
 #endif
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
-/* A VMA has no lock of its own there. */
+/* Before 6.4 a VMA has no lock of its own. mmap_lock is enough. */
 static inline void vma_start_write(struct vm_area_struct *vma)
 {
 	mmap_assert_write_locked(vma->vm_mm);
@@ -49,7 +49,7 @@ static inline void vma_start_write(struct vm_area_struct *vma)
 #endif
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 11, 0)
-/* The lock of the page table that an entry is in. */
+/* Returns the lock of the page table that contains the entry @pte. It came with 6.11. */
 static inline spinlock_t *ptep_lockptr(struct mm_struct *mm, pte_t *pte)
 {
 #if !USE_SPLIT_PTE_PTLOCKS
@@ -63,10 +63,10 @@ static inline spinlock_t *ptep_lockptr(struct mm_struct *mm, pte_t *pte)
 #endif
 
 /*
- * EXMAP_VMA_POLICY keeps NUMA balancing away from a VMA, which would make its PTEs PROT_NONE
- * and cause a page fault for each. vma_policy_mof() asks this policy, and never the one that
- * mbind() has set. No policy at all would not do: since 6.7 the task's policy counts instead.
- * The reference count is not used, because MPOL_F_SHARED is not set.
+ * EXMAP_VMA_POLICY keeps NUMA balancing away from a VMA. NUMA balancing would make the PTEs
+ * PROT_NONE and cause a page fault for each page. vma_policy_mof() asks this policy and ignores one
+ * set with mbind(). Returning no policy would not help, because since 6.7 the task's policy counts
+ * then. The reference count is not used, because MPOL_F_SHARED is not set.
  */
 #ifdef CONFIG_NUMA
 static inline struct mempolicy *exmap_vma_policy(struct vm_area_struct *vma, unsigned long address
@@ -88,12 +88,13 @@ static inline struct mempolicy *exmap_vma_policy(struct vm_area_struct *vma, uns
 #endif
 
 /**
- * exmap_rss_add - count pages in or out of a process's resident set
- * @mm: whose
- * @pages: how many; negative to take them out
+ * exmap_rss_add - add pages to a process's resident set, or subtract them
+ * @mm: the process; it may have exited, but its mm_struct must still be allocated
+ * @pages: number of pages; negative to subtract
  *
- * Keeps the most there ever were (VmHWM), as generic code does before it takes any out.
- * add_mm_counter() calls a tracepoint that is not exported.
+ * Updates the high-water mark (VmHWM) before it subtracts pages, as generic code does. The kernel's
+ * add_mm_counter() cannot be used, because it calls a tracepoint that is not exported. Does not
+ * sleep.
  */
 static inline void exmap_rss_add(struct mm_struct *mm, long pages)
 {
@@ -106,7 +107,10 @@ static inline void exmap_rss_add(struct mm_struct *mm, long pages)
 #endif
 }
 
-/* All flags of a page at once. */
+/*
+ * Returns all flags of a page in one read. They may change at any time; the read pairs with
+ * nothing.
+ */
 static inline unsigned long exmap_page_flags(const struct page *page)
 {
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 18, 0)
@@ -118,14 +122,14 @@ static inline unsigned long exmap_page_flags(const struct page *page)
 
 /**
  * exmap_pte_set - write a PTE of the surface
- * @mm: whose page table; its PTE lock is held
- * @address: what the entry is for
+ * @mm: the mm that owns the page table; its PTE lock is held
+ * @address: the address that the entry maps
  * @pte: the entry, which is not present
- * @value: what it becomes
+ * @value: the new value
  *
- * set_pte_at() without the detour by way of a hypervisor. A kernel with
- * CONFIG_PAGE_TABLE_CHECK counts the entries of each page, and stops where one goes
- * that it has not seen come: so it is told, as set_pte_at() would.
+ * As set_pte_at(), but without the call through paravirt_ops. A kernel with CONFIG_PAGE_TABLE_CHECK
+ * counts the entries of each page, and BUGs if an entry goes away that it has not seen set. So
+ * report the entry to it, as set_pte_at() does.
  */
 static inline void exmap_pte_set(struct mm_struct *mm, unsigned long address, pte_t *pte,
 				 pte_t value)
@@ -143,14 +147,15 @@ static inline void exmap_pte_set(struct mm_struct *mm, unsigned long address, pt
 }
 
 /**
- * exmap_pte_clear - make a PTE of the surface none
- * @mm: whose page table; its PTE lock is held
- * @address: what the entry is for
+ * exmap_pte_clear - clear a PTE of the surface
+ * @mm: the mm that owns the page table; its PTE lock is held
+ * @address: the address that the entry maps
  * @pte: the entry
- * @old: what it is
+ * @old: its value
  *
- * The hardware sets bits only in an entry that is present at that moment, so a plain
- * store will do. See exmap_pte_set().
+ * Does not flush any TLB. A plain store is enough, because the hardware sets bits only in an entry
+ * that is present at that moment, and exmap does not need the bits. See exmap_pte_set() for
+ * CONFIG_PAGE_TABLE_CHECK.
  */
 static inline void exmap_pte_clear(struct mm_struct *mm, unsigned long address, pte_t *pte,
 				   pte_t old)
@@ -166,15 +171,15 @@ static inline void exmap_pte_clear(struct mm_struct *mm, unsigned long address, 
 }
 
 /**
- * exmap_invalidate_end - tell other MMUs that an invalidation is over
- * @range: as it was at its start
+ * exmap_invalidate_end - tell other MMUs that an invalidation has ended
+ * @range: the range, unchanged since the start of the invalidation
  *
- * Until 6.6 the end of one had its own callback for IOMMUs.
+ * Before 6.6, IOMMUs had a callback of their own for the end.
  *
- * It makes lockdep believe that notifiers are called while a notifier is at work
- * (exmap_reap()), and under a lock that they take (an interface's). Both are so, but
- * not ours: it knows its own ranges by their owner, and leaves those of others that
- * are not on its surface alone.
+ * Lockdep is off during the call. It would otherwise see notifiers called from within a notifier
+ * (exmap_reap()), and under an interface's lock, which our notifier takes. Both happen, but neither
+ * can deadlock: our notifier recognizes these ranges by their owner and returns, and it ignores
+ * ranges of other owners outside its surface.
  */
 static inline void exmap_invalidate_end(struct mmu_notifier_range *range)
 {
@@ -188,13 +193,15 @@ static inline void exmap_invalidate_end(struct mmu_notifier_range *range)
 }
 
 /**
- * exmap_shrinker_register - have the kernel ask for objects when it is short of memory
- * @name: what it is called in debugfs
- * @count: as for struct shrinker
- * @scan: as for struct shrinker
- * @batch: ask for so many at a time
+ * exmap_shrinker_register - register a shrinker
+ * @name: its name in debugfs
+ * @count: count_objects of struct shrinker
+ * @scan: scan_objects of struct shrinker
+ * @batch: number of objects to ask for at a time
  *
- * Return: what exmap_shrinker_free() takes, or NULL where there is no memory.
+ * May sleep for memory.
+ *
+ * Return: the shrinker, for exmap_shrinker_free(); or NULL if no memory is available.
  */
 static inline struct shrinker *
 exmap_shrinker_register(const char *name,
@@ -228,7 +235,9 @@ exmap_shrinker_register(const char *name,
 
 /**
  * exmap_shrinker_free - undo exmap_shrinker_register()
- * @shrinker: what that returned
+ * @shrinker: its return value
+ *
+ * Waits until no callback is running.
  */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
 static inline void exmap_shrinker_free(struct shrinker *shrinker)
@@ -240,17 +249,17 @@ static inline void exmap_shrinker_free(struct shrinker *shrinker)
 #define exmap_shrinker_free shrinker_free
 #endif
 
-/* Came with 6.2, and to later ones of 6.1. */
+/* These came with 6.2. Later releases of 6.1 have them, too. */
 #ifndef ITER_SOURCE
 #define ITER_SOURCE WRITE
 #define ITER_DEST READ
 #endif
 
 /**
- * exmap_iter_address - where the next piece of an iterator is
- * @iter: over user memory
+ * exmap_iter_address - start of the current segment of an iterator
+ * @iter: an iterator over user memory
  *
- * Return: the address.
+ * Return: the user address.
  */
 static inline unsigned long exmap_iter_address(const struct iov_iter *iter)
 {
@@ -264,8 +273,8 @@ static inline unsigned long exmap_iter_address(const struct iov_iter *iter)
 }
 
 /**
- * exmap_iter_len - how long the next piece of an iterator is
- * @iter: over user memory
+ * exmap_iter_len - length of the current segment of an iterator
+ * @iter: an iterator over user memory
  *
  * Return: bytes.
  */
@@ -279,11 +288,12 @@ static inline size_t exmap_iter_len(const struct iov_iter *iter)
 }
 
 /**
- * exmap_iocb_end_write - the end of a write that was queued
+ * exmap_iocb_end_write - end a write for which exmap_iocb_write() returned -EIOCBQUEUED
  * @iocb: the write
  *
- * Whoever completes it lets the file system be frozen again: that of the device's node,
- * where the file is a device. (kiocb_end_write() came with 6.6.)
+ * Called by the task or interrupt that completes the write. Allows the file system to be frozen
+ * again. If the file is a block device, that is the file system of the device's node. The kernel
+ * has kiocb_end_write() for this since 6.6.
  */
 static inline void exmap_iocb_end_write(struct kiocb *iocb)
 {
@@ -294,15 +304,15 @@ static inline void exmap_iocb_end_write(struct kiocb *iocb)
 }
 
 /**
- * exmap_iocb_write - vfs_iocb_iter_write() as it is since 6.8
- * @file: as there
- * @iocb: as there
- * @iter: as there
+ * exmap_iocb_write - vfs_iocb_iter_write() with the freeze protection it has since 6.8
+ * @file: as for vfs_iocb_iter_write()
+ * @iocb: as for vfs_iocb_iter_write()
+ * @iter: as for vfs_iocb_iter_write()
  *
- * It keeps the file system from being frozen, until it returns, or where it returns
- * -EIOCBQUEUED until the end.
+ * Keeps the file system from being frozen until it returns. If it returns -EIOCBQUEUED, the
+ * protection stays until exmap_iocb_end_write().
  *
- * Return: as there.
+ * Return: as vfs_iocb_iter_write().
  */
 static inline ssize_t exmap_iocb_write(struct file *file, struct kiocb *iocb,
 				       struct iov_iter *iter)
@@ -312,7 +322,7 @@ static inline ssize_t exmap_iocb_write(struct file *file, struct kiocb *iocb,
 	ssize_t ret;
 
 	sb_start_write(sb);
-	/* It may be another task that ends it. */
+	/* Tell lockdep that another task may end the write. */
 	__sb_writers_release(sb, SB_FREEZE_WRITE);
 	ret = vfs_iocb_iter_write(file, iocb, iter);
 	if (ret != -EIOCBQUEUED)
@@ -323,17 +333,17 @@ static inline ssize_t exmap_iocb_write(struct file *file, struct kiocb *iocb,
 #endif
 }
 
-/* Which flags user space can set: since 6.7. */
+/* The flags that user space can set. The kernel defines this since 6.7. */
 #ifndef IORING_URING_CMD_MASK
 #define IORING_URING_CMD_MASK IORING_URING_CMD_FIXED
 #endif
 
-/* Work of a queue stays on its CPU: by default until 6.17. */
+/* Until 6.17, the works of a workqueue stay on their CPU by default. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 17, 0)
 #define WQ_PERCPU 0
 #endif
 
-/* The command area of a submission queue entry. Where it is user space can write to it. */
+/* Returns the command area of a submission queue entry. User space may be writing to it. */
 static inline const struct iovec *__exmap_uring_iovec(const struct io_uring_cmd *cmd)
 {
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
@@ -345,16 +355,18 @@ static inline const struct iovec *__exmap_uring_iovec(const struct io_uring_cmd 
 #endif
 }
 
-/* In @flags, between what user space can set and what io_uring has for itself. */
+/* A bit in @flags between those that user space can set and those that io_uring uses internally. */
 #define EXMAP_URING_KNOWN (1U << 24)
 
 /**
- * exmap_uring_iovec - what the command area of a submission queue entry says
+ * exmap_uring_iovec - read the command area of a submission queue entry
  * @cmd: the command
  *
- * Return: what it said when the command came for the first time. Where it comes again,
- * that is no more to be had from the entry: from 6.10 to 6.13 io_uring still looks at the
- * ring, where the next one may be by then.
+ * The first call for a command copies the area into @pdu, and later calls return the copy. io_uring
+ * may issue a command again. From 6.10 to 6.13 it then still refers to the ring, which may hold the
+ * next entry by then.
+ *
+ * Return: the area's contents when the command was issued for the first time.
  */
 static inline struct iovec exmap_uring_iovec(struct io_uring_cmd *cmd)
 {
@@ -364,6 +376,7 @@ static inline struct iovec exmap_uring_iovec(struct io_uring_cmd *cmd)
 	BUILD_BUG_ON(sizeof(*known) > sizeof(cmd->pdu));
 	if (!(cmd->flags & EXMAP_URING_KNOWN)) {
 		where = __exmap_uring_iovec(cmd);
+		/* Read once: user space may be writing to it. */
 		known->iov_base = READ_ONCE(where->iov_base);
 		known->iov_len = READ_ONCE(where->iov_len);
 		cmd->flags |= EXMAP_URING_KNOWN;
@@ -372,15 +385,15 @@ static inline struct iovec exmap_uring_iovec(struct io_uring_cmd *cmd)
 }
 
 /**
- * exmap_uring_import - have an iterator over a part of a command's registered buffer
+ * exmap_uring_import - set up an iterator over a part of a command's registered buffer
  * @cmd: the command
- * @start: user address of that part
- * @len: bytes
+ * @start: user address of the part
+ * @len: length of the part in bytes
  * @direction: ITER_SOURCE or ITER_DEST
- * @iter: set to it
- * @issue_flags: what io_uring said
+ * @iter: set to the part
+ * @issue_flags: the flags that io_uring passed
  *
- * Return: 0, or -EFAULT where that is not in the buffer.
+ * Return: 0, or -EFAULT if the part is not within the buffer.
  */
 static inline int exmap_uring_import(struct io_uring_cmd *cmd, unsigned long start,
 				     unsigned long len, int direction, struct iov_iter *iter,
@@ -394,13 +407,13 @@ static inline int exmap_uring_import(struct io_uring_cmd *cmd, unsigned long sta
 }
 
 /**
- * exmap_uring_done - the end of a command that returns, or has returned, -EIOCBQUEUED
+ * exmap_uring_done - complete a command that returns, or has returned, -EIOCBQUEUED
  * @cmd: the command
  * @ret: its result
- * @issue_flags: what io_uring said; IO_URING_F_UNLOCKED in a worker
+ * @issue_flags: the flags that io_uring passed; IO_URING_F_UNLOCKED in a worker
  *
- * (Until 6.6 a positive result that is returned at once would count as a failure and
- * break links.)
+ * Commands complete in this way because until 6.6 a positive return value counted as a failure and
+ * broke links.
  */
 static inline void exmap_uring_done(struct io_uring_cmd *cmd, long ret, unsigned int issue_flags)
 {

@@ -2,10 +2,9 @@
 /*
  * The gate, and the kernel at work on the surface.
  *
- * A call works inside the gate: it holds its interface's lock, and the gate is
- * open. There the page tables of the surface stay where they are, and nobody but
- * other calls has a page come or go. Whatever the kernel may do to a mapping it
- * announces to our MMU notifier, which closes the gate first.
+ * A call is inside the gate while it holds its interface's lock and the gate is open. Inside, the
+ * page tables of the surface stay in place, and only other calls map and unmap pages. The kernel
+ * announces every change to a mapping to our MMU notifier, and the notifier closes the gate first.
  */
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
@@ -17,10 +16,10 @@
 #include "walk.h"
 
 /**
- * exmap_enter_late - enter once the gate is open
+ * exmap_enter_late - wait until the gate is open, then enter
  * @exmap: as for exmap_enter()
- * @interface: its lock is held
- * @gate: what the gate was; not open
+ * @interface: its lock is held; it is released while this waits
+ * @gate: the value of the gate that exmap_enter() saw, which is not open
  *
  * Return: as exmap_enter().
  */
@@ -30,11 +29,15 @@ int exmap_enter_late(struct exmap *exmap, struct exmap_interface *interface, enu
 		exmap_leave(interface);
 		if (gate != EXMAP_GATE_CLOSED)
 			return -EPROTO;
+		/*
+		 * Pairs with exmap_gate_open() and exmap_surface_kill(), which change the gate
+		 * before they wake.
+		 */
 		if (wait_event_killable(exmap->gate_wait,
 					READ_ONCE(exmap->gate) != EXMAP_GATE_CLOSED) ||
 		    mutex_lock_killable(&interface->lock))
 			return -EINTR;
-		/* As in exmap_enter(). */
+		/* Pairs with the releases in exmap_surface_map() and exmap_gate_open(). */
 		gate = smp_load_acquire(&exmap->gate);
 	}
 	return 0;
@@ -43,23 +46,24 @@ int exmap_enter_late(struct exmap *exmap, struct exmap_interface *interface, enu
 /**
  * exmap_was_closed - whether the kernel has been at work on the page tables
  * @exmap: the exmap
- * @openings: exmap->openings, read earlier, with the gate open or mmap_lock held
+ * @openings: exmap->openings, read earlier with the gate open or mmap_lock held
  *
- * If the kernel frees a table that apply_to_page_range() is looking at (MADV_DONTNEED does,
- * since 6.14), then that says -ENOMEM, too.
+ * apply_to_page_range() also returns -ENOMEM if the kernel frees a table that it is looking at.
+ * MADV_DONTNEED does that since 6.14.
  *
- * Return: whether the gate is closed now, or was opened since @openings was read.
+ * Return: true if the gate is closed now, or has been opened since @openings was read.
  */
 bool exmap_was_closed(const struct exmap *exmap, unsigned int openings)
 {
-	/* It is counted before it is open again. */
+	/* Pairs with exmap_gate_open(), which counts the opening before it opens the gate. */
 	return smp_load_acquire(&exmap->gate) == EXMAP_GATE_CLOSED ||
 		READ_ONCE(exmap->openings) != openings;
 }
 
 /*
- * exmap_walk_table() with the gate closed, where madvise() elsewhere may be freeing an empty table,
- * by RCU: then it is not in its place any more once it can be locked.
+ * exmap_walk_table() for a gate that is closed. Another thread's madvise() may be freeing an empty
+ * table, and frees it by RCU. So check that the table is still in its place once it is locked, and
+ * look it up again if it is not.
  */
 static bool exmap_walk_table_closed(struct exmap_walk *walk, unsigned long address)
 {
@@ -69,6 +73,10 @@ static bool exmap_walk_table_closed(struct exmap_walk *walk, unsigned long addre
 	rcu_read_lock();
 	while ((found = exmap_walk_table(walk, address))) {
 		pmd = exmap_pmds(walk->exmap, address) + pmd_index(address);
+		/*
+		 * Read again under the PTE lock. The kernel clears *pmd under that lock before it
+		 * frees the table.
+		 */
 		if (walk->table == exmap_table(READ_ONCE(*pmd)))
 			break;
 		exmap_walk_unlock(walk);
@@ -78,10 +86,12 @@ static bool exmap_walk_table_closed(struct exmap_walk *walk, unsigned long addre
 }
 
 /*
- * Close the gate, for good or for now. Nobody is inside when it returns, and no flush
- * due: generic code would overlook what stands for one, and may free the page table. False
- * where the surface was dead already: then its page tables may be gone, too, and the exmap
- * may be about to be freed. No interface is looked at then.
+ * Close the gate, for now or for good (@gate). When this returns true, no call is inside and no
+ * flush is due. A flush must not be due, because generic code takes the placeholder for a none PTE
+ * and may free the page table.
+ *
+ * Returns false if the surface was dead already. Then its page tables may be gone and the exmap may
+ * be about to be freed, so no interface is looked at.
  */
 static bool exmap_gate_close(struct exmap *exmap, enum exmap_gate gate)
 {
@@ -99,7 +109,7 @@ static bool exmap_gate_close(struct exmap *exmap, enum exmap_gate gate)
 	if (!alive)
 		return false;
 
-	/* An interface that comes later finds the gate closed. */
+	/* If SETUP adds the interfaces after this, their users find the gate closed. */
 	for (i = 0; interfaces && i < exmap_nr_interfaces(exmap); i++) {
 		mutex_lock(&interfaces[i].lock);
 		if (exmap_quarantine_flush(exmap, &interfaces[i].quarantine, &interfaces[i]))
@@ -115,7 +125,10 @@ static void exmap_gate_open(struct exmap *exmap)
 	WRITE_ONCE(exmap->openings, exmap->openings + 1);
 	exmap->closers--;
 	if (!exmap->closers && exmap->gate == EXMAP_GATE_CLOSED) {
-		/* After the count: see exmap_was_closed(). */
+		/*
+		 * Open after counting. Pairs with exmap_was_closed(), exmap_enter() and
+		 * exmap_enter_late().
+		 */
 		smp_store_release(&exmap->gate, EXMAP_GATE_OPEN);
 	}
 	spin_unlock(&exmap->gate_lock);
@@ -134,12 +147,13 @@ static void exmap_reap_flush(struct exmap *exmap, unsigned long start, unsigned 
 }
 
 /*
- * The first address from @address on that may have a page table, by the directory; @end if
- * none has. It looks at one leaf only.
+ * Returns the first address from @address on that may have a page table according to the directory,
+ * or @end if there is none. Stops at the next leaf, so that the caller can reschedule.
  */
 static unsigned long exmap_reap_skip(const struct exmap *exmap, unsigned long address,
 				     unsigned long end)
 {
+	/* Pairs with the cmpxchg() in exmap_leaf_get(). A leaf made later has no pages. */
 	if (READ_ONCE(exmap->directory[address >> P4D_SHIFT]) == &exmap_no_leaf)
 		return min(end, (address | ~P4D_MASK) + 1);
 	while (address < end && !exmap_pmds(exmap, address)) {
@@ -151,12 +165,12 @@ static unsigned long exmap_reap_skip(const struct exmap *exmap, unsigned long ad
 }
 
 /*
- * Unmap a part of the surface and give its pages back to the system, so that
- * generic code finds nothing there. The gate is closed. Generic code may be
- * freeing empty page tables meanwhile, but none of the directory's.
+ * Unmap a part of the surface and give its pages back to the system, so that generic code finds no
+ * page there. The gate is closed. Generic code may be freeing empty page tables of the surface at
+ * the same time, but never a table of pmd_t, which the directory refers to.
  *
- * Other notifiers may not have heard of this yet, or, where they are told after
- * the fact, only later: so they hear it from us before a page is let go.
+ * Other notifiers may not have been told of this range yet, and some are told only after the fact.
+ * exmap_shootdown() therefore tells them before any page is released.
  */
 static void exmap_reap(struct exmap *exmap, unsigned long start, unsigned long end)
 {
@@ -195,7 +209,7 @@ static void exmap_reap(struct exmap *exmap, unsigned long start, unsigned long e
 	mutex_unlock(&exmap->reap_lock);
 }
 
-/* The surface is gone for good: nothing can be mapped on it any more. */
+/* Close the gate for good and release all pages and leaves. No page can be mapped afterwards. */
 static void exmap_surface_kill(struct exmap *exmap)
 {
 	if (!exmap_gate_close(exmap, EXMAP_GATE_DEAD))
@@ -205,27 +219,33 @@ static void exmap_surface_kill(struct exmap *exmap)
 	mutex_lock(&exmap->reap_lock);
 	exmap_leaves_free(exmap);
 	mutex_unlock(&exmap->reap_lock);
-	/* With the pool that SETUP made ready before it. */
+	/* Pairs with the release in exmap_setup(): the pool is ready. */
 	if (smp_load_acquire(&exmap->interfaces))
 		exmap_pool_drain(exmap);
 }
 
 /*
- * Whether a range is an exmap's business: not what is at the surface's place after its
- * death. The OOM reaper's ranges, which must not block, leave shared mappings alone.
+ * Whether a range concerns an exmap. A new mapping at the surface's place after its death does not.
+ * Nor do ranges that must not block: they are the OOM reaper's, which skips shared mappings.
  *
- * Who changes protection or unmaps may do so with many VMAs at once, holding mmap_lock. Who
- * zaps pages, or comes by way of a page (rmap; ours has none), does it in one VMA, and the
- * surface is not split. What sticks out of it is the 2 MiB around a huge page of a
- * neighbour, which 6.1 and 6.12 announce where they split it (__split_huge_pmd() for rmap),
- * though nothing happens to the surface. They hold no lock then that would keep others from
- * mapping one there, or from SETUP.
+ * Events that change protection or unmap may span many VMAs, and the caller holds mmap_lock.
+ *
+ * Events that zap pages stay within one VMA, and the surface cannot be split. The same is true of
+ * events that reach a VMA through a page's rmap; our pages have none. Such a range can still stick
+ * out of the surface. 6.1 and 6.12 announce the 2 MiB around a huge page of a neighbor that they
+ * split (__split_huge_pmd() for rmap), but nothing happens to the surface. No lock keeps others
+ * from mapping a surface there, or SETUP from running, between the start and the end of such an
+ * event. So the answer must be false for both.
  */
 static bool exmap_concerns(const struct exmap *exmap, const struct mmu_notifier_range *range)
 {
-	/* Before the start, which mmap has set first. */
+	/* Pairs with the release in exmap_surface_map(): @start is set. */
 	const unsigned long end = smp_load_acquire(&exmap->end);
 
+	/*
+	 * The read of the gate pairs with exmap_gate_close() and exmap_watch_leave(). If it misses
+	 * a death, exmap_gate_close() sees it under gate_lock.
+	 */
 	if (range->start >= end || range->end <= exmap->start ||
 	    READ_ONCE(exmap->gate) == EXMAP_GATE_DEAD || !mmu_notifier_range_blockable(range))
 		return false;
@@ -240,15 +260,18 @@ static bool exmap_concerns(const struct exmap *exmap, const struct mmu_notifier_
 }
 
 /*
- * The kernel is about to change page tables: of all the process has mapped, so
- * compare addresses. The VMA cannot be looked up here: munmap() has taken it out
- * of the tree by now.
+ * Act on the start of an event. The kernel announces all changes to the process's memory, so the
+ * caller has compared the addresses. The VMA cannot be looked up instead, because munmap() has
+ * already removed it from the tree.
  */
 static void exmap_invalidate(struct exmap *exmap, const struct mmu_notifier_range *range)
 {
 	switch (range->event) {
 	case MMU_NOTIFY_UNMAP:
-		/* Also where mremap() is about to move it, and will fail. */
+		/*
+		 * mremap() announces this too when it is about to move the surface. It then fails,
+		 * but the surface is dead.
+		 */
 		exmap_surface_kill(exmap);
 		break;
 	case MMU_NOTIFY_PROTECTION_VMA:
@@ -257,7 +280,7 @@ static void exmap_invalidate(struct exmap *exmap, const struct mmu_notifier_rang
 		exmap_gate_close(exmap, EXMAP_GATE_CLOSED);
 		break;
 	default:
-		/* MADV_DONTNEED; and whatever may zap a page */
+		/* MADV_DONTNEED, and every other event that may zap a page */
 		if (exmap_gate_close(exmap, EXMAP_GATE_CLOSED))
 			exmap_reap(exmap, range->start, range->end);
 	}
@@ -290,18 +313,22 @@ static void exmap_invalidate_range_end(struct mmu_notifier *notifier,
 			exmap_gate_open(exmap);
 }
 
-/* The mm goes: no thread is left in it. Only files may remain elsewhere. */
+/* The mm exits and no thread uses it any more. Only files may still refer to the exmap. */
 static void exmap_release(struct mmu_notifier *notifier, struct mm_struct *mm)
 {
 	struct exmap_watch *watch = container_of(notifier, struct exmap_watch, notifier);
 	struct exmap *exmap;
 
 	list_for_each_entry_rcu(exmap, &watch->exmaps, neighbours, true)
+		/* Pairs with exmap_surface_map(), which no thread of this mm can be in. */
 		if (READ_ONCE(exmap->end))
 			exmap_surface_kill(exmap);
 }
 
-/* For exmap_watch_exit(): their memory is freed after an SRCU grace period. */
+/*
+ * Notifiers that have not been freed. exmap_watch_exit() waits for it to drop to 0, because the
+ * kernel frees a notifier only after an SRCU grace period.
+ */
 static atomic_t exmap_watches = ATOMIC_INIT(0);
 
 static struct mmu_notifier *exmap_watch_alloc(struct mm_struct *mm)
@@ -332,13 +359,15 @@ static const struct mmu_notifier_ops exmap_notifier_ops = {
 };
 
 /**
- * exmap_watch_join - be told what the kernel does to the surface, or will do
- * @exmap: its lock is held; mmap_lock is not
+ * exmap_watch_join - start to receive the kernel's announcements about the surface
+ * @exmap: exmap->lock is held, mmap_lock is not
  *
- * The kernel calls every notifier of a process for each FREE at any of its exmaps, so these
- * have one between them. Who unmapped the surface before this did not announce it to us.
+ * All exmaps of a process share one notifier, because the kernel calls every notifier of a process
+ * for each FREE on any of its exmaps. An announcement made before this call did not reach us, so
+ * this checks whether the surface has been unmapped. May sleep and allocate, and takes mmap_lock
+ * for writing.
  *
- * Return: 0, -ENOMEM, or -EINTR where there is a signal to be dealt with.
+ * Return: 0; -ENOMEM; -EINTR if a signal is pending.
  */
 int exmap_watch_join(struct exmap *exmap)
 {
@@ -356,9 +385,10 @@ int exmap_watch_join(struct exmap *exmap)
 	vma = exmap->end ? exmap_vma(exmap) : NULL;
 	if (vma) {
 		/*
-		 * Nobody is at work on it, who had announced the beginning to others: the
-		 * end alone would open a gate that another has closed. (Who is holds mmap_lock
-		 * or the VMA's lock from beginning to end.)
+		 * Wait for the VMA's lock, so that no event is under way on the surface. The start
+		 * of such an event was not announced to us, and its end would open a gate that
+		 * another event has closed. The kernel holds mmap_lock or the VMA's lock from the
+		 * start of an event to its end.
 		 */
 		vma_start_write(vma);
 	} else if (exmap->end) {
@@ -377,10 +407,10 @@ unlock:
 
 /**
  * exmap_watch_leave - undo exmap_watch_join()
- * @exmap: nobody else has it, and its surface, if it had any, is gone
+ * @exmap: nobody else uses it, and its surface, if it had one, has been unmapped
  *
- * A callback that began before may still look at it, until mmu_notifier_synchronize(). It
- * finds the gate dead, or no surface, and does nothing.
+ * A callback that began earlier may still look at the exmap until mmu_notifier_synchronize(). It
+ * finds a dead gate or no surface, and returns.
  */
 void exmap_watch_leave(struct exmap *exmap)
 {
@@ -396,11 +426,16 @@ void exmap_watch_leave(struct exmap *exmap)
 }
 
 /**
- * exmap_watch_exit - wait for what exmap_watch_leave() has left to SRCU; no exmap is left
+ * exmap_watch_exit - wait until every notifier that exmap_watch_leave() has put is freed
+ *
+ * Called at module exit, when no exmap is left. May sleep.
  */
 void exmap_watch_exit(void)
 {
 	wait_var_event(&exmap_watches, !atomic_read(&exmap_watches));
-	/* And for the callback in which the last was freed: it runs with BH off. */
+	/*
+	 * exmap_watch_free() may still be running after its wake-up. It runs with BH off, so an RCU
+	 * grace period waits for it.
+	 */
 	synchronize_rcu();
 }

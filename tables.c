@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The page tables of the surface: the directory that finds them, and having them made.
- * walk.h looks into them.
+ * The page tables of the surface: the directory that finds them, and the calls that make them.
+ * Lookups are in walk.h.
  */
 #include <linux/gfp.h>
 #include <linux/mm.h>
@@ -12,23 +12,28 @@
 #include "exmap.h"
 #include "walk.h"
 
-/* Stands in the directory for every leaf that has not been made: it saves a check for NULL. */
+/* The directory's entry for every leaf that has not been made, which saves a check for NULL. */
 const struct exmap_leaf exmap_no_leaf;
 
 /**
- * exmap_walk_move - go on to another page table; see exmap_walk_lock()
+ * exmap_walk_move - lock the page table of an address
  * @walk: has another table locked, or none
- * @address: on the surface. The gate is open, and an interface's lock is held
+ * @address: an address on the surface. The gate is open, and an interface's lock is held
  *
- * May sleep.
+ * The slow part of exmap_walk_lock(). Unlocks the table that @walk had. May sleep before it locks
+ * the new one.
  *
- * Return: true, with @walk at the table; false if there is no table, and then none is locked.
+ * Return: true, with @walk at the locked table; false if there is no table, and then none is
+ * locked.
  */
 bool exmap_walk_move(struct exmap_walk *walk, unsigned long address)
 {
 	if (walk->lock) {
 		exmap_walk_unlock(walk);
-		/* It is a call: random pages are each in another table. */
+		/*
+		 * Test first, because cond_resched() is a function call and random addresses are
+		 * each in another table.
+		 */
 		if (need_resched())
 			cond_resched();
 	}
@@ -37,10 +42,10 @@ bool exmap_walk_move(struct exmap_walk *walk, unsigned long address)
 
 /**
  * exmap_vma - find the surface's VMA
- * @exmap: has a surface; mmap_lock is held
+ * @exmap: has a surface; mmap_lock is held for reading or writing
  *
- * What munmap() has taken out of the tree is not found, and it cannot take out what is found
- * as long as mmap_lock is held.
+ * munmap() removes a VMA from the tree under mmap_lock before it unmaps the pages. So a VMA that is
+ * being unmapped is not found, and one that is found stays as long as mmap_lock is held.
  *
  * Return: the VMA; or NULL if the surface has been unmapped.
  */
@@ -57,13 +62,14 @@ struct vm_area_struct *exmap_vma(struct exmap *exmap)
 }
 
 /*
- * The leaf for an address, which is made if it is missing; NULL if there is no memory for it.
- * mmap_lock is held for reading, so several threads may be making the same one.
+ * Returns the leaf for an address, and makes it if it is missing; NULL if no memory is available.
+ * mmap_lock is held, possibly for reading, so several threads may be making the same leaf.
  */
 static struct exmap_leaf *exmap_leaf_get(struct exmap *exmap, unsigned long address)
 {
 	struct exmap_leaf **place = &exmap->directory[address >> P4D_SHIFT];
 	struct exmap_leaf *const none = (struct exmap_leaf *)&exmap_no_leaf;
+	/* Pairs with the cmpxchg() below. */
 	struct exmap_leaf *leaf = READ_ONCE(*place), *made;
 
 	BUILD_BUG_ON(sizeof(*leaf) != PAGE_SIZE);
@@ -72,6 +78,7 @@ static struct exmap_leaf *exmap_leaf_get(struct exmap *exmap, unsigned long addr
 	made = (struct exmap_leaf *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
 	if (!made)
 		return NULL;
+	/* Publish the zeroed leaf. Pairs with the reads here and in exmap_pmds(). */
 	leaf = cmpxchg(place, none, made);
 	if (leaf == none) {
 		exmap_rss_add(exmap->mm, 1);
@@ -82,13 +89,13 @@ static struct exmap_leaf *exmap_leaf_get(struct exmap *exmap, unsigned long addr
 }
 
 /**
- * exmap_populate_one - have the page table for one address
- * @exmap: mmap_lock is held, and the VMA is there; no lock is held that a notifier takes
- * @address: on the surface
+ * exmap_populate_one - make the page table for one address
+ * @exmap: mmap_lock is held and the VMA exists; no lock is held that the MMU notifier takes
+ * @address: an address on the surface
  *
  * May sleep for memory.
  *
- * Return: 0 or -ENOMEM.
+ * Return: 0 or -ENOMEM. See exmap_was_closed() for a second cause of -ENOMEM.
  */
 int exmap_populate_one(struct exmap *exmap, unsigned long address)
 {
@@ -100,23 +107,27 @@ int exmap_populate_one(struct exmap *exmap, unsigned long address)
 	leaf = exmap_leaf_get(exmap, address);
 	if (!leaf)
 		return -ENOMEM;
-	/* Without a function it does just this: it allocates every level. */
+	/* With a NULL function it allocates every level of page tables and does nothing else. */
 	err = apply_to_page_range(exmap->mm, address & PAGE_MASK, PAGE_SIZE, NULL, NULL);
 	if (err)
 		return err;
 	pmd = pmd_offset(pud_offset(p4d_offset(pgd_offset(exmap->mm, address), address), address),
 			 address & PUD_MASK);
+	/* Pairs with exmap_pmds(). The kernel ordered the table's contents before its address. */
 	WRITE_ONCE(leaf->pmds[pud_index(address)], pmd);
 	return 0;
 }
 
 /**
- * exmap_populate - have all page tables for a range
- * @exmap: has a surface. Takes mmap_lock: no other lock may be held
+ * exmap_populate - make all page tables for a range
+ * @exmap: has a surface; no lock is held, because this takes mmap_lock
  * @address: the first address
  * @end: the first address after the range
  *
- * Return: 0; -ENOMEM; -EPROTO if the surface is gone; or -EINTR.
+ * May sleep for memory.
+ *
+ * Return: 0; -ENOMEM, as exmap_populate_one(); -EPROTO if the surface has been unmapped; -EINTR if
+ * the caller is being killed.
  */
 int exmap_populate(struct exmap *exmap, unsigned long address, unsigned long end)
 {
@@ -133,9 +144,11 @@ int exmap_populate(struct exmap *exmap, unsigned long address, unsigned long end
 }
 
 /**
- * exmap_leaves - how many leaves a directory has, made or not
+ * exmap_leaves - number of leaves in a directory, whether made yet or not
  * @start: first address of the surface
  * @end: first address after it
+ *
+ * A leaf covers 512 GiB.
  *
  * Return: leaves.
  */
@@ -146,8 +159,10 @@ unsigned long exmap_leaves(unsigned long start, unsigned long end)
 
 /**
  * exmap_leaves_free - free the leaves that have been made
- * @exmap: only the caller looks at its directory: exmap->reap_lock is held, and the surface is
- *	dead; or nobody else has the exmap
+ * @exmap: only the caller uses its directory, because the surface is dead and exmap->reap_lock is
+ *	held; or because nobody else uses the exmap
+ *
+ * May sleep.
  */
 void exmap_leaves_free(struct exmap *exmap)
 {
