@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Free pages go back to the system: when a surface dies, when an exmap is destroyed, and
- * when the kernel is short of memory and calls the shrinker.
+ * Free pages go back to the system: when a surface dies, when an exmap is destroyed, and when
+ * memory is short and the kernel calls the shrinker.
  */
 #include <linux/gfp.h>
 #include <linux/mm.h>
@@ -10,14 +10,17 @@
 #include "compat.h"
 #include "exmap.h"
 
-/* Every pool that may have pages; the one to be looked at next comes first. */
+/* All pools that may have pages. The shrinker looks at the first one next. */
 static LIST_HEAD(exmap_pools);
 static unsigned int exmap_nr_pools;
-/* The sum of pool->spare. */
+/* The sum of pool->spare of all pools in the list. */
 static unsigned long exmap_spare;
-/* Guards the three, and pool->spare. Held for a few instructions only. */
+/*
+ * Guards the three above, and each pool's @sibling, @lookers and @spare. Its holder runs only a few
+ * instructions.
+ */
 static DEFINE_SPINLOCK(exmap_pools_lock);
-/* Read-held by whoever looks at a pool that he has from the list. */
+/* Read-held by tasks that use a pool that they found in the list. */
 DEFINE_STATIC_SRCU(exmap_pools_srcu);
 static struct shrinker *exmap_shrinker;
 
@@ -30,8 +33,8 @@ static void exmap_bundle_free_all(struct exmap_bundle **stack)
 }
 
 /**
- * exmap_pool_expose - let the kernel take back free pages when it is short of memory
- * @exmap: has just been set up
+ * exmap_pool_expose - let the shrinker take back a pool's free pages
+ * @exmap: has just been set up; exmap->lock is held
  */
 void exmap_pool_expose(struct exmap *exmap)
 {
@@ -42,7 +45,7 @@ void exmap_pool_expose(struct exmap *exmap)
 	spin_unlock(&exmap_pools_lock);
 }
 
-/* The shrinker does not find the pool any more, but may still be at it. */
+/* Remove a pool from the list. The shrinker may still be working on it. */
 static void exmap_pool_hide(struct exmap *exmap)
 {
 	struct exmap_pool *pool = &exmap->pool;
@@ -58,9 +61,9 @@ static void exmap_pool_hide(struct exmap *exmap)
 
 /**
  * exmap_free_interfaces - free an array of interfaces
- * @exmap: whose
- * @interfaces: the array; nobody looks at it
- * @nr: how many
+ * @exmap: the exmap to which the array is charged
+ * @interfaces: the array, which nobody uses any more. The memory of the interfaces is freed already
+ * @nr: number of interfaces
  */
 void exmap_free_interfaces(struct exmap *exmap, struct exmap_interface *interfaces,
 			   unsigned int nr)
@@ -76,11 +79,11 @@ void exmap_free_interfaces(struct exmap *exmap, struct exmap_interface *interfac
 }
 
 /**
- * exmap_pool_put_interfaces - look at an exmap's interfaces no more
- * @exmap: has been set up. If its last file is closed, its pool is destroyed
+ * exmap_pool_put_interfaces - drop a reference to an exmap's interfaces
+ * @exmap: has been set up. If the caller is the last put of the exmap, its pool is destroyed
  *
- * The last one frees them: an exmap that is closed waits for no shrinker, and MMU notifiers look at
- * none while the gate is dead, or there is no surface.
+ * The last reference frees the array. So closing an exmap waits for no shrinker. MMU notifiers need
+ * no reference, because they use no interface if the gate is dead or there is no surface.
  */
 void exmap_pool_put_interfaces(struct exmap *exmap)
 {
@@ -94,14 +97,16 @@ void exmap_pool_put_interfaces(struct exmap *exmap)
 }
 
 /**
- * exmap_pool_synchronize - wait until the shrinker looks at no pool that has been destroyed
+ * exmap_pool_synchronize - wait until the shrinker uses no pool that has been destroyed
+ *
+ * May sleep. No lock is held.
  */
 void exmap_pool_synchronize(void)
 {
 	synchronize_srcu(&exmap_pools_srcu);
 }
 
-/* Give all free pages of an interface back to the system. Returns how many. */
+/* Give all free pages of an interface back to the system. Returns the number of pages. */
 static unsigned long exmap_stock_drain(struct exmap *exmap, struct exmap_interface *interface)
 {
 	unsigned long drained = 0;
@@ -118,9 +123,9 @@ static unsigned long exmap_stock_drain(struct exmap *exmap, struct exmap_interfa
 }
 
 /*
- * Give a full bundle of the depot back to the system. The books are right before
- * @pool->lock is let go: who finds the depot empty may be about to check the mm's, or to
- * say that there is no page left.
+ * Give one full bundle of the depot back to the system. Returns false if there is none. The books
+ * are updated before pool->lock is dropped, because a task that finds the depot empty may rely on
+ * them: it may be about to check the counters of the mm, or to report that no page is left.
  */
 static bool exmap_depot_drain_one(struct exmap *exmap)
 {
@@ -145,11 +150,11 @@ static bool exmap_depot_drain_one(struct exmap *exmap)
 }
 
 /**
- * exmap_pool_drain - give all free pages back to the system
- * @exmap: has been set up; its surface is dead or has never been
+ * exmap_pool_drain - give all free pages of a pool back to the system
+ * @exmap: has been set up; its surface is dead, or it never had one
  *
- * A call that is about to find the surface dead may still bring in pages; those
- * stay until exmap_pool_destroy().
+ * A call that has not noticed the death yet may still take pages from the system. Those stay until
+ * exmap_pool_destroy(). May sleep for the locks of interfaces.
  */
 void exmap_pool_drain(struct exmap *exmap)
 {
@@ -169,9 +174,9 @@ void exmap_pool_drain(struct exmap *exmap)
 
 /**
  * exmap_pool_destroy - undo exmap_pool_setup()
- * @exmap: nobody else has it, and no page is on its surface
+ * @exmap: nobody else uses it, and no page is on its surface
  *
- * The shrinker may still look for pages in it, and at its mm, until
+ * May sleep. The shrinker may still look for pages in the pool, and use the mm, until
  * exmap_pool_synchronize(). It finds none.
  */
 void exmap_pool_destroy(struct exmap *exmap)
@@ -185,14 +190,18 @@ void exmap_pool_destroy(struct exmap *exmap)
 	exmap_uncharge(exmap->mm, &exmap->pool.charge);
 }
 
-/* When the system is short of memory */
+/* The shrinker */
 
 /*
- * The shrinker runs on behalf of whoever needs memory, and he may hold any lock and be of the
- * lowest priority. So it waits for no lock that a user can hold: it tries. And while it holds
- * one that a user may wait for, an interface's and what is inside it, it cannot be preempted.
- * (PREEMPT_RT lends the holder of a mutex the priority of whoever waits, and does not free
- * pages with preemption off.)
+ * Lock an interface in the shrinker, if that is possible at once.
+ *
+ * The shrinker runs in the task that needs memory. That task may hold any lock, and may have the
+ * lowest priority. So the shrinker never waits for a lock that a user can hold; it only tries.
+ * While it holds a lock that a user may wait for, an interface's or one taken inside it, it must
+ * not be preempted.
+ *
+ * PREEMPT_RT needs no such protection, because there the holder of a mutex inherits the priority of
+ * its waiters. Nor can PREEMPT_RT free pages with preemption disabled.
  */
 static bool exmap_shrinker_trylock(struct exmap_interface *interface)
 {
@@ -212,21 +221,23 @@ static void exmap_shrinker_unlock(struct exmap_interface *interface)
 		preempt_enable();
 }
 
-/* Look at so many interfaces in one call of the shrinker, and go on with the others next time. */
+/* Interfaces that one call of the shrinker may look at. The next call goes on from there. */
 #define SHRINKER_INTERFACES 1024
 
-/* Look at pinned pages so many times EXMAP_PINNED_LOOK in one pool. */
+/* Times that one call looks at EXMAP_PINNED_LOOK pinned pages of a pool. */
 #define SHRINKER_PINNED 16
 
-/* What one has been looked at for. */
+/* The number of interfaces that looking at a pool counts for. */
 static unsigned int exmap_shrinker_cost(struct exmap *exmap)
 {
+	/* Pairs with exmap_pool_reserve() and exmap_pool_release(). An estimate. */
 	return READ_ONCE(exmap->pool.taken) ? exmap_nr_interfaces(exmap) : 1;
 }
 
 /*
- * The pool that has not been looked at for the longest time. Under exmap_pools_srcu, which keeps
- * the exmap, and with a count of lookers more, which keeps its interfaces.
+ * Returns the pool that has not been looked at for the longest time, or NULL. The caller holds
+ * exmap_pools_srcu, which keeps the exmap allocated. It gets a reference to the interfaces, to be
+ * dropped with exmap_pool_put_interfaces().
  */
 static struct exmap *exmap_pools_next(void)
 {
@@ -242,12 +253,13 @@ static struct exmap *exmap_pools_next(void)
 	return exmap;
 }
 
-/* Note what the shrinker could have of a pool. */
+/* Update pool->spare, the number of pages that the shrinker could get from a pool, and the sum. */
 static void exmap_pool_count(struct exmap *exmap)
 {
 	struct exmap_pool *pool = &exmap->pool;
 	unsigned long spare = 0;
 
+	/* Pairs with exmap_pool_reserve(), exmap_pool_release(), exmap_pinned_add(). Estimates. */
 	if (READ_ONCE(pool->taken))
 		spare = exmap_pool_free_pages(exmap) + exmap_quarantined(exmap) +
 			READ_ONCE(pool->nr_pinned);
@@ -259,9 +271,13 @@ static void exmap_pool_count(struct exmap *exmap)
 	spin_unlock(&exmap_pools_lock);
 }
 
-/* Exact where there are few interfaces. Of many pools it knows what it last saw in each. */
+/*
+ * Returns the number of pages that the shrinker could free. The number is up to date if there are
+ * few interfaces. With many interfaces, some pools count with the number last seen there.
+ */
 static unsigned long exmap_shrinker_count(struct shrinker *shrinker, struct shrink_control *sc)
 {
+	/* Pairs with exmap_pool_expose() and exmap_pool_hide(). It only limits the loop. */
 	unsigned int pools = READ_ONCE(exmap_nr_pools), cost = 0;
 	struct exmap *exmap;
 	int srcu;
@@ -277,10 +293,14 @@ static unsigned long exmap_shrinker_count(struct shrinker *shrinker, struct shri
 		cond_resched();
 	}
 	srcu_read_unlock(&exmap_pools_srcu, srcu);
+	/* Pairs with exmap_pool_count() and exmap_pool_hide(). An estimate. */
 	return READ_ONCE(exmap_spare);
 }
 
-/* Give back so many pages of a pool, if there are, or some more. Returns how many. */
+/*
+ * Give at least @want pages of a pool back to the system, if it has them. Returns the number of
+ * pages.
+ */
 static unsigned long exmap_pool_shrink(struct exmap *exmap, unsigned long want)
 {
 	struct exmap_interface *interface;
@@ -289,15 +309,26 @@ static unsigned long exmap_pool_shrink(struct exmap *exmap, unsigned long want)
 
 	while (pages < want && exmap_depot_drain_one(exmap))
 		pages += EXMAP_BUNDLE_PAGES;
-	/* They are looked at in turns, so a few times are enough. */
+	/*
+	 * exmap_pinned_shrink() takes the pinned pages in turn, so a few calls are enough. The read
+	 * pairs with exmap_pinned_add() and exmap_pinned_take().
+	 */
 	for (i = 0; pages < want && i < SHRINKER_PINNED && READ_ONCE(exmap->pool.nr_pinned); i++)
 		pages += exmap_pinned_shrink(exmap);
 	for (i = 0; pages < want && i < exmap_nr_interfaces(exmap); i++) {
 		interface = &exmap->interfaces[i];
-		/* One that is at work needs its pages in a moment. */
+		/*
+		 * Skip an interface that is in a call, because it needs its pages soon. The reads
+		 * are hints. They pair with exmap_stock_add(), exmap_free_defer() and
+		 * exmap_quarantine_end().
+		 */
 		if (!(exmap_stock(interface) || READ_ONCE(interface->quarantine.nr)) ||
 		    !exmap_shrinker_trylock(interface))
 			continue;
+		/*
+		 * Leave the pages to a task that has released the lock in exmap_stock_fill(). Pairs
+		 * with its atomic_inc(), which the lock orders before this.
+		 */
 		if (!atomic_read(&interface->fillers)) {
 			exmap_quarantine_try_flush(exmap, &interface->quarantine, interface);
 			pages += exmap_stock_drain(exmap, interface);
@@ -309,6 +340,7 @@ static unsigned long exmap_pool_shrink(struct exmap *exmap, unsigned long want)
 
 static unsigned long exmap_shrinker_scan(struct shrinker *shrinker, struct shrink_control *sc)
 {
+	/* Pairs with exmap_pool_expose() and exmap_pool_hide(). It only limits the loop. */
 	unsigned int pools = READ_ONCE(exmap_nr_pools), cost = 0;
 	unsigned long pages = 0;
 	struct exmap *exmap;
@@ -319,6 +351,7 @@ static unsigned long exmap_shrinker_scan(struct shrinker *shrinker, struct shrin
 		exmap = exmap_pools_next();
 		if (!exmap)
 			break;
+		/* Pairs with exmap_pool_count(). An estimate. */
 		if (READ_ONCE(exmap->pool.spare)) {
 			cost += exmap_shrinker_cost(exmap);
 			pages += exmap_pool_shrink(exmap, sc->nr_to_scan - pages);
@@ -332,10 +365,10 @@ static unsigned long exmap_shrinker_scan(struct shrinker *shrinker, struct shrin
 }
 
 /**
- * exmap_pool_init - have the kernel ask for free pages when it is short of memory
+ * exmap_pool_init - register the shrinker
  *
- * It asks when the system is short, not when a memory cgroup is: of modules it
- * asks only those then whose objects are in a list_lru.
+ * The kernel calls the shrinker when the system is short of memory, but not when a memory cgroup is
+ * at its limit. Then the kernel asks only those modules whose objects are in a list_lru.
  *
  * Return: 0 or -ENOMEM.
  */
@@ -347,7 +380,9 @@ int __init exmap_pool_init(void)
 }
 
 /**
- * exmap_pool_exit - undo exmap_pool_init(); no exmap is left
+ * exmap_pool_exit - undo exmap_pool_init()
+ *
+ * Called at module exit, when no exmap is left.
  */
 void exmap_pool_exit(void)
 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Where an interface gets more free pages: from the depot, from pages that others held, from
- * the system, from its own quarantine, by stealing from other interfaces. If all of that
- * fails, one task at a time hunts in every place until it is certain that no page is free.
+ * Refilling the stock of an interface: from the depot, from pages that others held, from the
+ * system, from its own quarantine, or by stealing from other interfaces. If all of these fail, one
+ * task at a time hunts through every place until it is certain that no page is free.
  */
 #include <linux/gfp.h>
 #include <linux/log2.h>
@@ -14,15 +14,22 @@
 #include "exmap.h"
 #include "trace.h"
 
-/* Take this many pages from the system at once, where more than none are wanted. */
+/* Ask the system for at least this many pages at once. */
 #define POOL_GROW_PAGES 64
 
-/* Fetch a full bundle from the depot. */
+/*
+ * Move a full bundle from the depot to the stock. Returns false if the depot has none. The
+ * interface's lock is held.
+ */
 static bool exmap_stock_fetch(struct exmap *exmap, struct exmap_interface *interface)
 {
 	struct exmap_pool *pool = &exmap->pool;
 	struct exmap_bundle *bundle;
 
+	/*
+	 * Pairs with __exmap_stock_trim() and exmap_depot_pop(). If it misses a bundle, the hunt
+	 * finds it.
+	 */
 	if (!READ_ONCE(pool->nr_full))
 		return false;
 	spin_lock(&pool->lock);
@@ -35,12 +42,19 @@ static bool exmap_stock_fetch(struct exmap *exmap, struct exmap_interface *inter
 	return true;
 }
 
-/* Take back some of the pages that others held. False where they still hold those. */
+/*
+ * Move pages that others have let go of to the stock. Looks at a few of the pinned pages. Returns
+ * false if it got none. The interface's lock is held.
+ */
 static bool exmap_stock_unpin(struct exmap *exmap, struct exmap_interface *interface)
 {
 	struct page *page[EXMAP_PINNED_LOOK];
 	unsigned int nr;
 
+	/*
+	 * Pairs with exmap_pinned_add() and exmap_pinned_take(). If it misses a page, the hunt
+	 * finds it.
+	 */
 	if (likely(!READ_ONCE(exmap->pool.nr_pinned)))
 		return false;
 	nr = exmap_pinned_take(exmap, page, false);
@@ -51,10 +65,11 @@ static bool exmap_stock_unpin(struct exmap *exmap, struct exmap_interface *inter
 	return true;
 }
 
-/* Look at all of them, until there are enough free pages. */
+/* Look at all pinned pages once, until the stock has @want pages. The interface's lock is held. */
 static void exmap_stock_unpin_all(struct exmap *exmap, struct exmap_interface *interface,
 				  unsigned int want)
 {
+	/* Pairs with exmap_pinned_add(); see exmap_pool_pushes(). */
 	unsigned long left = DIV_ROUND_UP(READ_ONCE(exmap->pool.nr_pinned), EXMAP_PINNED_LOOK);
 
 	for (; left && exmap_stock(interface) < want; left--) {
@@ -64,8 +79,9 @@ static void exmap_stock_unpin_all(struct exmap *exmap, struct exmap_interface *i
 }
 
 /*
- * Reserve up to @nr pages below the ceiling, and room for them in bundles.
- * Returns how many, 0 where the ceiling is reached, or -ENOMEM.
+ * Reserve up to @nr pages below the ceiling, and room for them in bundles. May sleep for memory;
+ * pool->transit is held for reading. Returns the number of pages, a power of two; 0 if the ceiling
+ * is reached; or -ENOMEM.
  */
 static long exmap_pool_reserve(struct exmap *exmap, unsigned long nr)
 {
@@ -95,9 +111,9 @@ static long exmap_pool_reserve(struct exmap *exmap, unsigned long nr)
 }
 
 /*
- * Take zeroed pages from the system, at most 1 << *@order; *@order says how many
- * they are. What is not there at once is not worth waiting for while smaller
- * blocks are.
+ * Take up to 1 << *@order zeroed pages from the system, and set *@order to what it got. Reclaim is
+ * allowed only for a single page: waiting for a larger block is not worth it while smaller ones are
+ * free. Returns the first page, each page with a reference of its own; or NULL.
  */
 static struct page *exmap_pool_take(unsigned int *order)
 {
@@ -114,8 +130,9 @@ static struct page *exmap_pool_take(unsigned int *order)
 }
 
 /*
- * Add pages from the system to the stock, with the interface's lock released meanwhile.
- * Returns how many, 0 if the ceiling is reached, or -ENOMEM; or -EINTR, with the lock not held.
+ * Add pages from the system to the stock. Releases the interface's lock meanwhile, because
+ * allocation may sleep. Returns the number of pages, 0 if the ceiling is reached, or -ENOMEM, with
+ * the lock held again; or -EINTR, with the lock released.
  */
 static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interface,
 			     unsigned int want)
@@ -126,10 +143,14 @@ static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interf
 	long reserved, nr, left;
 	bool killed;
 
+	/*
+	 * Pairs with exmap_pool_reserve() and exmap_pinned_replace(). exmap_pool_reserve() decides,
+	 * with pool->lock held.
+	 */
 	if (READ_ONCE(pool->taken) >= READ_ONCE(pool->most))
 		return 0;
 	mutex_unlock(&interface->lock);
-	/* What is taken is zeroed: the way here is long if many are wanted. */
+	/* The system zeroes the pages, so a large request spends a long time here. */
 	cond_resched();
 	if (down_read_killable(&pool->transit))
 		return -EINTR;
@@ -148,7 +169,10 @@ static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interf
 	exmap_rss_add(exmap->mm, max(nr, 0L));
 out:
 	killed = mutex_lock_killable(&interface->lock);
-	/* From the end, so that they are handed out in the order of their addresses. */
+	/*
+	 * Add the last page first, because the stock is a stack: pages are then handed out in the
+	 * order of their addresses.
+	 */
 	for (left = nr; left > 0; left--) {
 		page = block + left - 1;
 		if (killed)
@@ -160,7 +184,10 @@ out:
 	return killed ? -EINTR : nr;
 }
 
-/* Move some of @victim's pages to @interface. Both locks are held. */
+/*
+ * Move some of @victim's pages to @interface, about @want. The locks of both are held. Returns
+ * false if @victim has none.
+ */
 static bool exmap_stock_rob(struct exmap *exmap, struct exmap_interface *interface,
 			    struct exmap_interface *victim, unsigned int want)
 {
@@ -172,7 +199,7 @@ static bool exmap_stock_rob(struct exmap *exmap, struct exmap_interface *interfa
 		exmap_stock_push_full(interface, exmap_stock_pop_full(victim));
 		exmap_stock_pushed(interface);
 	} else {
-		/* What is wanted, or half: who is short now will be short again. */
+		/* Take at least half: an interface that is short now will be short again. */
 		nr = max(min(want, victim->count), DIV_ROUND_UP(victim->count, 2));
 		WRITE_ONCE(victim->count, victim->count - nr);
 		exmap_stock_add(exmap, interface, &victim->loaded->page[victim->count], nr);
@@ -188,6 +215,7 @@ static bool exmap_stock_try_rob(struct exmap *exmap, struct exmap_interface *int
 	struct exmap_interface *victim = &exmap->interfaces[from];
 	bool robbed;
 
+	/* exmap_stock() is a hint here. exmap_stock_rob() looks again with the lock held. */
 	if (victim == interface || !exmap_stock(victim) || !mutex_trylock(&victim->lock))
 		return false;
 	robbed = exmap_stock_rob(exmap, interface, victim, want);
@@ -198,9 +226,9 @@ static bool exmap_stock_try_rob(struct exmap *exmap, struct exmap_interface *int
 }
 
 /*
- * Steal from another interface, without waiting: where it last worked, then from
- * the fuller of two picked at random, then from the first that has something
- * (section 4.2 of the paper).
+ * Steal pages from another interface without waiting for a lock. Try the last victim first, then
+ * the fuller of two picked at random, then all others in turn from there on (section 4.2 of the
+ * paper, "Virtual-Memory Assisted Buffer Management"). The interface's lock is held.
  */
 static bool exmap_stock_steal(struct exmap *exmap, struct exmap_interface *interface,
 			      unsigned int want)
@@ -213,6 +241,7 @@ static bool exmap_stock_steal(struct exmap *exmap, struct exmap_interface *inter
 
 	if (exmap_stock_try_rob(exmap, interface, interface->victim, want))
 		return true;
+	/* Hints: both change while this looks. */
 	if (exmap_stock(&exmap->interfaces[a]) < exmap_stock(&exmap->interfaces[b]))
 		a = b;
 	for (i = 0; i < all; i++)
@@ -221,21 +250,26 @@ static bool exmap_stock_steal(struct exmap *exmap, struct exmap_interface *inter
 	return false;
 }
 
-/* Changes whenever a free page has come to any place where one can be found. */
+/* A sum that changes whenever free pages arrive in any place where a hunt can find them. */
 static u64 exmap_pool_pushes(struct exmap *exmap)
 {
-	/* Before a look at pool->nr_full without its lock: what it counts is there. */
+	/*
+	 * Pairs with the releases in __exmap_stock_trim() and exmap_pinned_add(). A reader of the
+	 * new count also sees the nr_full or nr_pinned that goes with it.
+	 */
 	u64 pushes = smp_load_acquire(&exmap->pool.pushes);
 	unsigned int i;
 
 	for (i = 0; i < exmap_nr_interfaces(exmap); i++)
+		/* Pairs with exmap_stock_pushed(). The hunt then takes the lock that guards it. */
 		pushes += READ_ONCE(exmap->interfaces[i].pushes);
 	return pushes;
 }
 
 /*
- * Take what one interface has, in quarantine or free, until there are @want. pool->transit is held
- * for writing. Returns 0, or -EINTR if the caller is being killed while it waits.
+ * Take pages of one interface, both from its quarantine and from its stock, until @interface has
+ * @want. pool->transit is held for writing, and @interface's lock is held. That makes it safe to
+ * wait for @victim's lock. Returns 0, or -EINTR if the caller is being killed while it waits.
  */
 static int exmap_stock_collect(struct exmap *exmap, struct exmap_interface *interface,
 			       struct exmap_interface *victim, unsigned int want)
@@ -259,14 +293,17 @@ static int exmap_stock_collect(struct exmap *exmap, struct exmap_interface *inte
 }
 
 /*
- * Look for free pages everywhere until there are enough or it is certain that
- * there are not. Only one task hunts at a time, and no page is on its way from
- * the system meanwhile. So where all places were empty when visited, and nothing
- * has come to any of them since the round began, none was free at its end. What is in
- * quarantine is free; it just has to be flushed. What others hold is not, until they let go.
+ * Look for free pages everywhere, until there are @want or it is certain that there are not.
  *
- * Returns 0 if it found some or if fewer than @limit pages are taken again, or -ENOMEM if there
- * are not enough; or -EINTR if the caller is being killed, with the interface's lock not held.
+ * Only one task hunts at a time, and no page is between the system and an interface meanwhile,
+ * because this holds pool->transit for writing. Suppose that every place was empty when the hunt
+ * visited it, and nothing arrived in any place since the round began. Then no page was free at the
+ * end of the round. Pages in quarantine count as free, because they only need a flush. Pages that
+ * others hold do not count until their holders let go.
+ *
+ * Returns 0 if it found enough, or if fewer than @limit pages are taken by now, so that the system
+ * can be asked again; -ENOMEM if there are not enough; or -EINTR if the caller is being killed,
+ * with the interface's lock released.
  */
 static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interface,
 			    unsigned int want, unsigned long limit)
@@ -292,6 +329,7 @@ static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interfa
 			err = exmap_stock_collect(exmap, interface, &exmap->interfaces[i], want);
 		if (err || exmap_stock(interface) >= want)
 			break;
+		/* Pairs with exmap_pool_release() and exmap_pinned_replace(). */
 		if (READ_ONCE(pool->taken) < min(limit, READ_ONCE(pool->most)))
 			break;
 		cond_resched();
@@ -307,26 +345,30 @@ static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interfa
 }
 
 /*
- * Get more free pages from anywhere but the depot. *@limit is lowered to what the pool has taken
- * once the system has no more. Returns 0 if there may be some now, or -ENOMEM; or -EINTR if the
- * caller is being killed, with the interface's lock not held.
+ * Get more free pages from anywhere but the depot. Lowers *@limit to what the pool has taken if the
+ * system has no more. Returns 0 if there may be enough now, or -ENOMEM; or -EINTR if the caller is
+ * being killed, with the interface's lock released.
  */
 static int exmap_stock_more(struct exmap *exmap, struct exmap_interface *interface,
 			    unsigned int want, unsigned long *limit)
 {
 	unsigned int more = want - exmap_stock(interface);
+	/* Pairs with exmap_pool_reserve() and exmap_pool_release(). */
 	unsigned long taken = READ_ONCE(exmap->pool.taken);
 	long got;
 	int err;
 
-	/* The system zeroes what it gives: this can take long. */
+	/* The system zeroes the pages, so a large request goes through here many times. */
 	if (fatal_signal_pending(current))
 		goto killed;
 	if (taken < *limit) {
 		got = exmap_stock_grow(exmap, interface, more);
 		if (got > 0 || got == -EINTR)
 			return min(got, 0L);
-		/* It has none, unless some of ours go back to it. */
+		/*
+		 * Allocation failed: treat the current size as the ceiling, unless some pages go
+		 * back to the system.
+		 */
 		if (got < 0)
 			*limit = taken;
 	}
@@ -347,23 +389,23 @@ killed:
 }
 
 /**
- * exmap_stock_fill - have enough free pages at hand
+ * exmap_stock_fill - bring enough free pages into the stock
  * @exmap: the exmap
- * @interface: its lock is held, but may be released and taken again: the gate may be
- *	closed after this. If it returns an error the lock is not held any more
- * @want: how many pages
+ * @interface: its lock is held. The lock may be released and taken again, so the gate may be closed
+ *	when this returns. On an error the lock is released
+ * @want: number of pages
  *
- * From the depot; from what others held; from the system up to the ceiling; from its own
- * quarantine; from other interfaces. The memory is charged to the caller's memcg, or the active
- * one.
+ * Takes them from the depot; from pages that others held; from the system, up to the ceiling; from
+ * its own quarantine; and from other interfaces. New pages are charged to the caller's memcg, or to
+ * the active one. May sleep and allocate.
  *
- * Return: 0, and the pages stay as long as the lock is held; -ENOMEM if there
- * are not that many free pages in all of the exmap and the system has none, or
- * the ceiling is reached; -EINTR if the caller is being killed.
+ * Return: 0, and the pages stay in the stock as long as the lock is held; -ENOMEM if the exmap does
+ * not have that many free pages, and the system has none or the ceiling is reached; -EINTR if the
+ * caller is being killed.
  */
 int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, unsigned int want)
 {
-	/* With so many taken there are no more to be had from the system. */
+	/* Once the pool has taken this many pages, the system has no more. */
 	unsigned long limit = ULONG_MAX;	/* not known yet */
 	int err = want > exmap->pool.ceiling ? -ENOMEM : 0;
 
