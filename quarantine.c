@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Pages that FREE has unmapped and whose flush is put off (EXMAP_FREE_DEFER): the
- * quarantines, and how they are flushed. free.c puts pages in.
+ * Quarantines: pages that FREE has unmapped and whose flush is put off (EXMAP_FREE_DEFER). free.c
+ * puts pages in; this file flushes them.
  */
 #include <linux/gfp.h>
 #include <linux/mm.h>
@@ -10,10 +10,13 @@
 #include "exmap.h"
 #include "walk.h"
 
-/* What exmap_quarantine_setup() takes. */
+/* Pages of memory that exmap_quarantine_make() allocates. */
 #define EXMAP_QUARANTINE_PAGES 2
 
-/* Set a quarantine's memory if it has none, and take it from the caller. */
+/*
+ * Give a quarantine its memory, unless it has some already. Clears *@bundle, *@address and *@charge
+ * if it takes them.
+ */
 static void exmap_quarantine_give(struct exmap_quarantine *quarantine, struct exmap_bundle **bundle,
 				  unsigned long **address, struct exmap_charge *charge)
 {
@@ -22,14 +25,20 @@ static void exmap_quarantine_give(struct exmap_quarantine *quarantine, struct ex
 		return;
 	quarantine->charge = *charge;
 	quarantine->bundle = *bundle;
-	/* Last: who sees it goes by the bundle. */
+	/*
+	 * Publish @address last, because a reader that sees it relies on @bundle. Pairs with
+	 * exmap_quarantine_setup() and exmap_quarantine_make().
+	 */
 	smp_store_release(&quarantine->address, *address);
 	*bundle = NULL;
 	*address = NULL;
 	*charge = (struct exmap_charge){ };
 }
 
-/* The rest of exmap_quarantine_setup(): by itself, since most calls find it done. */
+/*
+ * The slow part of exmap_quarantine_setup(). A separate function, because most calls find the
+ * memory allocated.
+ */
 static noinline int exmap_quarantine_make(struct exmap *exmap,
 					 struct exmap_interface *interface)
 {
@@ -39,7 +48,7 @@ static noinline int exmap_quarantine_make(struct exmap *exmap,
 	unsigned long *address;
 
 	BUILD_BUG_ON(EXMAP_BUNDLE_PAGES * sizeof(*address) > PAGE_SIZE);
-	/* First: a user who is at his limit may come here with each FREE. */
+	/* Charge before allocating, because a user at the limit may come here with every FREE. */
 	if (exmap_charge_resident(exmap->mm, EXMAP_QUARANTINE_PAGES, &charge))
 		return -ENOMEM;
 	bundle = exmap_bundle_alloc();
@@ -50,7 +59,10 @@ static noinline int exmap_quarantine_make(struct exmap *exmap,
 		exmap_uncharge_resident(exmap->mm, &charge);
 		return -ENOMEM;
 	}
-	/* A caller that is being killed finds no quarantine, and then notices. */
+	/*
+	 * If the caller is being killed, @address may stay NULL. The caller then takes it for
+	 * -ENOMEM, and notices the signal later.
+	 */
 	if (!mutex_lock_killable(&quarantine->lock)) {
 		exmap_quarantine_give(quarantine, &bundle, &address, &charge);
 		mutex_unlock(&quarantine->lock);
@@ -58,26 +70,29 @@ static noinline int exmap_quarantine_make(struct exmap *exmap,
 	exmap_uncharge_resident(exmap->mm, &charge);
 	exmap_bundle_free(bundle);
 	free_page((unsigned long)address);
-	/* As in exmap_quarantine_setup(). */
+	/* Pairs with the release in exmap_quarantine_give(). */
 	return smp_load_acquire(&quarantine->address) ? 0 : -ENOMEM;
 }
 
 /**
- * exmap_quarantine_setup - have room for pages whose flush is put off
- * @exmap: belongs to current->mm
- * @interface: its lock is not held
+ * exmap_quarantine_setup - allocate the memory of a quarantine, if it has none yet
+ * @exmap: has been set up, and belongs to current->mm
+ * @interface: the interface with the quarantine; its lock is not held
  *
- * Return: 0; or -ENOMEM, also if that would be above RLIMIT_MEMLOCK.
+ * May sleep for memory.
+ *
+ * Return: 0; or -ENOMEM if no memory is available, the charge would exceed RLIMIT_MEMLOCK, or the
+ * caller is being killed.
  */
 int exmap_quarantine_setup(struct exmap *exmap, struct exmap_interface *interface)
 {
-	/* Before the bundle. */
+	/* Pairs with the release in exmap_quarantine_give(): @bundle is set. */
 	if (likely(smp_load_acquire(&interface->quarantine.address)))
 		return 0;
 	return exmap_quarantine_make(exmap, interface);
 }
 
-/* As exmap_walk_lock(), where nothing may sleep. */
+/* exmap_walk_lock() without its cond_resched(). */
 static bool exmap_walk_lock_atomic(struct exmap_walk *walk, unsigned long address)
 {
 	if (walk->region == address >> PMD_SHIFT)
@@ -87,11 +102,15 @@ static bool exmap_walk_lock_atomic(struct exmap_walk *walk, unsigned long addres
 }
 
 /**
- * exmap_quarantine_end - flush what is in quarantine, and make it free pages
- * @exmap: its gate is open, or is being closed
- * @quarantine: any interface's; its lock is held
- * @interface: where the pages go; its lock is held
- * @wait: whether it may wait. If not, nothing sleeps in here, and it may come to nothing
+ * exmap_quarantine_end - flush the pages of a quarantine and make them free pages
+ * @exmap: its gate is open or being closed
+ * @quarantine: the quarantine of any interface; its lock is held
+ * @interface: its stock gets the pages; its lock is held
+ * @wait: whether this may sleep. If not, it does nothing if a lock is taken or a notifier would
+ *	sleep
+ *
+ * The order is: flush all TLBs, clear the PTEs' marks, hand out the pages. No PTE lock is held on
+ * entry.
  */
 void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *quarantine,
 			  struct exmap_interface *interface, bool wait)
@@ -113,7 +132,7 @@ void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *quaranti
 	else if (!exmap_shootdown_try(exmap, lowest, highest + PAGE_SIZE))
 		return;
 	exmap_count(&interface->counts.flushes, 1);
-	/* Others may map there now. */
+	/* All TLBs are flushed, so others may map pages at these addresses from here on. */
 	for (address = quarantine->address; address < end; address++) {
 		if (WARN_ON_ONCE(!exmap_walk_lock_atomic(&walk, *address)))
 			continue;
@@ -128,11 +147,13 @@ void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *quaranti
 
 /**
  * exmap_quarantine_flush - make the pages of a quarantine free pages
- * @exmap: the exmap
- * @quarantine: any interface's
- * @interface: where the pages go; its lock is held
+ * @exmap: its gate is open or being closed
+ * @quarantine: the quarantine of any interface; its lock is not held
+ * @interface: its stock gets the pages; its lock is held
  *
- * Return: whether there were any.
+ * May sleep.
+ *
+ * Return: true if there were any pages.
  */
 bool exmap_quarantine_flush(struct exmap *exmap, struct exmap_quarantine *quarantine,
 			    struct exmap_interface *interface)
@@ -140,6 +161,10 @@ bool exmap_quarantine_flush(struct exmap *exmap, struct exmap_quarantine *quaran
 	bool any;
 
 	lockdep_assert_held(&interface->lock);
+	/*
+	 * Pairs with exmap_quarantine_end() and exmap_free_defer(). Pages are added only under the
+	 * lock of the quarantine's own interface, which exmap_gate_close() holds.
+	 */
 	if (!READ_ONCE(quarantine->nr))
 		return false;
 	mutex_lock(&quarantine->lock);
@@ -150,12 +175,13 @@ bool exmap_quarantine_flush(struct exmap *exmap, struct exmap_quarantine *quaran
 }
 
 /**
- * exmap_quarantine_flush_killable - the same for a call that can fail
- * @exmap: the exmap
- * @quarantine: any interface's
- * @interface: where the pages go; its lock is held
+ * exmap_quarantine_flush_killable - exmap_quarantine_flush() for a call that can fail
+ * @exmap: as for exmap_quarantine_flush()
+ * @quarantine: as for exmap_quarantine_flush()
+ * @interface: as for exmap_quarantine_flush()
  *
- * Return: 1 if there were any, 0 if not; -EINTR if the caller is being killed while it waits.
+ * Return: 1 if there were any pages; 0 if not; -EINTR if the caller is being killed while it waits
+ * for the quarantine's lock.
  */
 int exmap_quarantine_flush_killable(struct exmap *exmap, struct exmap_quarantine *quarantine,
 				    struct exmap_interface *interface)
@@ -163,6 +189,10 @@ int exmap_quarantine_flush_killable(struct exmap *exmap, struct exmap_quarantine
 	int any;
 
 	lockdep_assert_held(&interface->lock);
+	/*
+	 * Pairs with exmap_quarantine_end() and exmap_free_defer(). If it misses a page, the FREE
+	 * of that page is still at work.
+	 */
 	if (!READ_ONCE(quarantine->nr))
 		return 0;
 	if (mutex_lock_killable(&quarantine->lock))
@@ -174,25 +204,26 @@ int exmap_quarantine_flush_killable(struct exmap *exmap, struct exmap_quarantine
 }
 
 /**
- * exmap_quarantine_try_flush - the same without waiting for anybody
+ * exmap_quarantine_try_flush - exmap_quarantine_flush() without waiting for a lock
  * @exmap: as for exmap_quarantine_flush()
- * @quarantine: as there
- * @interface: as there
+ * @quarantine: as for exmap_quarantine_flush()
+ * @interface: as for exmap_quarantine_flush()
  *
- * Where that does not work out the quarantine stays as it is. May be called with preemption
- * off, except on PREEMPT_RT.
+ * The quarantine stays as it is if a lock is taken or a notifier would have to sleep. May be called
+ * with preemption disabled, except on PREEMPT_RT.
  */
 void exmap_quarantine_try_flush(struct exmap *exmap, struct exmap_quarantine *quarantine,
 				struct exmap_interface *interface)
 {
 	lockdep_assert_held(&interface->lock);
+	/* A hint. Pairs with exmap_quarantine_end() and exmap_free_defer(). */
 	if (!READ_ONCE(quarantine->nr) || !mutex_trylock(&quarantine->lock))
 		return;
 	exmap_quarantine_end(exmap, quarantine, interface, false);
 	mutex_unlock(&quarantine->lock);
 }
 
-/* Whether what was mapped at an address is in this quarantine. */
+/* Whether the page that was mapped at @address is in this quarantine, whose lock is held. */
 static bool exmap_quarantine_holds(const struct exmap_quarantine *quarantine, unsigned long address)
 {
 	unsigned int i;
@@ -204,12 +235,15 @@ static bool exmap_quarantine_holds(const struct exmap_quarantine *quarantine, un
 }
 
 /**
- * exmap_quarantine_recall - flush what was mapped at an address, and what is in quarantine with it
+ * exmap_quarantine_recall - flush the quarantine that holds the page of an address
  * @exmap: its gate is open
- * @interface: where the pages go; its lock is held, but no quarantine's
- * @address: on the surface
+ * @interface: its stock gets all pages of that quarantine; its lock is held, but no quarantine's
+ * @address: an address on the surface
  *
- * Return: 0, or -EINTR if the caller is being killed.
+ * May sleep.
+ *
+ * Return: 0, even if no quarantine holds the page any more; or -EINTR if the caller is being
+ * killed.
  */
 int exmap_quarantine_recall(struct exmap *exmap, struct exmap_interface *interface,
 			    unsigned long address)
@@ -221,6 +255,11 @@ int exmap_quarantine_recall(struct exmap *exmap, struct exmap_interface *interfa
 	address &= PAGE_MASK;
 	for (i = 0; !found && i < exmap_nr_interfaces(exmap); i++) {
 		quarantine = &exmap->interfaces[i].quarantine;
+		/*
+		 * Pairs with exmap_free_defer(), which changes it with the PTE locked. The caller
+		 * has seen the mark in the PTE under the same lock, so this sees the page, or its
+		 * flush.
+		 */
 		if (!READ_ONCE(quarantine->nr))
 			continue;
 		if (mutex_lock_killable(&quarantine->lock))
@@ -234,10 +273,10 @@ int exmap_quarantine_recall(struct exmap *exmap, struct exmap_interface *interfa
 }
 
 /**
- * exmap_quarantined - how many pages wait for their flush
+ * exmap_quarantined - count the pages that wait for their flush
  * @exmap: has been set up
  *
- * Return: pages; exact where no call is at work.
+ * Return: pages; exact if no call is at work.
  */
 unsigned long exmap_quarantined(const struct exmap *exmap)
 {
@@ -245,6 +284,7 @@ unsigned long exmap_quarantined(const struct exmap *exmap)
 	unsigned int i;
 
 	for (i = 0; i < exmap_nr_interfaces(exmap); i++)
+		/* Pairs with exmap_quarantine_end() and exmap_free_defer(). */
 		pages += READ_ONCE(exmap->interfaces[i].quarantine.nr);
 	return pages;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The stock: the free pages that an interface has at hand, in bundles of its own. See pool.c
- * for why there is always a bundle for a page that comes back.
+ * The stock: the free pages that an interface has at hand, in bundles of its own. The top of pool.c
+ * explains why a bundle with room for a returning page can always be found.
  */
 #include <linux/mm.h>
 
@@ -9,7 +9,7 @@
 #include "exmap.h"
 
 /**
- * exmap_stock_destroy - undo exmap_stock_setup(), if it was done
+ * exmap_stock_destroy - free an interface's bundles, and its quarantine's memory, if it has any
  * @interface: not in use, and without free pages
  */
 void exmap_stock_destroy(struct exmap_interface *interface)
@@ -26,13 +26,15 @@ void exmap_stock_destroy(struct exmap_interface *interface)
 
 /**
  * exmap_stock_setup - give an interface its bundles
- * @interface: has none yet, and is not in use
+ * @interface: has no bundles yet, and is not in use
+ *
+ * May sleep for memory.
  *
  * Return: 0 or -ENOMEM.
  */
 int exmap_stock_setup(struct exmap_interface *interface)
 {
-	/* As many as EXMAP_STOCK_PAGES says, which the caller charges. */
+	/* EXMAP_STOCK_PAGES pages, which the caller charges. */
 	struct exmap_bundle *loaded = exmap_bundle_alloc();
 	struct exmap_bundle *limbo = exmap_bundle_alloc();
 	struct exmap_bundle *empty = exmap_bundle_alloc();
@@ -46,7 +48,10 @@ int exmap_stock_setup(struct exmap_interface *interface)
 	return -ENOMEM;
 }
 
-/* The interface's spare bundle, or one of the depot's: see the top of pool.c. */
+/*
+ * Returns the interface's spare bundle, or an empty one of the depot. The top of pool.c explains
+ * why there is one. The interface's lock is held.
+ */
 static struct exmap_bundle *exmap_stock_empty(struct exmap *exmap,
 					      struct exmap_interface *interface)
 {
@@ -66,7 +71,7 @@ static struct exmap_bundle *exmap_stock_empty(struct exmap *exmap,
  * @interface: its lock is held
  * @bundle: a full bundle
  *
- * The caller also calls exmap_stock_pushed() if the pages come from elsewhere.
+ * The caller also calls exmap_stock_pushed() if the pages come from outside the stock.
  */
 void exmap_stock_push_full(struct exmap_interface *interface, struct exmap_bundle *bundle)
 {
@@ -76,7 +81,7 @@ void exmap_stock_push_full(struct exmap_interface *interface, struct exmap_bundl
 
 /**
  * exmap_stock_pop_full - take a full bundle out of the stock
- * @interface: its lock is held; its @nr_full is not 0
+ * @interface: its lock is held, and @nr_full is not 0
  *
  * Return: the bundle.
  */
@@ -87,8 +92,10 @@ struct exmap_bundle *exmap_stock_pop_full(struct exmap_interface *interface)
 }
 
 /**
- * exmap_stock_pushed - pages came in: whoever is looking for the last free page must look again
- * @interface: its lock is held; they are in its stock or its quarantine
+ * exmap_stock_pushed - count an arrival of pages, so that a hunt looks again
+ * @interface: its lock is held; the pages are in its stock or its quarantine
+ *
+ * Pairs with exmap_pool_pushes().
  */
 void exmap_stock_pushed(struct exmap_interface *interface)
 {
@@ -99,8 +106,10 @@ void exmap_stock_pushed(struct exmap_interface *interface)
  * exmap_stock_add - put pages on top of the stock
  * @exmap: the exmap
  * @interface: its lock is held
- * @page: the pages; only we hold a reference to them
- * @nr: how many pages, at most EXMAP_BUNDLE_PAGES
+ * @page: the pages; each has one reference, which is ours
+ * @nr: number of pages, at most EXMAP_BUNDLE_PAGES
+ *
+ * Takes pool->lock if the loaded bundle fills up. Does not sleep.
  */
 void exmap_stock_add(struct exmap *exmap, struct exmap_interface *interface,
 		     struct page **page, unsigned int nr)
@@ -122,7 +131,7 @@ void exmap_stock_add(struct exmap *exmap, struct exmap_interface *interface,
 /**
  * exmap_stock_next - load the next full bundle
  * @exmap: the exmap
- * @interface: its lock is held, its loaded bundle empty, another one full
+ * @interface: its lock is held. Its loaded bundle is empty, and @nr_full is not 0
  */
 void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface)
 {
@@ -141,8 +150,9 @@ void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface)
 }
 
 /*
- * Copy pages that no PTE and no TLB holds. True if all of them can be used again, as
- * exmap_page_is_good() says of one: nobody else holds any, so all counts together are 1.
+ * Copy @nr page pointers of pages that no PTE and no TLB refers to. Returns true if all of the
+ * pages can be used again, in the sense of exmap_page_is_good(). Each reference count is then 1, so
+ * OR-ing them together gives 1.
  */
 static __always_inline bool exmap_stock_copy(struct page **to, struct page **from, unsigned int nr)
 {
@@ -163,14 +173,14 @@ static __always_inline bool exmap_stock_copy(struct page **to, struct page **fro
 /**
  * exmap_stock_settle - make pages in limbo free pages
  * @exmap: the exmap
- * @interface: where they go; its lock is held
- * @limbo: the pages; every TLB has been flushed since the last of them was unmapped. May
- *	be exchanged for another bundle
- * @nr: how many; not 0
+ * @interface: its stock gets the pages; its lock is held
+ * @limbo: the bundle with the pages. All TLBs have been flushed since the last of them was
+ *	unmapped. May be replaced by another bundle
+ * @nr: number of pages; not 0
  *
- * A page that someone still has pinned is not ours to hand out again: it is kept aside. A
- * faulty page goes back to the system. No new reference can turn up after the flush, since
- * it takes a PTE to get one.
+ * A page that others still hold is kept aside and not handed out again. A faulty page goes back to
+ * the system. No lasting reference can be taken after the flush, because that takes a PTE. Fast GUP
+ * may take one for a moment, and drops it once it sees that the PTE has changed.
  */
 void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
 			struct exmap_bundle **limbo, unsigned int nr)
@@ -180,7 +190,10 @@ void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
 	unsigned int count = interface->count;
 
 	lockdep_assert_held(&interface->lock);
-	/* Where the loaded bundle is empty this one takes its place, and they stay in it. */
+	/*
+	 * If the loaded bundle is empty, exchange the bundles, so that the pages stay where they
+	 * are.
+	 */
 	if (!count) {
 		*limbo = interface->loaded;
 		interface->loaded = bundle;
@@ -208,23 +221,25 @@ void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
 }
 
 /**
- * exmap_stock_put - take back a page that was taken from the stock
+ * exmap_stock_put - put a page back that was taken from the stock
  * @exmap: the exmap
  * @interface: its lock is held
- * @page: has not been mapped
+ * @page: the page, which has not been mapped since
  */
 void exmap_stock_put(struct exmap *exmap, struct exmap_interface *interface, struct page *page)
 {
 	lockdep_assert_held(&interface->lock);
-	/* A device, or whoever filled it for the file, may not have let go yet. */
+	/* A device, or the code that filled the page for the file, may still hold a reference. */
 	if (likely(exmap_page_is_good(page)) || exmap_pinned_sort(exmap, &page, 1))
 		exmap_stock_add(exmap, interface, &page, 1);
 }
 
 /**
- * __exmap_stock_trim - bring what an interface has too much to the depot
+ * __exmap_stock_trim - move surplus full bundles to the depot
  * @exmap: the exmap
  * @interface: its lock is held
+ *
+ * The slow part of exmap_stock_trim().
  */
 void __exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface)
 {
@@ -237,20 +252,23 @@ void __exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface)
 		spin_lock(&pool->lock);
 		exmap_bundle_push(&pool->full, bundle);
 		WRITE_ONCE(pool->nr_full, pool->nr_full + 1);
-		/* After the bundle: see exmap_pool_pushes(). */
+		/* Count after @nr_full. Pairs with the acquire in exmap_pool_pushes(). */
 		smp_store_release(&pool->pushes, pool->pushes + 1);
 		spin_unlock(&pool->lock);
 	}
 }
 
 /**
- * exmap_pool_free_pages - how many free pages there are
+ * exmap_pool_free_pages - count the free pages of an exmap
  * @exmap: has been set up
  *
- * Return: pages; exact where no call is at work.
+ * Takes no lock. Pages in quarantine are not included; see exmap_quarantined().
+ *
+ * Return: pages; exact if no call is at work.
  */
 unsigned long exmap_pool_free_pages(struct exmap *exmap)
 {
+	/* Pairs with __exmap_stock_trim() and exmap_depot_pop(). */
 	unsigned long pages = READ_ONCE(exmap->pool.nr_full) * EXMAP_BUNDLE_PAGES;
 	unsigned int i;
 
