@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Pages that were taken off the surface while others still hold them: a device that writes
- * to them, a pipe, a registered buffer.
+ * Pinned pages: pages that others still hold after they left the surface. The holder may be a
+ * device that writes to the page, a pipe, or a registered buffer.
  *
- * We keep our reference until it is the only one. If we let go first, the other holder is
- * the last owner, and the kernel may make such a page anything: splice into a FUSE file with
- * SPLICE_F_MOVE made it page cache that reclaim cannot reach. While the exmap is in use these
- * pages stay in its books: in pool->taken and in the RSS. If no other page is free, the pool may
- * take a fresh one in the place of each, which is charged like the ceiling; without room in
- * RLIMIT_MEMLOCK it has to wait until the others let go. What is left when
- * the pool is drained becomes an orphan, which the module looks after until its holder lets
- * go. An orphan stays charged to its memcg and to its user's RLIMIT_MEMLOCK.
+ * We keep our reference until it is the only one. If we dropped it first, the other holder would be
+ * the last owner, and the kernel could turn the page into anything. For example, splice into a FUSE
+ * file with SPLICE_F_MOVE made such a page part of the page cache, where reclaim cannot reach it.
+ *
+ * While the exmap is in use, pinned pages stay in its books: in pool->taken and in the resident
+ * set. If no other page is free, the pool may take a fresh page in place of each pinned one. That
+ * page is charged like the ceiling. If RLIMIT_MEMLOCK has no room, the pool has to wait until the
+ * others let go.
+ *
+ * Pages that are still held when the pool is drained become orphans. The module looks after an
+ * orphan until its holder lets go. An orphan stays charged to its memcg and to its user's
+ * RLIMIT_MEMLOCK.
  */
 #include <linux/cred.h>
 #include <linux/mm.h>
@@ -20,21 +24,27 @@
 #include "compat.h"
 #include "exmap.h"
 
-/* Look at so many orphans in a row. All of them are looked at once a second. */
+/*
+ * The number of orphans to look at in one run of the work. The work runs once a second, or more
+ * often if there are more orphans, so that each one is looked at about once a second.
+ */
 #define ORPHANS_LOOK 4096
 
 static void exmap_orphans_work(struct work_struct *work);
 
-/* Linked through page->lru. page->private is a reference to whose RLIMIT_MEMLOCK, or NULL. */
+/*
+ * Linked through page->lru. page->private is the cred whose RLIMIT_MEMLOCK the page is charged to,
+ * with a reference, or NULL.
+ */
 static LIST_HEAD(exmap_orphans);
 static unsigned long exmap_nr_orphans;
-/* Guards both. */
+/* Guards the list and the number. */
 static DEFINE_SPINLOCK(exmap_orphans_lock);
 static DECLARE_DELAYED_WORK(exmap_orphans_looker, exmap_orphans_work);
 
 /*
- * Whether there is no reason to keep a page. Whoever found the fault in a faulty page may
- * hold it for ever, and the page allocator does not hand it out again.
+ * Whether a page need not be kept: nobody else holds it, or it is faulty. The holder of a faulty
+ * page may keep it forever, and the page allocator does not hand it out again.
  */
 static bool exmap_page_may_go(struct page *page)
 {
@@ -46,21 +56,22 @@ static void exmap_pinned_add(struct exmap_pool *pool, struct page *page)
 	spin_lock(&pool->lock);
 	list_add_tail(&page->lru, &pool->pinned);
 	WRITE_ONCE(pool->nr_pinned, pool->nr_pinned + 1);
-	/* After the page: see exmap_pool_pushes(). */
+	/* Count after @nr_pinned. Pairs with the acquire in exmap_pool_pushes(). */
 	smp_store_release(&pool->pushes, pool->pushes + 1);
 	spin_unlock(&pool->lock);
 }
 
 /**
- * exmap_pinned_sort - find out which pages are good to be used again
- * @exmap: whose pool they were taken for
- * @page: the pages, no PTE and no TLB of the surface holding one any more. The good ones
- *	are moved to the front
- * @nr: how many
+ * exmap_pinned_sort - move the pages that can be used again to the front
+ * @exmap: the exmap whose pool took the pages
+ * @page: the pages; no PTE and no TLB of the surface refers to them
+ * @nr: number of pages
  *
- * Pages that others hold are kept aside. Faulty ones go back to the system.
+ * Keeps pages that others hold aside, and gives faulty ones back to the system. Takes pool->lock.
+ * Does not sleep.
  *
- * Return: how many are good; the caller has these, and none of the others.
+ * Return: the number of good pages. The caller owns these, at the front of @page, and none of the
+ * rest.
  */
 unsigned int exmap_pinned_sort(struct exmap *exmap, struct page **page, unsigned int nr)
 {
@@ -77,7 +88,7 @@ unsigned int exmap_pinned_sort(struct exmap *exmap, struct page **page, unsigned
 	return nr - (end - good);
 }
 
-/* How many pages the pool has been allowed to take in the place of pinned ones. */
+/* The number of pages that the pool may take in place of pinned ones. */
 static unsigned long exmap_pinned_replaced(const struct exmap_pool *pool)
 {
 	lockdep_assert_held(&pool->lock);
@@ -85,12 +96,14 @@ static unsigned long exmap_pinned_replaced(const struct exmap_pool *pool)
 }
 
 /**
- * exmap_pinned_replace - let the pool take fresh pages in the place of pinned ones
+ * exmap_pinned_replace - let the pool take fresh pages in place of pinned ones
  * @exmap: the exmap; none of its pages is free
- * @want: how many
+ * @want: number of pages
  *
- * Return: true, and the ceiling is that much higher until as many pinned pages come back; false
- * if fewer are pinned, or RLIMIT_MEMLOCK has no room.
+ * Takes pool->lock. Does not sleep.
+ *
+ * Return: true, and @most is @want pages higher until as many pinned pages come back; false if
+ * fewer pages are pinned and not replaced yet, or RLIMIT_MEMLOCK has no room.
  */
 bool exmap_pinned_replace(struct exmap *exmap, unsigned int want)
 {
@@ -107,15 +120,15 @@ bool exmap_pinned_replace(struct exmap *exmap, unsigned int want)
 }
 
 /*
- * @nr pages that were pinned leave the pool: take them out of its books, those first that were
- * replaced by others.
+ * Remove @nr pages that were pinned from the books of the pool. Lower @most by as many of them as
+ * fresh pages have replaced. pool->lock is held.
  */
 static void exmap_pinned_leave(struct exmap *exmap, unsigned int nr)
 {
 	struct exmap_pool *pool = &exmap->pool;
 	unsigned long replaced = min_t(unsigned long, nr, exmap_pinned_replaced(pool));
 
-	/* As in exmap_depot_drain_one(). */
+	/* Update the books before pool->lock is dropped: see exmap_depot_drain_one(). */
 	WRITE_ONCE(pool->taken, pool->taken - nr);
 	exmap_rss_add(exmap->mm, -(long)nr);
 	WRITE_ONCE(pool->most, pool->most - replaced);
@@ -125,13 +138,14 @@ static void exmap_pinned_leave(struct exmap *exmap, unsigned int nr)
 /**
  * exmap_pinned_take - take back pages that nobody else holds any more
  * @exmap: the exmap
- * @page: set to the pages that the caller has now
- * @leave: all of them are to leave the pool
+ * @page: receives the pages
+ * @leave: remove all of them from the books, because the caller gives them back to the system
  *
- * Looks at the EXMAP_PINNED_LOOK pages that were not looked at for the longest time. Those that
- * were replaced by fresh ones leave the pool in any case.
+ * Looks at up to EXMAP_PINNED_LOOK pages, those first that were not looked at for the longest time.
+ * Pages that fresh ones have replaced go back to the system in any case. Takes pool->lock. Does not
+ * sleep.
  *
- * Return: how many pages there are in @page.
+ * Return: the number of pages in @page, which the caller owns.
  */
 unsigned int exmap_pinned_take(struct exmap *exmap, struct page *page[EXMAP_PINNED_LOOK],
 			       bool leave)
@@ -162,12 +176,12 @@ unsigned int exmap_pinned_take(struct exmap *exmap, struct page *page[EXMAP_PINN
 }
 
 /**
- * exmap_pinned_shrink - give pages back to the system that nobody else holds any more
+ * exmap_pinned_shrink - give pinned pages that nobody else holds any more back to the system
  * @exmap: the exmap
  *
- * Looks at a few of them.
+ * Looks at up to EXMAP_PINNED_LOOK pages.
  *
- * Return: how many.
+ * Return: the number of pages.
  */
 unsigned int exmap_pinned_shrink(struct exmap *exmap)
 {
@@ -192,10 +206,10 @@ static void exmap_orphan_put(struct page *page)
 }
 
 /**
- * exmap_pinned_drain - take all out of a pool's books
- * @exmap: its surface is dead or has never been
+ * exmap_pinned_drain - remove all pinned pages from the books of a pool
+ * @exmap: has been set up; its surface is dead, or it never had one
  *
- * What others still hold is the module's from here on.
+ * Pages that others still hold become orphans. May sleep.
  */
 void exmap_pinned_drain(struct exmap *exmap)
 {
@@ -205,6 +219,7 @@ void exmap_pinned_drain(struct exmap *exmap)
 	const struct cred *cred;
 	LIST_HEAD(pages);
 
+	/* Pairs with exmap_pinned_add(). exmap_pool_destroy() gets what this misses. */
 	if (!READ_ONCE(pool->nr_pinned))
 		return;
 	spin_lock(&pool->lock);
@@ -213,7 +228,7 @@ void exmap_pinned_drain(struct exmap *exmap)
 	WRITE_ONCE(pool->nr_pinned, 0);
 	WRITE_ONCE(pool->taken, pool->taken - nr);
 	exmap_rss_add(exmap->mm, -(long)nr);
-	/* What is charged for those that were replaced goes with the orphans, or with the pool. */
+	/* The charge for replaced pages goes with the orphans, or ends with the pool. */
 	WRITE_ONCE(pool->most, pool->ceiling);
 	spin_unlock(&pool->lock);
 
@@ -240,7 +255,7 @@ void exmap_pinned_drain(struct exmap *exmap)
 	schedule_delayed_work(&exmap_orphans_looker, HZ);
 }
 
-/* Take a few orphans from the front of the list. Returns how many. */
+/* Move a few orphans from the front of the list to @pages. Returns the number of orphans. */
 static unsigned int exmap_orphans_take(struct list_head *pages)
 {
 	struct page *page;
@@ -256,7 +271,7 @@ static unsigned int exmap_orphans_take(struct list_head *pages)
 	return nr;
 }
 
-/* Let go of the orphans that nobody else holds any more. */
+/* Release the orphans that nobody else holds any more. */
 static void exmap_orphans_work(struct work_struct *work)
 {
 	unsigned int nr, kept, looked = 0;
@@ -288,7 +303,9 @@ static void exmap_orphans_work(struct work_struct *work)
 }
 
 /**
- * exmap_pinned_exit - let go of all orphans; no exmap is left
+ * exmap_pinned_exit - release all orphans, whether others hold them or not
+ *
+ * Called at module exit, when no exmap is left. May sleep.
  */
 void exmap_pinned_exit(void)
 {

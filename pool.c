@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The physical pages of an exmap: the pool's books, its bundles of 512 pages, and the depot,
- * through which interfaces exchange full bundles. refill.c takes pages from the system,
+ * through which interfaces exchange full bundles. refill.c takes pages from the system, and
  * reclaim.c gives them back.
  *
- * After Bonwick and Adams, "Magazines and Vmem" (USENIX 2001): each interface
- * has bundles of its own, so the depot's lock is taken once per 512 pages at
- * most, and not at all by an interface that frees what it allocates.
+ * After Bonwick and Adams, "Magazines and Vmem" (USENIX 2001). Each interface has bundles of its
+ * own. So an interface takes the depot's lock at most once per 512 pages, and not at all if it
+ * frees what it allocates.
  *
- * Bundles cannot run out. An interface brings three (loaded, limbo and one
- * spare; a fourth stays in its quarantine), and pool->bundles more, one per 512
- * pages of pool->taken at least, came with the pages. A page that has to be put
- * back where all an interface's own are in use finds fewer than that full, hence
- * an empty one in the depot.
+ * Bundles cannot run out. Each interface brings three: the loaded one, limbo and a spare. (A fourth
+ * one always stays in its quarantine.) Another pool->bundles came with the pages, at least one per
+ * 512 pages of pool->taken. Suppose that a page comes back and the interface's own bundles are
+ * all in use. Fewer than pool->bundles bundles are full then, because the page is in none of them.
+ * So the depot has an empty one.
  */
 #include <linux/gfp.h>
 #include <linux/log2.h>
@@ -31,7 +31,7 @@
 /**
  * exmap_bundle_alloc - allocate a bundle
  *
- * May sleep for memory: no lock of ours is held.
+ * May sleep for memory. No lock of ours is held, except exmap->lock or pool->transit.
  *
  * Return: the bundle, not cleared; or NULL.
  */
@@ -42,7 +42,7 @@ struct exmap_bundle *exmap_bundle_alloc(void)
 
 /**
  * exmap_bundle_free - free a bundle
- * @bundle: is on no stack; the pages in it are not freed. Or NULL
+ * @bundle: the bundle, which is on no stack; or NULL. The pages in it are not freed
  */
 void exmap_bundle_free(struct exmap_bundle *bundle)
 {
@@ -54,7 +54,7 @@ void exmap_bundle_free(struct exmap_bundle *bundle)
  * @stack: the stack; the lock that guards it is held
  * @bundle: the bundle
  *
- * Bundles are stacked through their struct page: all of their own is in use.
+ * The link is in the bundle's struct page, because the bundle itself has no room for one.
  */
 void exmap_bundle_push(struct exmap_bundle **stack, struct exmap_bundle *bundle)
 {
@@ -81,9 +81,9 @@ struct exmap_bundle *exmap_bundle_pop(struct exmap_bundle **stack)
 
 /**
  * exmap_depot_pop - take a full bundle out of the depot
- * @pool: its lock is held
+ * @pool: the pool; pool->lock is held
  *
- * Return: the bundle, or NULL if the depot has none that is full.
+ * Return: the bundle, or NULL if the depot has no full one.
  */
 struct exmap_bundle *exmap_depot_pop(struct exmap_pool *pool)
 {
@@ -97,12 +97,13 @@ struct exmap_bundle *exmap_depot_pop(struct exmap_pool *pool)
 }
 
 /**
- * exmap_pool_setup - get a pool ready; it takes no page yet
- * @exmap: its lock is held, and its interfaces are not there yet
- * @pages: the most that the pool may take from the system
+ * exmap_pool_setup - initialize a pool, which takes no pages yet
+ * @exmap: exmap->lock is held, and @interfaces is not set yet
+ * @pages: the ceiling, in pages
  *
- * Return: 0, -ENOMEM where @pages is above RLIMIT_MEMLOCK, -EPERM where that
- * limit is 0.
+ * Charges the ceiling. Does not sleep.
+ *
+ * Return: 0; -ENOMEM if @pages would exceed RLIMIT_MEMLOCK; -EPERM if that limit is 0.
  */
 int exmap_pool_setup(struct exmap *exmap, unsigned long pages)
 {
@@ -120,9 +121,11 @@ int exmap_pool_setup(struct exmap *exmap, unsigned long pages)
 
 /**
  * exmap_pool_release - give pages back to the system
- * @exmap: whose pool they were taken for
- * @page: the pages, which nobody else holds, unless they are faulty
- * @nr: how many
+ * @exmap: the exmap whose pool took the pages
+ * @page: the pages. Nobody else holds them, unless they are faulty
+ * @nr: number of pages
+ *
+ * Takes pool->lock. Does not sleep.
  */
 void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr)
 {

@@ -2,20 +2,20 @@
 /*
  * The reading index: which addresses are being read, and which of them had a page since.
  *
- * A READ takes its pages long before it maps them. If a page comes to one of its addresses
- * meanwhile, is written to the file and goes again, then what the READ holds is older than
- * the file. So a READ enters each of its slots here, under the PTE lock under which it found
- * no page. Whoever maps a page at an address, under the same lock, takes all slots of that
- * address out again and marks them stale. A page that goes marks nothing: it had come.
+ * A READ takes its pages long before it maps them. Meanwhile another page may come to one of its
+ * addresses, be written to the file, and go again. The data of the READ is then older than the
+ * file. So a READ enters each of its slots into this index, under the PTE lock under which the page
+ * was absent. A thread that maps a page at an address, under the same lock, removes all slots of
+ * that address and marks them stale. Unmapping a page marks nothing, because mapping it did.
  *
- * No barrier is needed between the two: the PTE lock orders them. If the page table was
- * replaced in between then so is its lock, but then the gate was closed: whoever closes it
- * takes the interface's lock that the reader held, and whoever maps a page in the new table
- * found the gate open again.
+ * No barrier is needed between the two, because the PTE lock orders them. A page table that is
+ * replaced in between has another lock, but then the gate was closed. exmap_gate_close() takes the
+ * interface's lock that the reader held, and a thread that maps a page in the new table saw the
+ * gate open again.
  *
- * A bucket's lock is a bit in it: a spinlock, the innermost of all. A chain is as long as there
- * are pages in flight for its addresses. A slot that is marked leaves it, so however often one
- * address is read at the same time, each of its slots is looked at once.
+ * The lock of a bucket is a bit in its head, used as a spinlock. No lock is taken inside it. A
+ * chain has one slot for each page in flight for its addresses. A marked slot leaves the chain. So
+ * each slot is looked at once per address, however often one address is read at the same time.
  */
 #include <linux/log2.h>
 #include <linux/mm.h>
@@ -24,25 +24,26 @@
 #include "compat.h"
 #include "exmap.h"
 
-/* The index has a bucket for so many pages of the pool's ceiling, and its size has limits. */
+/* The index has one bucket for this many pages of the ceiling, within the limits below. */
 #define EXMAP_READING_PAGES 16
 #define EXMAP_READING_MIN (PAGE_SIZE / sizeof(struct hlist_bl_head))
 #define EXMAP_READING_MAX (SZ_1M / sizeof(struct hlist_bl_head))
 
-/* How many pages an index of 1 << @bits buckets takes. */
+/* The number of pages that an index of 1 << @bits buckets takes. */
 static long exmap_reading_pages(unsigned int bits)
 {
 	return DIV_ROUND_UP(sizeof(struct hlist_bl_head) << bits, PAGE_SIZE);
 }
 
 /**
- * __exmap_reading_setup - make the index
+ * __exmap_reading_setup - make the reading index
  * @exmap: has been set up; no lock is held
  *
- * An exmap that never reads has none, and its ALLOC never looks for one. The index is part of
- * the process's resident set, so that the OOM killer sees it.
+ * Makes the index only for an exmap that reads, so that ALLOC need not look for slots in others.
+ * The index is part of the process's resident set, so that the OOM killer sees it. May sleep for
+ * memory.
  *
- * Return: 0 or -ENOMEM.
+ * Return: 0, even if another thread made it first; or -ENOMEM.
  */
 int __exmap_reading_setup(struct exmap *exmap)
 {
@@ -54,9 +55,9 @@ int __exmap_reading_setup(struct exmap *exmap)
 	reading = kvcalloc(1UL << bits, sizeof(*reading), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
 	if (!reading)
 		return -ENOMEM;
-	/* Another thread that is here at the same time finds the same number. */
+	/* A racing thread stores the same value, because the ceiling never changes. */
 	WRITE_ONCE(exmap->reading_shift, 64 - bits);
-	/* Release: pairs with the acquire in exmap_has_reading(). */
+	/* Publish @reading after @reading_shift. Pairs with the acquire in exmap_has_reading(). */
 	if (cmpxchg_release(&exmap->reading, NULL, reading))
 		kvfree(reading);
 	else
@@ -65,8 +66,8 @@ int __exmap_reading_setup(struct exmap *exmap)
 }
 
 /**
- * exmap_reading_destroy - free the index
- * @exmap: nobody else has it
+ * exmap_reading_destroy - free the reading index, if there is one
+ * @exmap: nobody else uses it
  */
 void exmap_reading_destroy(struct exmap *exmap)
 {
@@ -84,9 +85,9 @@ static struct hlist_bl_head *exmap_reading_slot_bucket(const struct exmap *exmap
 }
 
 /**
- * exmap_reading_begin - enter a slot into the index
- * @exmap: has an index
- * @slot: its address is set; the PTE lock under which there was no page is still held
+ * exmap_reading_begin - enter a slot into the reading index
+ * @exmap: has a reading index
+ * @slot: its address is set. The PTE lock under which the page was absent is still held
  */
 void exmap_reading_begin(struct exmap *exmap, struct exmap_slot *slot)
 {
@@ -100,12 +101,12 @@ void exmap_reading_begin(struct exmap *exmap, struct exmap_slot *slot)
 }
 
 /**
- * exmap_reading_end - take a slot out of the index again
+ * exmap_reading_end - remove a slot from the reading index
  * @exmap: the exmap
- * @slot: the slot; if it is to be mapped then the PTE lock is held, and still will be
+ * @slot: the slot. If its page is going to be mapped, the PTE lock is held until it is
  *
- * Return: whether there was a page at its address since exmap_reading_begin(). There was none
- * as far as it matters if the slot never was in the index.
+ * Return: true if its address had a page since exmap_reading_begin(); false otherwise, and false if
+ * the slot was never in the index.
  */
 bool exmap_reading_end(struct exmap *exmap, struct exmap_slot *slot)
 {
@@ -123,9 +124,9 @@ bool exmap_reading_end(struct exmap *exmap, struct exmap_slot *slot)
 }
 
 /**
- * __exmap_reading_mark - mark the slots of an address, if its bucket is not empty
- * @bucket: the address's
- * @address: where a page has just been mapped; the PTE lock is held
+ * __exmap_reading_mark - mark the slots of an address stale
+ * @bucket: the bucket of the address
+ * @address: a page has just been mapped here, and the PTE lock is still held
  */
 void __exmap_reading_mark(struct hlist_bl_head *bucket, unsigned long address)
 {
@@ -143,10 +144,10 @@ void __exmap_reading_mark(struct hlist_bl_head *bucket, unsigned long address)
 }
 
 /**
- * exmap_reading_mark_range - mark the slots of some addresses
- * @exmap: has an index
- * @address: the first; each of them has a page, and the PTE lock is held
- * @nr: how many
+ * exmap_reading_mark_range - mark the slots of adjacent addresses stale
+ * @exmap: has a reading index
+ * @address: the first address. Each address has a page, and the PTE lock is held
+ * @nr: number of addresses
  */
 void exmap_reading_mark_range(struct exmap *exmap, unsigned long address, unsigned int nr)
 {
