@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Who pays for the memory of an exmap: the user's RLIMIT_MEMLOCK, the process's VmPin, and
- * for memory that is there now the process's resident set, where the OOM killer looks.
+ * Charges for the memory of an exmap, to the user's RLIMIT_MEMLOCK and the process's VmPin. Memory
+ * that is allocated now also counts in the process's resident set, where the OOM killer looks.
  * docs/security.md lists what is charged to whom.
  */
 #include <linux/cred.h>
@@ -17,7 +17,10 @@ static bool memlock = true;
 module_param(memlock, bool, 0644);
 MODULE_PARM_DESC(memlock, "charge pools and interfaces against RLIMIT_MEMLOCK (default: on)");
 
-/* Add to what a user has locked. False if that would be above the limit, in pages. */
+/*
+ * Add @pages to what a user has locked. Returns false if the sum would exceed @limit, in pages. The
+ * cmpxchg() races with all others who charge the same user, such as mlock(2) and io_uring.
+ */
 static bool exmap_charge_locked(atomic_long_t *locked, unsigned long pages, unsigned long limit)
 {
 	long old = atomic_long_read(locked);
@@ -30,19 +33,20 @@ static bool exmap_charge_locked(atomic_long_t *locked, unsigned long pages, unsi
 }
 
 /**
- * exmap_charge - charge pages that may be taken later, as io_uring and mlock(2) do
- * @mm: to which process; the caller's
- * @pages: how many; not 0
- * @charge: set to what exmap_uncharge() needs; nothing is charged with it yet
+ * exmap_charge - charge pages that may be taken later, as mlock(2) and io_uring do
+ * @mm: the caller's mm
+ * @pages: number of pages; not 0
+ * @charge: has no charge yet; set to what exmap_uncharge() needs
  *
  * Neither sleeps nor allocates.
  *
- * Return: 0; -ENOMEM if the user would be above RLIMIT_MEMLOCK; -EPERM if that limit is 0.
+ * Return: 0; -ENOMEM if the user would exceed RLIMIT_MEMLOCK; -EPERM if that limit is 0.
  */
 int exmap_charge(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge)
 {
 	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
 
+	/* Pairs with the module parameter in sysfs, which root may change at any time. */
 	if (READ_ONCE(memlock) && !can_do_mlock())
 		return -EPERM;
 	if (READ_ONCE(memlock) && !capable(CAP_IPC_LOCK)) {
@@ -57,9 +61,9 @@ int exmap_charge(struct mm_struct *mm, unsigned long pages, struct exmap_charge 
 
 /**
  * exmap_uncharge - undo exmap_charge(), if it was called and succeeded
- * @mm: as there; it need not be the caller's any more
- * @charge: as there. That tells what was charged, whatever has become of limit, capability
- *	and module parameter
+ * @mm: as for exmap_charge(); it need not be the caller's any more
+ * @charge: as for exmap_charge(). It tells what was charged, even if the limit, the capability or
+ *	the module parameter has changed since
  */
 void exmap_uncharge(struct mm_struct *mm, struct exmap_charge *charge)
 {
@@ -72,15 +76,15 @@ void exmap_uncharge(struct mm_struct *mm, struct exmap_charge *charge)
 }
 
 /**
- * exmap_charge_more - charge more to the same user
+ * exmap_charge_more - charge more pages to the same user
  * @mm: as for exmap_charge()
- * @pages: how many
- * @charge: what exmap_charge() has charged
+ * @pages: number of pages
+ * @charge: a charge made with exmap_charge(); the caller serializes changes to it
  *
  * Neither sleeps nor allocates.
  *
- * Return: 0; -ENOMEM if the user would be above RLIMIT_MEMLOCK, or if the caller is another
- * process, which has a limit of its own.
+ * Return: 0; -ENOMEM if the user would exceed RLIMIT_MEMLOCK, or if the caller is another process,
+ * which has a limit of its own.
  */
 int exmap_charge_more(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge)
 {
@@ -98,9 +102,11 @@ int exmap_charge_more(struct mm_struct *mm, unsigned long pages, struct exmap_ch
 
 /**
  * exmap_charge_less - undo a part of exmap_charge() or exmap_charge_more()
- * @mm: as there
- * @pages: how many
- * @charge: as there
+ * @mm: as for exmap_charge()
+ * @pages: number of pages, at most what is charged
+ * @charge: as for exmap_charge_more()
+ *
+ * Neither sleeps nor allocates.
  */
 void exmap_charge_less(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge)
 {
@@ -110,10 +116,13 @@ void exmap_charge_less(struct mm_struct *mm, unsigned long pages, struct exmap_c
 }
 
 /**
- * exmap_charge_leave - leave a part of what is charged to somebody else to uncharge
+ * exmap_charge_leave - hand a part of a charge over to somebody else
  * @mm: as for exmap_charge()
- * @charge: as there
- * @pages: how many, at most what is charged; they stay charged to the user of @charge->cred
+ * @charge: as for exmap_charge_more()
+ * @pages: number of pages, at most what is charged
+ *
+ * The pages stay charged to the user of @charge->cred, and the new owner uncharges them. They no
+ * longer count in the process's VmPin. Neither sleeps nor allocates.
  */
 void exmap_charge_leave(struct mm_struct *mm, struct exmap_charge *charge, unsigned long pages)
 {
@@ -122,10 +131,12 @@ void exmap_charge_leave(struct mm_struct *mm, struct exmap_charge *charge, unsig
 }
 
 /**
- * exmap_charge_resident - charge pages that are there as long as they are charged
+ * exmap_charge_resident - charge pages that are allocated for as long as they are charged
  * @mm: as for exmap_charge()
  * @pages: as for exmap_charge()
  * @charge: as for exmap_charge()
+ *
+ * Also adds the pages to the resident set of the process. Neither sleeps nor allocates.
  *
  * Return: as exmap_charge().
  */
@@ -140,8 +151,8 @@ int exmap_charge_resident(struct mm_struct *mm, unsigned long pages, struct exma
 
 /**
  * exmap_uncharge_resident - undo exmap_charge_resident(), if it was called and succeeded
- * @mm: as there
- * @charge: as there
+ * @mm: as for exmap_uncharge()
+ * @charge: as for exmap_uncharge()
  */
 void exmap_uncharge_resident(struct mm_struct *mm, struct exmap_charge *charge)
 {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Where the rest of an asynchronous call is done: a workqueue for each user.
+ * Workqueues that do the rest of asynchronous calls, one per user.
  *
- * A work may have to wait: for an interface that another thread of its process holds, for a
- * closed gate, for a device. A workqueue runs a limited number of works at a time, so the works
- * of one user, who can keep all of them waiting, must not be in the queue of another.
+ * A work may have to wait: for an interface that another thread of its process holds, for a closed
+ * gate, or for a device. A workqueue runs a limited number of works at a time, and a user can keep
+ * all of them waiting. So the works of one user must not share a workqueue with those of another.
  */
 #include <linux/cred.h>
 #include <linux/list.h>
@@ -17,16 +17,17 @@
 #include "compat.h"
 #include "exmap.h"
 
-/* The most works of a user that run, or wait, on a CPU at a time. */
+/* The most works of one user that run or wait on a CPU at a time. */
 #define EXMAP_QUEUE_ACTIVE 32
 
 /**
- * struct exmap_queue - a user's workqueue
- * @sibling: in the list of all of them; exmap_queues_lock
- * @refs: exmaps that use it; exmap_queues_lock
- * @owner: whose
- * @works: the works; NULL if there was no memory
- * @order: makes @works, and later frees all of it
+ * struct exmap_queue - the workqueue of a user
+ * @sibling: in the list of all queues; guarded by exmap_queues_lock
+ * @refs: number of exmaps that use the queue; guarded by exmap_queues_lock
+ * @owner: the user; set once
+ * @works: the workqueue; NULL if it could not be allocated. Set by @order before the queue is
+ *	published
+ * @order: the work that makes @works, and later the work that frees the queue
  */
 struct exmap_queue {
 	struct list_head sibling;
@@ -37,19 +38,20 @@ struct exmap_queue {
 };
 
 static LIST_HEAD(exmap_queues);
-/* Taken for all users, so nobody sleeps with it. */
+/* Guards the list and the reference counts. All users share it, so its holder must not sleep. */
 static DEFINE_SPINLOCK(exmap_queues_lock);
 
 /*
- * Where queues are made and freed. The kernel does that with a lock that is taken for all
- * workqueues, and may wait there for a new thread: a task that a user can keep from running
- * must not hold it.
+ * The workqueue on which queues are made and freed. The kernel does both under a lock that is
+ * shared by all workqueues, and it may wait for a new thread there. A task that a user can keep
+ * from running must not hold that lock.
  */
 static struct workqueue_struct *exmap_queue_maker;
 
 /*
- * Who owns the current task: its user; or, in user namespaces, the owner of the outermost of them,
- * since a user can have tens of thousands of user IDs there, and each queue has a thread.
+ * Returns the owner of the queue for the current task. In the initial user namespace that is the
+ * task's user. Otherwise it is the owner of the outermost user namespace below the initial one,
+ * because a user can have tens of thousands of user IDs there, and each queue has a thread.
  */
 static kuid_t exmap_queue_owner(void)
 {
@@ -66,7 +68,7 @@ static void exmap_queue_make(struct work_struct *order)
 {
 	struct exmap_queue *queue = container_of(order, struct exmap_queue, order);
 
-	/* Somebody may be waiting for these works in order to free memory. */
+	/* WQ_MEM_RECLAIM, because a task that frees memory may be waiting for these works. */
 	queue->works = alloc_workqueue("exmap-%u", WQ_MEM_RECLAIM | WQ_PERCPU, EXMAP_QUEUE_ACTIVE,
 				       from_kuid(&init_user_ns, queue->owner));
 }
@@ -101,7 +103,10 @@ static void exmap_queue_free(struct exmap_queue *queue)
 	queue_work(exmap_queue_maker, &queue->order);
 }
 
-/* The owner's queue, with a reference more; or @new, if there is none, and that is not NULL. */
+/*
+ * Returns the owner's queue, with a reference for the caller. If there is none, adds @new to the
+ * list and returns it, or returns NULL if @new is NULL.
+ */
 static struct exmap_queue *exmap_queue_find(kuid_t owner, struct exmap_queue *new)
 {
 	struct exmap_queue *queue;
@@ -121,10 +126,11 @@ found:
 }
 
 /**
- * exmap_queue_get - make sure that an exmap has a queue for its works
- * @exmap: belongs to current->mm
+ * exmap_queue_get - make sure that an exmap has a queue
+ * @exmap: belongs to current->mm; no lock of ours is held
  *
- * The queue is that of the user who makes the exmap's first asynchronous call. May sleep.
+ * The queue belongs to the user who makes the exmap's first asynchronous call. May sleep for
+ * memory.
  *
  * Return: 0 or -ENOMEM.
  */
@@ -146,14 +152,17 @@ int exmap_queue_get(struct exmap *exmap)
 		if (queue != new)
 			exmap_queue_free(new);
 	}
+	/* Publish the queue, unless another thread was first. Pairs with the acquire above. */
 	if (cmpxchg(&exmap->queue, NULL, queue))
 		exmap_queue_put(queue);
 	return 0;
 }
 
 /**
- * exmap_queue_put - let go of a queue
- * @queue: an exmap's, none of whose works has anything left to do but return; or NULL
+ * exmap_queue_put - drop an exmap's reference to its queue
+ * @queue: the queue, or NULL. Each work of the exmap has nothing left to do but return
+ *
+ * The last put frees the queue in another task. Does not sleep.
  */
 void exmap_queue_put(struct exmap_queue *queue)
 {
@@ -171,7 +180,7 @@ void exmap_queue_put(struct exmap_queue *queue)
 }
 
 /**
- * exmap_queue_init - get ready to make queues
+ * exmap_queue_init - allocate the workqueue on which queues are made and freed
  *
  * Return: 0 or -ENOMEM.
  */
@@ -182,7 +191,9 @@ int __init exmap_queue_init(void)
 }
 
 /**
- * exmap_queue_exit - wait until all queues are freed; no exmap is left
+ * exmap_queue_exit - wait until all queues are freed
+ *
+ * Called at module exit, when no exmap is left. May sleep.
  */
 void exmap_queue_exit(void)
 {
@@ -190,8 +201,8 @@ void exmap_queue_exit(void)
 }
 
 /**
- * exmap_queue_work - have a work run in the exmap's queue
- * @exmap: exmap_queue_get() was called for it
+ * exmap_queue_work - queue a work of an exmap
+ * @exmap: exmap_queue_get() has succeeded for it
  * @work: the work
  *
  * May be called from any context.
