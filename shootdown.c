@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The flush: when pages have been unmapped, every TLB and every other MMU that may still hold
- * them has to be told.
+ * The flush: after pages are unmapped, every TLB and every other MMU that may still refer to them
+ * is told.
  */
 #include <linux/fs.h>
 #include <linux/mm.h>
@@ -12,33 +12,35 @@
 #include "exmap.h"
 #include "ksyms.h"
 
-/* Tells the ranges that exmap itself announces from those of others: only its address counts. */
+/* Marks the ranges that exmap itself announces. Only its address counts. */
 const char exmap_shootdown_owner;
 
 /**
- * exmap_shootdown - flush a range from all TLBs, and tell other MMUs
+ * exmap_shootdown - flush a range from all TLBs and tell other MMUs
  * @exmap: has a surface; no PTE lock is held
  * @start: first address
  * @end: first address after the range
  *
- * Nobody can reach what was unmapped between @start and @end after this; a page that
- * was there may be put to another use.
+ * May sleep. When this returns, nobody can reach a page that was unmapped between @start and @end
+ * before the call, so the page may be put to another use.
  *
- * Other MMUs that follow our page tables (KVM, IOMMUs with shared addresses, GPUs) hold no
- * reference to a page, so they have to be told like the generic code tells them. That they
- * hear of it only now is early enough: until now the pages were nobody else's, and whoever
- * took one from its PTE before that was cleared, and has not installed it yet, has to look
- * again. Our own notifier knows these ranges by their owner.
+ * Some MMUs follow our page tables: KVM, IOMMUs with shared addresses, and GPUs. They hold no
+ * reference to a page, so they have to be told, as generic code does. Telling them only now is
+ * early enough, because the pages have not been put to another use yet. An MMU that read a PTE
+ * before it was cleared, and has not installed the page yet, has to read it again. Our own notifier
+ * knows these ranges by their owner.
  *
- * One that is registered between the two calls would be told just the end, and KVM then
- * waits for beginnings and ends to match. Registration keeps those out that hold mmap_lock, or
- * the lock of some file mapping or anonymous memory of the process
- * (mm_take_all_locks()): ours is that of the surface's file. No one who holds the lock of
- * another mapping waits for an interface, which lockdep, knowing only its kind, could not
- * tell.
+ * A notifier that is registered between the two calls would be told only the end, but KVM waits for
+ * starts and ends to match. mm_take_all_locks() makes a registration wait for the lock of every
+ * file mapping and all anonymous memory of the process, and for mmap_lock. So this holds the lock
+ * of the mapping of the surface's file.
  *
- * The kernel's inline wrappers would tell lockdep that memory may be reclaimed
- * under an interface's lock. That is not so: a callback is not allowed to allocate.
+ * The lock is taken for non-owners, so that lockdep does not follow it. Lockdep knows only the kind
+ * of the lock, and would report tasks that wait for an interface with the lock of another mapping
+ * held. There are no such tasks.
+ *
+ * The kernel's inline wrappers of the notifier calls are not used. They would tell lockdep that
+ * memory may be reclaimed under an interface's lock, but a callback is not allowed to allocate.
  */
 void exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end)
 {
@@ -59,15 +61,16 @@ void exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end
 }
 
 /**
- * exmap_shootdown_try - exmap_shootdown() without waiting for any lock
- * @exmap: has a surface
+ * exmap_shootdown_try - exmap_shootdown() without waiting for a lock
+ * @exmap: has a surface; no PTE lock is held
  * @start: first address
  * @end: first address after the range
  *
- * Notifiers that cannot do without waiting say so (-EAGAIN). The kernel has then told those
- * that could of the end.
+ * Does not sleep. A notifier that would have to wait returns -EAGAIN. The kernel then tells the end
+ * to those that were told the start.
  *
- * Return: true; or false if that did not work out, and nothing is flushed.
+ * Return: true; or false if a lock was taken or a notifier would have to wait, and nothing is
+ * flushed.
  */
 bool exmap_shootdown_try(struct exmap *exmap, unsigned long start, unsigned long end)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Tracepoints: what perf and trace-cmd call exmap:*. An exmap is told by its number
- * in /proc/PID/fdinfo/FD. Pages are 4 KiB each.
+ * Tracepoints, which perf and trace-cmd list as exmap:*. Each event has the number of the exmap,
+ * which is also in /proc/PID/fdinfo/FD. All pages are of 4 KiB.
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM exmap
@@ -50,8 +50,9 @@ TRACE_EVENT(exmap_teardown,
 );
 
 /*
- * A call that did something, or a part of a READ or WRITE that was under way at once. @pages were mapped,
- * unmapped, read or written; @ret is how many entries failed, or why the call did.
+ * A call that did something, or one window of a READ or WRITE. @pages is the number of pages that
+ * were mapped, unmapped, read or written. @ret is the number of entries that failed, or the error
+ * of the call.
  */
 DECLARE_EVENT_CLASS(exmap_call,
 	TP_PROTO(const struct exmap *exmap, const struct exmap_interface *interface,
