@@ -29,7 +29,7 @@
 #if !defined(EXMAP_ANY_KERNEL) && \
 	(LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0) || \
 	 LINUX_VERSION_CODE >= KERNEL_VERSION(7, 4, 0))
-#error "exmap is made for Linux 6.1 to 7.3; make KCFLAGS=-DEXMAP_ANY_KERNEL builds it regardless"
+#error "exmap supports Linux 6.1 to 7.3; make KCFLAGS=-DEXMAP_ANY_KERNEL builds it for other kernels"
 #endif
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)

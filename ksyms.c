@@ -2,9 +2,9 @@
 /*
  * Find the functions that exmap needs and the kernel does not export.
  *
- * A kprobe tells a symbol's address. Calls go through static calls, so that they
- * are direct ones: many of these functions have lost their ENDBR, and an
- * indirect call would fault on hardware with CET.
+ * A kprobe finds the address of a symbol. The calls are static calls, and so direct ones. An
+ * indirect call would fault on hardware with CET, because many of these functions have lost their
+ * ENDBR.
  */
 #include <linux/init.h>
 #include <linux/kallsyms.h>
@@ -19,8 +19,8 @@ DEFINE_STATIC_CALL_NULL(exmap_mmu_notifier_start, __mmu_notifier_invalidate_rang
 DEFINE_STATIC_CALL_NULL(exmap_mmu_notifier_end, __mmu_notifier_invalidate_range_end);
 
 /*
- * The probe may sit behind the function's first instruction (on an ENDBR it
- * does), so ask kallsyms how far.
+ * Returns the address of a function, or NULL after a message. The probe may sit behind the first
+ * instruction of the function, for example after an ENDBR. So ask kallsyms for the offset.
  */
 static void *__init exmap_resolve(const char *name)
 {
@@ -32,25 +32,25 @@ static void *__init exmap_resolve(const char *name)
 
 	err = register_kprobe(&probe);
 	if (err) {
-		pr_err("this kernel's %s cannot be found (error %d): exmap needs CONFIG_KPROBES and a kernel it knows\n",
+		pr_err("cannot find %s in this kernel (error %d): exmap needs CONFIG_KPROBES and a supported kernel\n",
 		       name, err);
 		return NULL;
 	}
 	sprint_symbol(where, (unsigned long)probe.addr);
 	unregister_kprobe(&probe);
 	if (strncmp(where, name, len) || sscanf(where + len, "+%lx/", &offset) != 1) {
-		pr_err("this kernel's %s cannot be told from %s\n", name, where);
+		pr_err("cannot resolve %s: its kprobe is at %s\n", name, where);
 		return NULL;
 	}
 	return (void *)probe.addr - offset;
 }
 
 /**
- * exmap_ksyms_resolve - make the static calls of ksyms.h work
+ * exmap_ksyms_resolve - set the targets of the static calls of ksyms.h
  *
- * To be called once, before any of them.
+ * To be called once, before any of these calls. May sleep.
  *
- * Return: 0, or -ENOENT after a line in the kernel log that says which function is missing.
+ * Return: 0; or -ENOENT, after a message in the kernel log that names each missing function.
  */
 int __init exmap_ksyms_resolve(void)
 {

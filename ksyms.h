@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the kernel has but does not export, called by static calls.
+ * Functions that the kernel has but does not export, as static calls. exmap_ksyms_resolve() sets
+ * their targets.
  */
 #ifndef EXMAP_KSYMS_H
 #define EXMAP_KSYMS_H
@@ -10,7 +11,7 @@
 #include <linux/mmu_notifier.h>
 #include <linux/static_call.h>
 
-/* asm/tlbflush.h hides this one from modules. */
+/* asm/tlbflush.h hides this declaration from modules. */
 void flush_tlb_mm_range(struct mm_struct *mm, unsigned long start, unsigned long end,
 			unsigned int stride_shift, bool freed_tables);
 
