@@ -233,9 +233,8 @@ static noinline long exmap_ioctl_action(struct exmap *exmap, const void __user *
 	case EXMAP_OP_ALLOC:
 		return exmap_alloc(exmap, interface, iov, params.iov_len, probe);
 	case EXMAP_OP_FREE:
-		if (params.flags & EXMAP_FREE_DEFER)
-			return exmap_free_deferred(exmap, interface, iov, params.iov_len);
-		return exmap_free(exmap, interface, iov, params.iov_len);
+		return exmap_free(exmap, interface, iov, params.iov_len,
+				  params.flags & EXMAP_FREE_DEFER);
 	default:
 		if (!exmap->file)
 			return -EOPNOTSUPP;

@@ -589,9 +589,7 @@ u64 exmap_mapped(struct exmap *exmap);
 
 /* free.c */
 long exmap_free(struct exmap *exmap, struct exmap_interface *interface, struct exmap_iov *iov,
-		unsigned int nr);
-long exmap_free_deferred(struct exmap *exmap, struct exmap_interface *interface,
-			 struct exmap_iov *iov, unsigned int nr);
+		unsigned int nr, bool defer);
 long exmap_flush(struct exmap *exmap, struct exmap_interface *interface);
 
 /* gate.c */

@@ -85,7 +85,7 @@ static long exmap_io_command_pages(struct exmap *exmap, struct exmap_interface *
 	if (opcode == EXMAP_OP_ALLOC)
 		ret = exmap_alloc(exmap, interface, command->iov, command->nr, false);
 	else
-		ret = exmap_free(exmap, interface, command->iov, command->nr);
+		ret = exmap_free(exmap, interface, command->iov, command->nr, false);
 	if (ret < 0 || !command->len)
 		return ret;
 	/* An entry that failed says nothing of which of its pages are done, if any. */
