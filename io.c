@@ -298,8 +298,9 @@ static void exmap_io_unpin(struct exmap_io *io)
 	exmap_leave(io->interface);
 }
 
-/* Map what was read. */
-static void exmap_io_map(struct exmap_io *io)
+/* Map pages that were read. Returns how many it mapped. */
+static __always_inline unsigned int exmap_io_map(struct exmap_io *io, struct exmap_slot *slot,
+						 unsigned int nr)
 {
 	struct exmap_counts *counts = &io->interface->counts;
 	unsigned int mapped;
@@ -307,22 +308,26 @@ static void exmap_io_map(struct exmap_io *io)
 
 	err = exmap_enter(io->exmap, io->interface);
 	if (err) {
-		exmap_discard(io->exmap, io->interface, io->slot, io->nr_slots, err);
-		return;
+		exmap_discard(io->exmap, io->interface, slot, nr, err);
+		return 0;
 	}
-	mapped = exmap_install(io->exmap, io->interface, io->slot, io->nr_slots);
+	mapped = exmap_install(io->exmap, io->interface, slot, nr);
 	exmap_count(io->opcode == EXMAP_OP_READ ? &counts->reads : &counts->allocs, mapped);
 	exmap_leave(io->interface);
+	return mapped;
 }
 
-/* One slot: read what is to be there now, and map it. The caller waits. */
-static noinline void exmap_io_read_slot(struct exmap_io *io, unsigned int i)
+/*
+ * READ of one page, into slot @i: take a page, read it, and map it. The caller waits. Returns 0,
+ * and the slot says what became of it; or why there was nothing to read into: -ENOMEM, -EPROTO,
+ * -EINTR, which is the slot's error, too.
+ */
+static __always_inline int exmap_io_read_slot(struct exmap_io *io, unsigned int i,
+					      unsigned long address)
 {
-	struct exmap_io_run run = { .io = io, .first = i, .nr = 1 };
 	struct exmap_slot *slot = &io->slot[i];
-	const unsigned long address = slot->address;
-	struct kiocb iocb;
-	int ret;
+	struct kiocb iocb __exmap_uninitialized;
+	long ret;
 
 	ret = exmap_enter(io->exmap, io->interface) ?:
 		exmap_reserve(io->exmap, io->interface, address, address + PAGE_SIZE, true, false,
@@ -332,39 +337,67 @@ static noinline void exmap_io_read_slot(struct exmap_io *io, unsigned int i)
 	if (ret <= 0) {
 		/* It failed, or another thread was first. */
 		*slot = (struct exmap_slot){ .address = address, .error = ret };
-		return;
+		return ret;
 	}
 	bvec_set_page(&io->bvec[i], slot->page, PAGE_SIZE, 0);
 	init_sync_kiocb(&iocb, io->exmap->file);
-	run.ret = exmap_io_start(io, &iocb, i, 1);
-	if (run.ret != PAGE_SIZE)
-		exmap_io_settle(io, &run);
-
-	ret = exmap_enter(io->exmap, io->interface);
-	if (ret) {
-		exmap_discard(io->exmap, io->interface, slot, 1, ret);
-		return;
-	}
-	exmap_count(&io->interface->counts.reads,
-		    exmap_install(io->exmap, io->interface, slot, 1));
-	exmap_leave(io->interface);
+	ret = exmap_io_start_read(io, &iocb, i, 1);
+	if (unlikely(ret != PAGE_SIZE))
+		exmap_io_settle(io, i, 1, ret);
+	exmap_io_map(io, slot, 1);
+	return 0;
 }
 
 /*
- * Read those pages again whose addresses had another page meanwhile that is gone again: what
- * was read may be older than what that page wrote to the file. The tries are limited, because
- * another thread can always do the same again.
+ * Read a page again whose address had another page meanwhile that is gone again: what was read
+ * may be older than what that page wrote to the file. The tries are limited, because another
+ * thread can always do the same again.
  */
-static void exmap_io_read_again(struct exmap_io *io)
+static noinline void exmap_io_read_again(struct exmap_io *io, unsigned int i)
 {
-	unsigned int i, tries;
+	unsigned int tries;
 
-	for (i = 0; i < io->nr_slots; i++)
-		for (tries = 0; io->slot[i].stale && tries < EXMAP_IO_TRIES; tries++) {
-			if (fatal_signal_pending(current))
-				return;
-			exmap_io_read_slot(io, i);
-		}
+	for (tries = 0; io->slot[i].stale && tries < EXMAP_IO_TRIES; tries++) {
+		if (fatal_signal_pending(current))
+			return;
+		exmap_io_read_slot(io, i, io->slot[i].address);
+	}
+}
+
+/**
+ * exmap_io_read_one - READ of one page for a caller that waits, which is what most callers do
+ * @exmap: has a backing file and a surface, and belongs to current->mm; mmap_lock is not held
+ * @interface: where the page comes from; its lock is not held
+ * @address: the page, on the surface
+ * @ioprio: what the caller's I/O has
+ * @slot: says how it went: @error, and whether it mapped a @page
+ *
+ * The same as exmap_io_run(), but with no window to keep account of.
+ *
+ * Return: 0 when that is done, well or not; or, with nothing done, -ENOMEM, -EPROTO or -EINTR.
+ */
+int exmap_io_read_one(struct exmap *exmap, struct exmap_interface *interface,
+		      unsigned long address, unsigned short ioprio, struct exmap_slot *slot)
+{
+	struct exmap_io io __exmap_uninitialized;
+	int err;
+
+	io.exmap = exmap;
+	io.interface = interface;
+	io.opcode = EXMAP_OP_READ;
+	io.ioprio = ioprio;
+	io.in_worker = false;
+	io.slot = slot;
+	io.bvec = &io.one.bvec;
+	err = exmap_reading_setup(exmap) ?: exmap_io_read_slot(&io, 0, address);
+	if (unlikely(err)) {
+		trace_exmap_read(exmap, interface, 0, 0, err);
+		return err;
+	}
+	if (unlikely(slot->stale))
+		exmap_io_read_again(&io, 0);
+	trace_exmap_read(exmap, interface, 1, slot->page != NULL, slot->error != 0);
+	return 0;
 }
 
 static void exmap_io_land(struct exmap_io *io)
@@ -372,7 +405,7 @@ static void exmap_io_land(struct exmap_io *io)
 	if (exmap_io_writes(io))
 		exmap_io_unpin(io);
 	else
-		exmap_io_map(io);
+		exmap_io_map(io, io->slot, io->nr_slots);
 }
 
 /* The window is done, with so many pages and failed entries: tell who traces it. */
@@ -409,11 +442,13 @@ static void exmap_io_finish(struct exmap_io *io)
 
 	for (i = 0; i < io->nr_runs; i++)
 		if (io->run[i].ret != (long)io->run[i].nr << PAGE_SHIFT)
-			exmap_io_settle(io, &io->run[i]);
+			exmap_io_settle(io, io->run[i].first, io->run[i].nr, io->run[i].ret);
 	exmap_io_land(io);
 	/* The worker must not wait, nor may a caller that must not: for them it is -EBUSY. */
 	if (io->opcode == EXMAP_OP_READ && !io->in_worker && !io->nowait)
-		exmap_io_read_again(io);
+		for (i = 0; i < io->nr_slots; i++)
+			if (unlikely(io->slot[i].stale))
+				exmap_io_read_again(io, i);
 	for (i = io->first; i < io->next; i++) {
 		exmap_io_result(io, &io->entry[i]);
 		pages += io->entry[i].pages;
@@ -555,6 +590,24 @@ long exmap_io_bytes(const struct exmap_io *io)
 	return done || err == -ENODATA ? done : err;
 }
 
+/* READ or WRITE of some entries. As exmap_io_action(). */
+static noinline long exmap_io_windows(struct exmap *exmap, struct exmap_interface *interface,
+				      struct exmap_iov *iov, unsigned int nr, unsigned int opcode,
+				      bool probe)
+{
+	struct exmap_io io __exmap_uninitialized;
+	long ret;
+
+	ret = exmap_io_begin(&io, exmap, interface, opcode, nr, NULL);
+	if (ret)
+		return ret;
+	io.probe = probe;
+	exmap_io_request(&io, iov, nr);
+	ret = exmap_io_run(&io) ?: exmap_io_answer(&io, iov);
+	exmap_io_end(&io);
+	return ret;
+}
+
 /**
  * exmap_io_action - carry out READ or WRITE
  * @exmap: has a backing file, and belongs to current->mm; mmap_lock is not held
@@ -569,19 +622,24 @@ long exmap_io_bytes(const struct exmap_io *io)
 long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
 		     struct exmap_iov *iov, unsigned int nr, unsigned int opcode, bool probe)
 {
-	struct exmap_io io __exmap_uninitialized;
-	long ret;
+	unsigned long number = 0;
+	struct exmap_slot slot __exmap_uninitialized;
+	int err;
 
 	if (!exmap_has_surface(exmap))
 		return -EPROTO;
-	ret = exmap_io_begin(&io, exmap, interface, opcode, nr, NULL);
-	if (ret)
-		return ret;
-	io.probe = probe;
-	exmap_io_request(&io, iov, nr);
-	ret = exmap_io_run(&io) ?: exmap_io_answer(&io, iov);
-	exmap_io_end(&io);
-	return ret;
+	if (nr == 1 && opcode == EXMAP_OP_READ)
+		number = exmap_single(READ_ONCE(iov->value), exmap->start >> PAGE_SHIFT,
+				      (exmap->end - exmap->start) >> PAGE_SHIFT);
+	if (!number)
+		return exmap_io_windows(exmap, interface, iov, nr, opcode, probe);
+	/* READ leaves a page that is mapped as it is, whatever @probe says. */
+	err = exmap_io_read_one(exmap, interface, number << PAGE_SHIFT, get_current_ioprio(),
+				&slot);
+	if (err)
+		return err;
+	exmap_answer(iov, slot.error, slot.page != NULL);
+	return slot.error != 0;
 }
 
 /**

@@ -141,14 +141,42 @@ int exmap_io_begin(struct exmap_io *io, struct exmap *exmap, struct exmap_interf
 		   unsigned int opcode, unsigned int nr, void (*tell)(struct exmap_io *io));
 void exmap_io_end(struct exmap_io *io);
 void exmap_io_request(struct exmap_io *io, struct exmap_iov *iov, unsigned int nr);
+int exmap_io_read_one(struct exmap *exmap, struct exmap_interface *interface,
+		      unsigned long address, unsigned short ioprio, struct exmap_slot *slot);
 int exmap_io_run(struct exmap_io *io);
 int exmap_io_run_nowait(struct exmap_io *io);
 long exmap_io_answer(const struct exmap_io *io, struct exmap_iov *iov);
 long exmap_io_bytes(const struct exmap_io *io);
 
 /* transfer.c */
+long exmap_io_bounce(struct file *file, const struct bio_vec *bvec, unsigned int nr, loff_t pos);
 long exmap_io_start(struct exmap_io *io, struct kiocb *iocb, unsigned int first, unsigned int nr);
 bool exmap_io_start_window(struct exmap_io *io);
-void exmap_io_settle(struct exmap_io *io, struct exmap_io_run *run);
+void exmap_io_settle(struct exmap_io *io, unsigned int first, unsigned int nr, long ret);
+
+/**
+ * exmap_io_start_read - start reading pages that are adjacent in the file
+ * @io: the call
+ * @iocb: initialized for the file; it is waited for here if it has no @ki_complete
+ * @first: the first slot
+ * @nr: how many slots
+ *
+ * No lock is held.
+ *
+ * Return: as vfs_iocb_iter_read().
+ */
+static inline long exmap_io_start_read(struct exmap_io *io, struct kiocb *iocb,
+				       unsigned int first, unsigned int nr)
+{
+	struct file *file = io->exmap->file;
+	struct iov_iter iter __exmap_uninitialized;
+
+	iocb->ki_pos = io->slot[first].address - io->exmap->start;
+	iocb->ki_ioprio = io->ioprio;
+	if (!file->f_op->read_iter)
+		return exmap_io_bounce(file, &io->bvec[first], nr, iocb->ki_pos);
+	iov_iter_bvec(&iter, ITER_DEST, &io->bvec[first], nr, (size_t)nr << PAGE_SHIFT);
+	return vfs_iocb_iter_read(file, iocb, &iter);
+}
 
 #endif /* EXMAP_IO_H */

@@ -52,63 +52,14 @@ static int exmap_io_ranges(struct exmap_io *io, struct iov_iter *iter)
 	return 0;
 }
 
-/*
- * Read a page for a caller that waits, which is what most callers do: the same as
- * below with nothing to keep account of. Returns PAGE_SIZE where the page is there; 0
- * where it could not be read as a whole, or has to be read again, and is as it was before;
- * or -ENOMEM, -EPROTO, -EINTR.
- */
-static long exmap_io_read_one(struct exmap *exmap, struct exmap_interface *interface,
-			      unsigned long address)
-{
-	struct exmap_slot slot;
-	struct iov_iter iter;
-	struct kiocb iocb;
-	struct bio_vec bvec;
-	unsigned int mapped;
-	int ret;
-
-	ret = exmap_reading_setup(exmap);
-	if (ret)
-		return ret;
-	ret = exmap_enter(exmap, interface) ?:
-		exmap_reserve(exmap, interface, address, address + PAGE_SIZE, true, false, &slot);
-	if (ret < 0)
-		return ret;
-	exmap_leave(interface);
-	if (!ret)
-		return PAGE_SIZE;
-
-	bvec_set_page(&bvec, slot.page, PAGE_SIZE, 0);
-	iov_iter_bvec(&iter, ITER_DEST, &bvec, 1, PAGE_SIZE);
-	init_sync_kiocb(&iocb, exmap->file);
-	iocb.ki_pos = address - exmap->start;
-	ret = vfs_iocb_iter_read(exmap->file, &iocb, &iter);
-	slot.error = ret == PAGE_SIZE ? 0 : -EIO;
-
-	ret = exmap_enter(exmap, interface);
-	if (ret) {
-		exmap_discard(exmap, interface, &slot, 1, ret);
-		return ret;
-	}
-	mapped = exmap_install(exmap, interface, &slot, 1);
-	exmap_count(&interface->counts.reads, mapped);
-	exmap_leave(interface);
-	/* What came up short, or too late, is tried again, and then told of. */
-	if (slot.error)
-		return 0;
-	trace_exmap_read(exmap, interface, 1, mapped, 0);
-	return PAGE_SIZE;
-}
-
+/* Whether a call is a READ of one page, and waits for it. */
 static bool exmap_io_is_one(const struct exmap *exmap, struct kiocb *iocb,
 			    const struct iov_iter *iter, unsigned int opcode)
 {
 	unsigned long address;
 
 	if (iov_iter_count(iter) != PAGE_SIZE || exmap_iter_len(iter) != PAGE_SIZE ||
-	    opcode != EXMAP_OP_READ || !is_sync_kiocb(iocb) || iocb->ki_flags & IOCB_NOWAIT ||
-	    !exmap->file->f_op->read_iter)
+	    opcode != EXMAP_OP_READ || !is_sync_kiocb(iocb) || iocb->ki_flags & IOCB_NOWAIT)
 		return false;
 	address = exmap_iter_address(iter);
 	return PAGE_ALIGNED(address) && address >= exmap->start && address < exmap->end;
@@ -124,38 +75,15 @@ static void exmap_io_tell_iocb(struct exmap_io *io)
 	iocb->ki_complete(iocb, ret);
 }
 
-/**
- * exmap_io_proxy - read and write on the exmap's file
- * @exmap: has a backing file, unless it is ALLOC, and belongs to current->mm;
- *	mmap_lock is not held
- * @interface: where pages come from and go to; its lock is not held
- * @iocb: the call; its position has been dealt with
- * @iter: user memory, all of it on the surface and in whole pages; what is read
- *	or written in the file follows from where that is
- * @opcode: EXMAP_OP_READ, EXMAP_OP_ALLOC (as READ, but nothing is read) or
- *	EXMAP_OP_WRITE
- *
- * Return: bytes done, up to the first page that failed (pages that are there
- * already count as read, and 0 is the end of the file); or -EINVAL where @iter is
- * not in pages, -EFAULT where it leaves the surface or a page to be written is not
- * mapped, -ENOMEM, -EPROTO, or the error of the I/O; or -EIOCBQUEUED where @iocb
- * will be completed with one of these; or -EAGAIN where it must not wait and would.
- */
-ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
-		       struct kiocb *iocb, struct iov_iter *iter, unsigned int opcode)
+/* READ, ALLOC or WRITE of some ranges. As exmap_io_proxy(). */
+static noinline ssize_t exmap_io_proxy_ranges(struct exmap *exmap,
+					      struct exmap_interface *interface,
+					      struct kiocb *iocb, struct iov_iter *iter,
+					      unsigned int opcode)
 {
 	struct exmap_io sync __exmap_uninitialized, *io = &sync;
 	ssize_t ret;
 
-	if (!user_backed_iter(iter))
-		return -EINVAL;
-	if (!exmap_has_surface(exmap))
-		return -EPROTO;
-	if (exmap_io_is_one(exmap, iocb, iter, opcode)) {
-		ret = exmap_io_read_one(exmap, interface, exmap_iter_address(iter));
-		if (ret)
-			return ret;
-	}
 	if (!is_sync_kiocb(iocb)) {
 		io = kmalloc(sizeof(*io), GFP_KERNEL_ACCOUNT);
 		if (!io)
@@ -181,4 +109,40 @@ free_io:
 	if (io != &sync)
 		kfree(io);
 	return ret;
+}
+
+/**
+ * exmap_io_proxy - read and write on the exmap's file
+ * @exmap: has a backing file, unless it is ALLOC, and belongs to current->mm;
+ *	mmap_lock is not held
+ * @interface: where pages come from and go to; its lock is not held
+ * @iocb: the call; its position has been dealt with
+ * @iter: user memory, all of it on the surface and in whole pages; what is read
+ *	or written in the file follows from where that is
+ * @opcode: EXMAP_OP_READ, EXMAP_OP_ALLOC (as READ, but nothing is read) or
+ *	EXMAP_OP_WRITE
+ *
+ * Return: bytes done, up to the first page that failed (pages that are there
+ * already count as read, and 0 is the end of the file); or -EINVAL where @iter is
+ * not in pages, -EFAULT where it leaves the surface or a page to be written is not
+ * mapped, -ENOMEM, -EPROTO, or the error of the I/O; or -EIOCBQUEUED where @iocb
+ * will be completed with one of these; or -EAGAIN where it must not wait and would.
+ */
+ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
+		       struct kiocb *iocb, struct iov_iter *iter, unsigned int opcode)
+{
+	struct exmap_slot slot __exmap_uninitialized;
+	int err;
+
+	if (!user_backed_iter(iter))
+		return -EINVAL;
+	if (!exmap_has_surface(exmap))
+		return -EPROTO;
+	if (!exmap_io_is_one(exmap, iocb, iter, opcode))
+		return exmap_io_proxy_ranges(exmap, interface, iocb, iter, opcode);
+	err = exmap_io_read_one(exmap, interface, exmap_iter_address(iter), iocb->ki_ioprio,
+				&slot) ?: slot.error;
+	if (err)
+		return err == -ENODATA ? 0 : err;
+	return PAGE_SIZE;
 }

@@ -52,13 +52,16 @@ static void exmap_io_end_bio(struct bio *bio)
 	exmap_io_end_run(run, err ?: (long)run->nr << PAGE_SHIFT);
 }
 
-/*
- * Read from a file that reads to user memory only: by way of some of the caller's,
- * who may read the file anyway. Returns as vfs_read(), but less than all only at an
- * error or at the end.
+/**
+ * exmap_io_bounce - read from a file that reads to user memory only
+ * @file: the file. The caller may read it anyway, so this goes through memory of the caller's
+ * @bvec: pages
+ * @nr: how many
+ * @pos: where in the file
+ *
+ * Return: as vfs_read(), but less than all only at an error or at the end.
  */
-static long exmap_io_bounce(struct file *file, const struct bio_vec *bvec, unsigned int nr,
-			    loff_t pos)
+long exmap_io_bounce(struct file *file, const struct bio_vec *bvec, unsigned int nr, loff_t pos)
 {
 	const unsigned long len = (unsigned long)nr << PAGE_SHIFT;
 	unsigned long buffer, done = 0, copied;
@@ -94,16 +97,13 @@ static long exmap_io_bounce(struct file *file, const struct bio_vec *bvec, unsig
 long exmap_io_start(struct exmap_io *io, struct kiocb *iocb, unsigned int first, unsigned int nr)
 {
 	struct file *file = io->exmap->file;
-	struct iov_iter iter;
+	struct iov_iter iter __exmap_uninitialized;
 
+	if (!exmap_io_writes(io))
+		return exmap_io_start_read(io, iocb, first, nr);
 	iocb->ki_pos = io->slot[first].address - io->exmap->start;
 	iocb->ki_ioprio = io->ioprio;
-	if (!exmap_io_writes(io) && !file->f_op->read_iter)
-		return exmap_io_bounce(file, &io->bvec[first], nr, iocb->ki_pos);
-	iov_iter_bvec(&iter, exmap_io_writes(io) ? ITER_SOURCE : ITER_DEST, &io->bvec[first], nr,
-		      (size_t)nr << PAGE_SHIFT);
-	if (!exmap_io_writes(io))
-		return vfs_iocb_iter_read(file, iocb, &iter);
+	iov_iter_bvec(&iter, ITER_SOURCE, &io->bvec[first], nr, (size_t)nr << PAGE_SHIFT);
 	/* That would not go where the page belongs. */
 	if (iocb->ki_flags & IOCB_APPEND)
 		return -EINVAL;
@@ -306,7 +306,9 @@ static int exmap_io_error(const struct exmap_io *io, const struct exmap_slot *sl
 /**
  * exmap_io_settle - find out what became of a request that was not done as a whole
  * @io: the call. No lock is held
- * @run: the request; sets the error of each of its slots
+ * @first: the first of its slots; the error of each is set
+ * @nr: how many slots
+ * @ret: what it returned: bytes, or an error
  *
  * One that was cut short is taken up where it ended. Of one that failed it is
  * not known which pages did: they may be different entries', or, where the block layer
@@ -315,14 +317,13 @@ static int exmap_io_error(const struct exmap_io *io, const struct exmap_slot *sl
  * The worker is everybody's, knows no limits and cannot be killed. It tries again only
  * what a device is going to answer, and only until a page fails.
  */
-void exmap_io_settle(struct exmap_io *io, struct exmap_io_run *run)
+void exmap_io_settle(struct exmap_io *io, unsigned int first, unsigned int nr, long ret)
 {
 	const bool over = io->in_worker && !S_ISBLK(file_inode(io->exmap->file)->i_mode);
-	struct exmap_slot *slot = &io->slot[run->first];
-	unsigned int i = 0, nr = run->nr, whole, tries = 0;
+	struct exmap_slot *slot = &io->slot[first];
+	unsigned int i = 0, next = nr, whole, tries = 0;
 	bool alone = false, failed;
-	long ret = run->ret;
-	struct kiocb iocb;
+	struct kiocb iocb __exmap_uninitialized;
 
 	for (;;) {
 		whole = exmap_io_whole(io, &slot[i], ret);
@@ -330,18 +331,18 @@ void exmap_io_settle(struct exmap_io *io, struct exmap_io_run *run)
 		/* A part of a page: the file has grown meanwhile, or is growing. */
 		tries = ret > 0 && !whole ? tries + 1 : 0;
 		failed = !whole && (!ret || (alone && ret < 0) || tries > EXMAP_IO_TRIES);
-		while (i < run->nr && (over || failed)) {
+		while (i < nr && (over || failed)) {
 			slot[i].error = exmap_io_error(io, &slot[i], ret);
 			i++;
 			/* Behind the end of the file there is nothing else. */
 			if (ret && !over && !io->in_worker && !fatal_signal_pending(current))
 				break;
 		}
-		if (i == run->nr)
+		if (i == nr)
 			break;
-		nr = whole && nr > 1 ? run->nr - i : 1;
-		alone = nr == 1;
+		next = whole && next > 1 ? nr - i : 1;
+		alone = next == 1;
 		init_sync_kiocb(&iocb, io->exmap->file);
-		ret = exmap_io_start(io, &iocb, run->first + i, nr);
+		ret = exmap_io_start(io, &iocb, first + i, next);
 	}
 }
