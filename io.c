@@ -100,12 +100,11 @@ int exmap_io_begin(struct exmap_io *io, struct exmap *exmap,
 	io->interface = interface;
 	io->opcode = opcode;
 	io->probe = false;
-	io->nowait = false;
 	io->ioprio = get_current_ioprio();
 	io->flags = 0;
 	io->nr = 0;
 	io->tell = tell;
-	io->in_worker = false;
+	io->waiter = EXMAP_IO_CALLER;
 	if (tell) {
 		if (exmap_queue_get(exmap))
 			return -ENOMEM;
@@ -270,15 +269,16 @@ static int exmap_io_prepare(struct exmap_io *io)
 	io->first = io->next;
 	io->nr_slots = 0;
 	io->nr_runs = 0;
-	io->queued = false;
+	io->untold = false;
 	io->err = io->first && fatal_signal_pending(current) ? -EINTR : exmap_io_gather(io);
 	/* What is missing may be in this window: see when it is done. */
 	if (io->err == -ENOMEM && io->nr_slots) {
-		if (io->nowait)
+		if (io->waiter == EXMAP_IO_NOWAIT)
 			return -EAGAIN;
 		io->err = 0;
 	}
-	io->detached = io->tell && (io->err || io->next == io->nr);
+	if (io->tell && io->waiter == EXMAP_IO_CALLER && (io->err || io->next == io->nr))
+		io->waiter = EXMAP_IO_NOBODY;
 	return 0;
 }
 
@@ -386,7 +386,7 @@ int exmap_io_read_one(struct exmap *exmap, struct exmap_interface *interface,
 	io.interface = interface;
 	io.opcode = EXMAP_OP_READ;
 	io.ioprio = ioprio;
-	io.in_worker = false;
+	io.waiter = EXMAP_IO_CALLER;
 	io.slot = slot;
 	io.bvec = &io.one.bvec;
 	err = exmap_reading_setup(exmap) ?: exmap_io_read_slot(&io, 0, address);
@@ -444,8 +444,8 @@ static void exmap_io_finish(struct exmap_io *io)
 		if (io->run[i].ret != (long)io->run[i].nr << PAGE_SHIFT)
 			exmap_io_settle(io, io->run[i].first, io->run[i].nr, io->run[i].ret);
 	exmap_io_land(io);
-	/* The worker must not wait, nor may a caller that must not: for them it is -EBUSY. */
-	if (io->opcode == EXMAP_OP_READ && !io->in_worker && !io->nowait)
+	/* If nobody may wait for another read, those pages fail with -EBUSY. */
+	if (io->opcode == EXMAP_OP_READ && io->waiter == EXMAP_IO_CALLER)
 		for (i = 0; i < io->nr_slots; i++)
 			if (unlikely(io->slot[i].stale))
 				exmap_io_read_again(io, i);
@@ -454,7 +454,7 @@ static void exmap_io_finish(struct exmap_io *io)
 		pages += io->entry[i].pages;
 		failed += io->entry[i].res < 0;
 	}
-	if (io->queued && pages)
+	if (io->untold && pages)
 		exmap_io_notify(io);
 	exmap_io_trace(io, pages, failed);
 }
@@ -475,9 +475,9 @@ static void exmap_io_undo(struct exmap_io *io)
  *
  * No lock is held.
  *
- * Return: 0 when that is done, well or not; -ENOMEM where nothing was; -EAGAIN where io->nowait
- * cannot be had; or -EIOCBQUEUED where io->tell will come to the end of it: then @io is not the
- * caller's any more.
+ * Return: 0 when that is done, well or not; -ENOMEM if nothing was; -EAGAIN if the caller must
+ * not wait (EXMAP_IO_NOWAIT) and would have to; or -EIOCBQUEUED if io->tell() will be called in
+ * the end: then @io is not the caller's any more.
  */
 int exmap_io_run(struct exmap_io *io)
 {
@@ -489,7 +489,8 @@ int exmap_io_run(struct exmap_io *io)
 		err = exmap_io_prepare(io);
 		if (!err && io->opcode != EXMAP_OP_ALLOC && !exmap_io_start_window(io))
 			return -EIOCBQUEUED;
-		if (!err && io->nowait && io->nr_runs == 1 && io->run[0].ret == -EAGAIN)
+		if (!err && io->waiter == EXMAP_IO_NOWAIT && io->nr_runs == 1 &&
+		    io->run[0].ret == -EAGAIN)
 			err = -EAGAIN;
 		if (!err)
 			exmap_io_finish(io);
@@ -504,7 +505,7 @@ static void exmap_io_work(struct work_struct *work)
 	struct exmap_io *io = container_of(work, struct exmap_io, work);
 	const struct cred *cred = override_creds(io->cred);
 
-	io->in_worker = true;
+	io->waiter = EXMAP_IO_WORKER;
 	exmap_io_finish(io);
 	revert_creds(cred);
 	io->tell(io);
@@ -540,7 +541,7 @@ int exmap_io_run_nowait(struct exmap_io *io)
 {
 	if (!exmap_io_never_waits(io))
 		return -EAGAIN;
-	io->nowait = true;
+	io->waiter = EXMAP_IO_NOWAIT;
 	return exmap_io_run(io);
 }
 

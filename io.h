@@ -49,28 +49,59 @@ struct exmap_io_run {
 };
 
 /**
+ * enum exmap_io_waiter - who waits until the requests of a window are done
+ * @EXMAP_IO_CALLER: The caller, who may sleep as long as it takes. That is every window of a
+ *	synchronous caller, and of an asynchronous one every window but the last. The last request
+ *	to end completes @done.
+ * @EXMAP_IO_NOBODY: The caller is asynchronous, and this is its last window. The last request to
+ *	end queues @work.
+ * @EXMAP_IO_NOWAIT: As EXMAP_IO_NOBODY, but the caller must not sleep for a device either. What
+ *	cannot be done without fails with -EAGAIN, and the caller comes again. All pages fit into
+ *	one window. ALLOC has no requests, and its caller may be a synchronous one.
+ * @EXMAP_IO_WORKER: The window's requests are done, and the worker has the call. It serves other
+ *	calls as well, has no user's limits and cannot be killed, so it must not wait for long.
+ *
+ * Transitions:
+ *   CALLER           exmap_io_begin()
+ *   CALLER > NOWAIT  exmap_io_run_nowait(), before the first window
+ *   CALLER > NOBODY  exmap_io_prepare(), once it has all pages of the last window
+ *   NOBODY > CALLER  exmap_io_start_window(), if all requests ended while it submitted them
+ *   NOBODY > WORKER  exmap_io_work()
+ *   NOWAIT > WORKER  exmap_io_work()
+ *
+ * Only the task that has the call changes the state, and never between the first request of a
+ * window and the end of its last. Then atomic_dec_and_test(&io->pending), which is a full
+ * barrier, says who has the call: whoever takes it to 0. A worker gets the call from there by
+ * queue_work(), which orders what was written before.
+ */
+enum exmap_io_waiter {
+	EXMAP_IO_CALLER,
+	EXMAP_IO_NOBODY,
+	EXMAP_IO_NOWAIT,
+	EXMAP_IO_WORKER,
+};
+
+/**
  * struct exmap_io - a call under way
  * @exmap: the exmap; the caller holds a file of it until it has its answer
  * @interface: where pages come from and go to
  * @opcode: EXMAP_OP_READ, _ALLOC or _WRITE
  * @probe: leave out entries whose first page is mapped
  * @ioprio: what the caller's I/O has
- * @nowait: the caller must not wait here for a device, and will come again with -EAGAIN
  * @flags: IOCB_DSYNC and IOCB_SYNC: what is written must have got there
  * @nr: how many entries
  * @entry: what is to be read or written
  *
  * @tell: for an asynchronous caller: gives it the result, and frees this; or NULL
  * @cred: who that is
- * @in_worker: this is not its context any more
+ * @waiter: who waits for the window, see there
  * @iocb: whom @tell tells, or
  * @command: the same
  *
  * @err: why entry[@next] was not tried, nor any after it: -ENOMEM, -EPROTO, -EINTR
  * @next: the first entry after the window
  * @first: the first entry of the window
- * @detached: nobody waits for this window; set before the first request is submitted
- * @queued: requests of it were: the file has told nobody of them
+ * @untold: the file has not told whoever watches it (inotify, fanotify) of all its requests
  * @pending: requests that are not done, and one more while they are submitted
  * @done: all are, and somebody waits
  * @work: all are, and nobody does
@@ -88,7 +119,6 @@ struct exmap_io {
 	struct exmap_interface *interface;
 	unsigned int opcode;
 	bool probe;
-	bool nowait;
 	unsigned short ioprio;
 	int flags;
 	unsigned int nr;
@@ -96,7 +126,7 @@ struct exmap_io {
 
 	void (*tell)(struct exmap_io *io);
 	const struct cred *cred;
-	bool in_worker;
+	enum exmap_io_waiter waiter;
 	union {
 		struct kiocb *iocb;
 		struct exmap_io_command *command;
@@ -105,8 +135,7 @@ struct exmap_io {
 	int err;
 	unsigned int next;
 	unsigned int first;
-	bool detached;
-	bool queued;
+	bool untold;
 	atomic_t pending;
 	struct completion done;
 	struct work_struct work;
@@ -124,6 +153,17 @@ struct exmap_io {
 		struct exmap_io_run run;
 	} one;
 };
+
+/**
+ * exmap_io_is_detached - whether the caller does not wait for the window
+ * @io: the call; its requests are not all done
+ *
+ * Return: true if it does not, and the last request to end queues the rest as work.
+ */
+static inline bool exmap_io_is_detached(const struct exmap_io *io)
+{
+	return io->waiter != EXMAP_IO_CALLER;
+}
 
 /**
  * exmap_io_writes - whether a call is a WRITE

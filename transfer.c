@@ -28,7 +28,7 @@ static void exmap_io_end_run(struct exmap_io_run *run, long ret)
 	/* Only the last one may still look at what is under way. */
 	if (!atomic_dec_and_test(&io->pending))
 		return;
-	if (io->detached)
+	if (exmap_io_is_detached(io))
 		exmap_queue_work(io->exmap, &io->work);
 	else
 		complete(&io->done);
@@ -120,7 +120,7 @@ static bool exmap_io_refusable(const struct exmap_io *io, const struct exmap_io_
 {
 	struct request_queue *queue;
 
-	if (!io->nowait || io->nr_runs > 1)
+	if (io->waiter != EXMAP_IO_NOWAIT || io->nr_runs > 1)
 		return false;
 	queue = bdev_get_queue(I_BDEV(io->exmap->file->f_mapping->host));
 	return run->nr <= queue_max_sectors(queue) >> PAGE_SECTORS_SHIFT &&
@@ -134,14 +134,14 @@ static long exmap_io_submit(struct exmap_io *io, struct exmap_io_run *run)
 
 	init_sync_kiocb(&run->iocb, io->exmap->file);
 	/* A single page that is waited for costs less where the file knows of it. */
-	if (io->nr_slots > 1 || io->detached)
+	if (io->nr_slots > 1 || exmap_io_is_detached(io))
 		run->iocb.ki_complete = exmap_io_complete;
 	if (exmap_io_refusable(io, run))
 		run->iocb.ki_flags |= IOCB_NOWAIT;
 	atomic_inc(&io->pending);
 	ret = exmap_io_start(io, &run->iocb, run->first, run->nr);
 	if (ret == -EIOCBQUEUED) {
-		io->queued = true;
+		io->untold = true;
 		return ret;
 	}
 	run->ret = ret;
@@ -201,7 +201,7 @@ static void exmap_io_divide(struct exmap_io *io)
 		for (; i < io->entry[e].first + io->entry[e].nr; i++, slot++) {
 			bvec_set_page(&io->bvec[i], slot->page, PAGE_SIZE, 0);
 			if (!i || slot->address != slot[-1].address + PAGE_SIZE ||
-			    (io->detached && i == border)) {
+			    (exmap_io_is_detached(io) && i == border)) {
 				run = &io->run[io->nr_runs++];
 				run->io = io;
 				run->first = i;
@@ -243,7 +243,7 @@ static void exmap_io_submit_runs(struct exmap_io *io)
  */
 bool exmap_io_start_window(struct exmap_io *io)
 {
-	const bool detached = io->detached;
+	const bool detached = exmap_io_is_detached(io);
 
 	exmap_io_divide(io);
 	atomic_set(&io->pending, 1);
@@ -252,8 +252,11 @@ bool exmap_io_start_window(struct exmap_io *io)
 		exmap_io_submit_runs(io);
 	else if (io->nr_runs)
 		exmap_io_submit(io, &io->run[0]);
-	if (atomic_dec_and_test(&io->pending))
+	if (atomic_dec_and_test(&io->pending)) {
+		if (io->waiter == EXMAP_IO_NOBODY)
+			io->waiter = EXMAP_IO_CALLER;
 		return true;
+	}
 	if (detached)
 		return false;
 	/* As long as it takes; but who sleeps for minutes is taken for hung. */
@@ -319,7 +322,8 @@ static int exmap_io_error(const struct exmap_io *io, const struct exmap_slot *sl
  */
 void exmap_io_settle(struct exmap_io *io, unsigned int first, unsigned int nr, long ret)
 {
-	const bool over = io->in_worker && !S_ISBLK(file_inode(io->exmap->file)->i_mode);
+	const bool worker = io->waiter == EXMAP_IO_WORKER;
+	const bool over = worker && !S_ISBLK(file_inode(io->exmap->file)->i_mode);
 	struct exmap_slot *slot = &io->slot[first];
 	unsigned int i = 0, next = nr, whole, tries = 0;
 	bool alone = false, failed;
@@ -335,7 +339,7 @@ void exmap_io_settle(struct exmap_io *io, unsigned int first, unsigned int nr, l
 			slot[i].error = exmap_io_error(io, &slot[i], ret);
 			i++;
 			/* Behind the end of the file there is nothing else. */
-			if (ret && !over && !io->in_worker && !fatal_signal_pending(current))
+			if (ret && !worker && !fatal_signal_pending(current))
 				break;
 		}
 		if (i == nr)
