@@ -139,7 +139,7 @@ static u64 exmap_setup_flags(u64 flags)
 	return flags & ~(u64)EXMAP_PAGEFAULT_ALLOC ? 0 : flags;
 }
 
-static noinline int exmap_ioctl_setup(struct exmap *exmap, const void __user *arg)
+static noinline int exmap_call_setup(struct exmap *exmap, const void __user *arg)
 {
 	struct exmap_ioctl_setup setup;
 	struct file *file;
@@ -208,7 +208,7 @@ static bool exmap_action_known(const struct exmap_action_params *params)
 		params->iov_len <= EXMAP_USER_INTERFACE_PAGES;
 }
 
-static noinline long exmap_ioctl_action(struct exmap *exmap, const void __user *arg)
+static noinline long exmap_call_action(struct exmap *exmap, const void __user *arg)
 {
 	struct exmap_action_params params;
 	struct exmap_interface *interface;
@@ -243,7 +243,7 @@ static noinline long exmap_ioctl_action(struct exmap *exmap, const void __user *
 	}
 }
 
-static noinline long exmap_ioctl_stats(struct exmap *exmap, void __user *arg)
+static noinline long exmap_call_stats(struct exmap *exmap, void __user *arg)
 {
 	struct exmap_ioctl_stats stats = { };
 
@@ -285,7 +285,7 @@ put:
  * left an orphan, which nothing can be done with. (Two that clone each other at
  * the same moment may both end up with an orphan: no use, and no harm.)
  */
-static noinline long exmap_ioctl_clone(struct exmap_file *owner, struct exmap *mine, int fd)
+static noinline long exmap_call_clone(struct exmap_file *owner, struct exmap *mine, int fd)
 {
 	struct exmap *other = exmap_get_other(fd);
 	long err;
@@ -329,13 +329,13 @@ static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	/* None is inlined: for the others ACTION would have registers to save, and stack. */
 	switch (cmd) {
 	case EXMAP_IOCTL_ACTION:
-		return exmap_ioctl_action(exmap, (const void __user *)arg);
+		return exmap_call_action(exmap, (const void __user *)arg);
 	case EXMAP_IOCTL_SETUP:
-		return exmap_ioctl_setup(exmap, (const void __user *)arg);
+		return exmap_call_setup(exmap, (const void __user *)arg);
 	case EXMAP_IOCTL_STATS:
-		return exmap_ioctl_stats(exmap, (void __user *)arg);
+		return exmap_call_stats(exmap, (void __user *)arg);
 	case EXMAP_IOCTL_CLONE:
-		return exmap_ioctl_clone(file->private_data, exmap, arg);
+		return exmap_call_clone(file->private_data, exmap, arg);
 	default:
 		return -ENOTTY;
 	}
@@ -455,7 +455,7 @@ static ssize_t exmap_write_iter(struct kiocb *iocb, struct iov_iter *iter)
 	return exmap_proxy(iocb, iter, BIT(EXMAP_OP_WRITE));
 }
 
-static int exmap_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
+static int exmap_fop_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
 	struct exmap *exmap = exmap_of(cmd->file);
 	struct exmap_interface *interface;
@@ -468,7 +468,7 @@ static int exmap_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	interface = exmap_get_target(exmap, cmd->cmd_op, ~0UL, &opcode);
 	if (IS_ERR(interface))
 		return PTR_ERR(interface);
-	return exmap_io_command(exmap, interface, cmd, opcode, issue_flags);
+	return exmap_uring_issue(exmap, interface, cmd, opcode, issue_flags);
 }
 
 static int exmap_fsync(struct file *file, loff_t start, loff_t end, int datasync)
@@ -559,7 +559,7 @@ static const struct file_operations exmap_fops = {
 	.owner = THIS_MODULE,
 	.read_iter = exmap_read_iter,
 	.write_iter = exmap_write_iter,
-	.uring_cmd = exmap_uring_cmd,
+	.uring_cmd = exmap_fop_uring_cmd,
 	.fsync = exmap_fsync,
 	.open = exmap_open,
 	.release = exmap_fop_release,

@@ -552,8 +552,8 @@ int exmap_make_interface(struct exmap *exmap, struct exmap_interface *interface)
 void exmap_setup_exit(void);
 
 /* uring.c */
-int exmap_io_command(struct exmap *exmap, struct exmap_interface *interface,
-		     struct io_uring_cmd *cmd, unsigned int opcode, unsigned int issue_flags);
+int exmap_uring_issue(struct exmap *exmap, struct exmap_interface *interface,
+		      struct io_uring_cmd *cmd, unsigned int opcode, unsigned int issue_flags);
 
 /* proxy.c */
 ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,

@@ -125,7 +125,7 @@ int exmap_io_begin(struct exmap_io *io, struct exmap *exmap,
 }
 
 /**
- * exmap_io_end - undo exmap_io_begin() and what exmap_io_run() allocated
+ * exmap_io_end - undo exmap_io_begin() and what exmap_io_perform() allocated
  * @io: the call; nothing of it is under way
  */
 void exmap_io_end(struct exmap_io *io)
@@ -372,7 +372,7 @@ static noinline void exmap_io_read_again(struct exmap_io *io, unsigned int i)
  * @ioprio: what the caller's I/O has
  * @slot: says how it went: @error, and whether it mapped a @page
  *
- * The same as exmap_io_run(), but with no window to keep account of.
+ * The same as exmap_io_perform(), but with no window to keep account of.
  *
  * Return: 0 when that is done, well or not; or, with nothing done, -ENOMEM, -EPROTO or -EINTR.
  */
@@ -470,7 +470,7 @@ static void exmap_io_undo(struct exmap_io *io)
 }
 
 /**
- * exmap_io_run - carry out all entries
+ * exmap_io_perform - carry out all entries
  * @io: the call, with its entries. One with an error in @res already is left out
  *
  * No lock is held.
@@ -479,7 +479,7 @@ static void exmap_io_undo(struct exmap_io *io)
  * not wait (EXMAP_IO_NOWAIT) and would have to; or -EIOCBQUEUED if io->tell() will be called in
  * the end: then @io is not the caller's any more.
  */
-int exmap_io_run(struct exmap_io *io)
+int exmap_io_perform(struct exmap_io *io)
 {
 	int err = 0;
 
@@ -532,17 +532,17 @@ static bool exmap_io_never_waits(const struct exmap_io *io)
 }
 
 /**
- * exmap_io_run_nowait - exmap_io_run() for a caller that must not wait for I/O
+ * exmap_io_perform_nowait - exmap_io_perform() for a caller that must not wait for I/O
  * @io: as there
  *
- * Return: as exmap_io_run().
+ * Return: as exmap_io_perform().
  */
-int exmap_io_run_nowait(struct exmap_io *io)
+int exmap_io_perform_nowait(struct exmap_io *io)
 {
 	if (!exmap_io_never_waits(io))
 		return -EAGAIN;
 	io->waiter = EXMAP_IO_NOWAIT;
-	return exmap_io_run(io);
+	return exmap_io_perform(io);
 }
 
 /**
@@ -604,7 +604,7 @@ static noinline long exmap_io_windows(struct exmap *exmap, struct exmap_interfac
 		return ret;
 	io.probe = probe;
 	exmap_io_request(&io, iov, nr);
-	ret = exmap_io_run(&io) ?: exmap_io_answer(&io, iov);
+	ret = exmap_io_perform(&io) ?: exmap_io_answer(&io, iov);
 	exmap_io_end(&io);
 	return ret;
 }

@@ -23,7 +23,7 @@
 #define __exmap_uninitialized __attribute__((__uninitialized__))
 
 struct exmap_io;
-struct exmap_io_command;
+struct exmap_uring_command;
 
 /* A range of the surface, and what became of it. */
 struct exmap_io_entry {
@@ -63,7 +63,7 @@ struct exmap_io_run {
  *
  * Transitions:
  *   CALLER           exmap_io_begin()
- *   CALLER > NOWAIT  exmap_io_run_nowait(), before the first window
+ *   CALLER > NOWAIT  exmap_io_perform_nowait(), before the first window
  *   CALLER > NOBODY  exmap_io_prepare(), once it has all pages of the last window
  *   NOBODY > CALLER  exmap_io_start_window(), if all requests ended while it submitted them
  *   NOBODY > WORKER  exmap_io_work()
@@ -129,7 +129,7 @@ struct exmap_io {
 	enum exmap_io_waiter waiter;
 	union {
 		struct kiocb *iocb;
-		struct exmap_io_command *command;
+		struct exmap_uring_command *command;
 	};
 
 	int err;
@@ -176,6 +176,24 @@ static inline bool exmap_io_writes(const struct exmap_io *io)
 	return io->opcode == EXMAP_OP_WRITE;
 }
 
+/**
+ * exmap_io_check_range - whether a buffer is a part of the surface, in whole pages
+ * @exmap: has a surface
+ * @start: first address
+ * @len: bytes
+ *
+ * Return: 0; -EINVAL if it is not in whole pages; or -EFAULT if it leaves the surface.
+ */
+static inline int exmap_io_check_range(const struct exmap *exmap, unsigned long start,
+				       unsigned long len)
+{
+	if (!PAGE_ALIGNED(start) || !PAGE_ALIGNED(len))
+		return -EINVAL;
+	if (start < exmap->start || start > exmap->end || len > exmap->end - start)
+		return -EFAULT;
+	return 0;
+}
+
 /* io.c */
 int exmap_io_begin(struct exmap_io *io, struct exmap *exmap, struct exmap_interface *interface,
 		   unsigned int opcode, unsigned int nr, void (*tell)(struct exmap_io *io));
@@ -183,8 +201,8 @@ void exmap_io_end(struct exmap_io *io);
 void exmap_io_request(struct exmap_io *io, struct exmap_iov *iov, unsigned int nr);
 int exmap_io_read_one(struct exmap *exmap, struct exmap_interface *interface,
 		      unsigned long address, unsigned short ioprio, struct exmap_slot *slot);
-int exmap_io_run(struct exmap_io *io);
-int exmap_io_run_nowait(struct exmap_io *io);
+int exmap_io_perform(struct exmap_io *io);
+int exmap_io_perform_nowait(struct exmap_io *io);
 long exmap_io_answer(const struct exmap_io *io, struct exmap_iov *iov);
 long exmap_io_bytes(const struct exmap_io *io);
 

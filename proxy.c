@@ -26,8 +26,8 @@ static unsigned long exmap_io_max_ranges(const struct iov_iter *iter)
 /* The ranges of an iterator, in pieces of a window. Returns 0 or an error. */
 static int exmap_io_ranges(struct exmap_io *io, struct iov_iter *iter)
 {
-	const struct exmap *exmap = io->exmap;
 	unsigned long start, len, piece;
+	int err;
 
 	while (iov_iter_count(iter)) {
 		start = exmap_iter_address(iter);
@@ -36,10 +36,9 @@ static int exmap_io_ranges(struct exmap_io *io, struct iov_iter *iter)
 			iov_iter_advance(iter, 0);
 			continue;
 		}
-		if (!PAGE_ALIGNED(start) || !PAGE_ALIGNED(len))
-			return -EINVAL;
-		if (start < exmap->start || start > exmap->end || len > exmap->end - start)
-			return -EFAULT;
+		err = exmap_io_check_range(io->exmap, start, len);
+		if (err)
+			return err;
 		iov_iter_advance(iter, len);
 		for (; len; start += piece, len -= piece) {
 			piece = min(len, EXMAP_IO_WINDOW * PAGE_SIZE);
@@ -99,7 +98,7 @@ static noinline ssize_t exmap_io_proxy_ranges(struct exmap *exmap,
 	ret = exmap_io_ranges(io, iter);
 	if (ret)
 		goto end;
-	ret = iocb->ki_flags & IOCB_NOWAIT ? exmap_io_run_nowait(io) : exmap_io_run(io);
+	ret = iocb->ki_flags & IOCB_NOWAIT ? exmap_io_perform_nowait(io) : exmap_io_perform(io);
 	if (ret == -EIOCBQUEUED)
 		return ret;
 	ret = ret ?: exmap_io_bytes(io);

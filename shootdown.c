@@ -15,6 +15,21 @@
 /* Marks the ranges that exmap itself announces. Only its address counts. */
 const char exmap_shootdown_owner;
 
+/* The range that MMU notifiers are told. @flags: 0, or MMU_NOTIFIER_RANGE_BLOCKABLE. */
+static __always_inline struct mmu_notifier_range
+exmap_shootdown_range(const struct exmap *exmap, unsigned long start, unsigned long end,
+		      unsigned int flags)
+{
+	return (struct mmu_notifier_range){
+		.mm = exmap->mm,
+		.start = start,
+		.end = end,
+		.flags = flags,
+		.event = MMU_NOTIFY_CLEAR,
+		.owner = (void *)&exmap_shootdown_owner,
+	};
+}
+
 /**
  * exmap_shootdown - flush a range from all TLBs and tell other MMUs
  * @exmap: has a surface; no PTE lock is held
@@ -44,14 +59,8 @@ const char exmap_shootdown_owner;
  */
 void exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end)
 {
-	struct mmu_notifier_range range = {
-		.mm = exmap->mm,
-		.start = start,
-		.end = end,
-		.flags = MMU_NOTIFIER_RANGE_BLOCKABLE,
-		.event = MMU_NOTIFY_CLEAR,
-		.owner = (void *)&exmap_shootdown_owner,
-	};
+	struct mmu_notifier_range range =
+		exmap_shootdown_range(exmap, start, end, MMU_NOTIFIER_RANGE_BLOCKABLE);
 
 	down_read_non_owner(&exmap->mapping->i_mmap_rwsem);
 	static_call(exmap_mmu_notifier_start)(&range);
@@ -74,13 +83,7 @@ void exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end
  */
 bool exmap_shootdown_try(struct exmap *exmap, unsigned long start, unsigned long end)
 {
-	struct mmu_notifier_range range = {
-		.mm = exmap->mm,
-		.start = start,
-		.end = end,
-		.event = MMU_NOTIFY_CLEAR,
-		.owner = (void *)&exmap_shootdown_owner,
-	};
+	struct mmu_notifier_range range = exmap_shootdown_range(exmap, start, end, 0);
 	bool told;
 
 	if (!down_read_trylock(&exmap->mapping->i_mmap_rwsem))

@@ -13,7 +13,7 @@
 #include "io.h"
 
 /* A command of io_uring, with the entries that it stands for. */
-struct exmap_io_command {
+struct exmap_uring_command {
 	struct io_uring_cmd *cmd;
 	size_t len;			/* bytes, where it is a range; 0: a list */
 	struct iov_iter answers;	/* where those of a list go */
@@ -22,20 +22,20 @@ struct exmap_io_command {
 };
 
 /* The entries that a range of the surface stands for. Returns them or an error. */
-static struct exmap_io_command *exmap_io_range(const struct exmap *exmap, unsigned long start,
-					       unsigned long len)
+static struct exmap_uring_command *exmap_uring_range(const struct exmap *exmap,
+						     unsigned long start, unsigned long len)
 {
 	const unsigned long max = EXMAP_PAGE_MAX_PAGES - 1;
-	struct exmap_io_command *command;
+	struct exmap_uring_command *command;
 	unsigned long page, pages;
 	unsigned int nr;
+	int err;
 
 	/* What is done must fit into the result. */
 	pages = min(len, MAX_RW_COUNT) >> PAGE_SHIFT;
-	if (!PAGE_ALIGNED(start) || !PAGE_ALIGNED(len))
-		return ERR_PTR(-EINVAL);
-	if (start < exmap->start || start > exmap->end || len > exmap->end - start)
-		return ERR_PTR(-EFAULT);
+	err = exmap_io_check_range(exmap, start, len);
+	if (err)
+		return ERR_PTR(err);
 	nr = DIV_ROUND_UP(pages, max);
 	command = kvzalloc(struct_size(command, iov, nr), GFP_KERNEL_ACCOUNT);
 	if (!command)
@@ -51,10 +51,10 @@ static struct exmap_io_command *exmap_io_range(const struct exmap *exmap, unsign
 }
 
 /* The entries in a part of the registered buffer. Returns them or an error. */
-static struct exmap_io_command *exmap_io_list(struct io_uring_cmd *cmd, unsigned long start,
-					      unsigned long len, unsigned int issue_flags)
+static struct exmap_uring_command *exmap_uring_list(struct io_uring_cmd *cmd, unsigned long start,
+						    unsigned long len, unsigned int issue_flags)
 {
-	struct exmap_io_command *command;
+	struct exmap_uring_command *command;
 	struct iov_iter requests;
 	int err;
 
@@ -75,8 +75,8 @@ static struct exmap_io_command *exmap_io_list(struct io_uring_cmd *cmd, unsigned
 }
 
 /* ALLOC or FREE. Returns its result. */
-static long exmap_io_command_pages(struct exmap *exmap, struct exmap_interface *interface,
-				   struct exmap_io_command *command, unsigned int opcode)
+static long exmap_uring_pages(struct exmap *exmap, struct exmap_interface *interface,
+			      struct exmap_uring_command *command, unsigned int opcode)
 {
 	const unsigned long max = (EXMAP_PAGE_MAX_PAGES - 1) * PAGE_SIZE;
 	unsigned int i;
@@ -96,8 +96,8 @@ static long exmap_io_command_pages(struct exmap *exmap, struct exmap_interface *
 }
 
 /* Tell io_uring the result, and put the answers of a list in place of the requests. */
-static void exmap_io_command_end(struct exmap_io_command *command, long ret,
-				 unsigned int issue_flags)
+static void exmap_uring_end(struct exmap_uring_command *command, long ret,
+			    unsigned int issue_flags)
 {
 	struct io_uring_cmd *cmd = command->cmd;
 	size_t size = command->nr * sizeof(command->iov[0]);
@@ -109,26 +109,26 @@ static void exmap_io_command_end(struct exmap_io_command *command, long ret,
 	exmap_uring_done(cmd, ret, issue_flags);
 }
 
-static long exmap_io_command_result(const struct exmap_io *io)
+static long exmap_uring_result(const struct exmap_io *io)
 {
 	if (io->command->len)
 		return exmap_io_bytes(io);
 	return exmap_io_answer(io, io->command->iov);
 }
 
-static void exmap_io_tell_command(struct exmap_io *io)
+static void exmap_uring_tell(struct exmap_io *io)
 {
-	struct exmap_io_command *command = io->command;
-	long ret = exmap_io_command_result(io);
+	struct exmap_uring_command *command = io->command;
+	long ret = exmap_uring_result(io);
 
 	exmap_io_end(io);
 	kfree(io);
-	exmap_io_command_end(command, ret, IO_URING_F_UNLOCKED);
+	exmap_uring_end(command, ret, IO_URING_F_UNLOCKED);
 }
 
 /* READ or WRITE. Returns its result, -EIOCBQUEUED or -EAGAIN. */
-static long exmap_io_command_run(struct exmap *exmap, struct exmap_interface *interface,
-				 struct exmap_io_command *command, unsigned int opcode,
+static long exmap_uring_transfer(struct exmap *exmap, struct exmap_interface *interface,
+				 struct exmap_uring_command *command, unsigned int opcode,
 				 bool nonblock)
 {
 	struct exmap_io *io;
@@ -137,15 +137,15 @@ static long exmap_io_command_run(struct exmap *exmap, struct exmap_interface *in
 	io = kmalloc(sizeof(*io), GFP_KERNEL_ACCOUNT);
 	if (!io)
 		return -ENOMEM;
-	ret = exmap_io_begin(io, exmap, interface, opcode, command->nr, exmap_io_tell_command);
+	ret = exmap_io_begin(io, exmap, interface, opcode, command->nr, exmap_uring_tell);
 	if (ret)
 		goto free_io;
 	io->command = command;
 	exmap_io_request(io, command->iov, command->nr);
-	ret = nonblock ? exmap_io_run_nowait(io) : exmap_io_run(io);
+	ret = nonblock ? exmap_io_perform_nowait(io) : exmap_io_perform(io);
 	if (ret == -EIOCBQUEUED)
 		return ret;
-	ret = ret ?: exmap_io_command_result(io);
+	ret = ret ?: exmap_uring_result(io);
 	exmap_io_end(io);
 free_io:
 	kfree(io);
@@ -153,7 +153,7 @@ free_io:
 }
 
 /**
- * exmap_io_command - carry out IORING_OP_URING_CMD
+ * exmap_uring_issue - carry out IORING_OP_URING_CMD
  * @exmap: has a backing file where @opcode takes one, and belongs to current->mm;
  *	mmap_lock is not held
  * @interface: where pages come from and go to; its lock is not held
@@ -165,29 +165,29 @@ free_io:
  * where it must not wait and would; or with nothing done -EINVAL, -EFAULT, -ENOMEM
  * or -EPROTO.
  */
-int exmap_io_command(struct exmap *exmap, struct exmap_interface *interface,
-		     struct io_uring_cmd *cmd, unsigned int opcode, unsigned int issue_flags)
+int exmap_uring_issue(struct exmap *exmap, struct exmap_interface *interface,
+		      struct io_uring_cmd *cmd, unsigned int opcode, unsigned int issue_flags)
 {
 	const struct iovec where = exmap_uring_iovec(cmd);
 	const unsigned long start = (unsigned long)where.iov_base;
 	const bool nonblock = issue_flags & IO_URING_F_NONBLOCK;
-	struct exmap_io_command *command;
+	struct exmap_uring_command *command;
 	long ret;
 
 	if (!exmap_has_surface(exmap))
 		return -EPROTO;
 	if (cmd->flags & IORING_URING_CMD_FIXED)
-		command = exmap_io_list(cmd, start, where.iov_len, issue_flags);
+		command = exmap_uring_list(cmd, start, where.iov_len, issue_flags);
 	else
-		command = exmap_io_range(exmap, start, where.iov_len);
+		command = exmap_uring_range(exmap, start, where.iov_len);
 	if (IS_ERR(command))
 		return PTR_ERR(command);
 	command->cmd = cmd;
 
 	if (opcode == EXMAP_OP_ALLOC || opcode == EXMAP_OP_FREE)
-		ret = exmap_io_command_pages(exmap, interface, command, opcode);
+		ret = exmap_uring_pages(exmap, interface, command, opcode);
 	else
-		ret = exmap_io_command_run(exmap, interface, command, opcode, nonblock);
+		ret = exmap_uring_transfer(exmap, interface, command, opcode, nonblock);
 	if (ret == -EIOCBQUEUED)
 		return ret;
 	/* Not a device's, which would have it come again for ever. */
@@ -195,6 +195,6 @@ int exmap_io_command(struct exmap *exmap, struct exmap_interface *interface,
 		kvfree(command);
 		return ret;
 	}
-	exmap_io_command_end(command, ret, issue_flags);
+	exmap_uring_end(command, ret, issue_flags);
 	return -EIOCBQUEUED;
 }
