@@ -33,7 +33,7 @@ static bool exmap_charge_locked(atomic_long_t *locked, unsigned long pages, unsi
 }
 
 /**
- * exmap_charge - charge pages that may be taken later, as mlock(2) and io_uring do
+ * exmap_charge_pages - charge pages that may be taken later, as mlock(2) and io_uring do
  * @mm: the caller's mm
  * @pages: number of pages; not 0
  * @charge: has no charge yet; set to what exmap_uncharge() needs
@@ -42,7 +42,7 @@ static bool exmap_charge_locked(atomic_long_t *locked, unsigned long pages, unsi
  *
  * Return: 0; -ENOMEM if the user would exceed RLIMIT_MEMLOCK; -EPERM if that limit is 0.
  */
-int exmap_charge(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge)
+int exmap_charge_pages(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge)
 {
 	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
 
@@ -60,9 +60,9 @@ int exmap_charge(struct mm_struct *mm, unsigned long pages, struct exmap_charge 
 }
 
 /**
- * exmap_uncharge - undo exmap_charge(), if it was called and succeeded
- * @mm: as for exmap_charge(); it need not be the caller's any more
- * @charge: as for exmap_charge(). It tells what was charged, even if the limit, the capability or
+ * exmap_uncharge - undo exmap_charge_pages(), if it was called and succeeded
+ * @mm: as for exmap_charge_pages(); it need not be the caller's any more
+ * @charge: as for exmap_charge_pages(). It tells what was charged, even if the limit, the capability or
  *	the module parameter has changed since
  */
 void exmap_uncharge(struct mm_struct *mm, struct exmap_charge *charge)
@@ -77,9 +77,9 @@ void exmap_uncharge(struct mm_struct *mm, struct exmap_charge *charge)
 
 /**
  * exmap_charge_more - charge more pages to the same user
- * @mm: as for exmap_charge()
+ * @mm: as for exmap_charge_pages()
  * @pages: number of pages
- * @charge: a charge made with exmap_charge(); the caller serializes changes to it
+ * @charge: a charge made with exmap_charge_pages(); the caller serializes changes to it
  *
  * Neither sleeps nor allocates.
  *
@@ -101,8 +101,8 @@ int exmap_charge_more(struct mm_struct *mm, unsigned long pages, struct exmap_ch
 }
 
 /**
- * exmap_charge_less - undo a part of exmap_charge() or exmap_charge_more()
- * @mm: as for exmap_charge()
+ * exmap_charge_less - undo a part of exmap_charge_pages() or exmap_charge_more()
+ * @mm: as for exmap_charge_pages()
  * @pages: number of pages, at most what is charged
  * @charge: as for exmap_charge_more()
  *
@@ -117,7 +117,7 @@ void exmap_charge_less(struct mm_struct *mm, unsigned long pages, struct exmap_c
 
 /**
  * exmap_charge_leave - hand a part of a charge over to somebody else
- * @mm: as for exmap_charge()
+ * @mm: as for exmap_charge_pages()
  * @charge: as for exmap_charge_more()
  * @pages: number of pages, at most what is charged
  *
@@ -132,17 +132,17 @@ void exmap_charge_leave(struct mm_struct *mm, struct exmap_charge *charge, unsig
 
 /**
  * exmap_charge_resident - charge pages that are allocated for as long as they are charged
- * @mm: as for exmap_charge()
- * @pages: as for exmap_charge()
- * @charge: as for exmap_charge()
+ * @mm: as for exmap_charge_pages()
+ * @pages: as for exmap_charge_pages()
+ * @charge: as for exmap_charge_pages()
  *
  * Also adds the pages to the resident set of the process. Neither sleeps nor allocates.
  *
- * Return: as exmap_charge().
+ * Return: as exmap_charge_pages().
  */
 int exmap_charge_resident(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge)
 {
-	int err = exmap_charge(mm, pages, charge);
+	int err = exmap_charge_pages(mm, pages, charge);
 
 	if (!err)
 		exmap_rss_add(mm, pages);

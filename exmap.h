@@ -858,7 +858,7 @@ void exmap_queue_put(struct exmap_queue *queue);
 void exmap_queue_work(struct exmap *exmap, struct work_struct *work);
 
 /* charge.c */
-int exmap_charge(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
+int exmap_charge_pages(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
 void exmap_uncharge(struct mm_struct *mm, struct exmap_charge *charge);
 int exmap_charge_more(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
 void exmap_charge_less(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);

@@ -116,7 +116,7 @@ int exmap_pool_setup(struct exmap *exmap, unsigned long pages)
 	pool->most = pages;
 	INIT_LIST_HEAD(&pool->pinned);
 	INIT_LIST_HEAD(&pool->sibling);
-	return exmap_charge(exmap->mm, pages, &pool->charge);
+	return exmap_charge_pages(exmap->mm, pages, &pool->charge);
 }
 
 /**
