@@ -12,6 +12,7 @@
 
 #include "compat.h"
 #include "exmap.h"
+#include "pool.h"
 
 static bool memlock = true;
 module_param(memlock, bool, 0644);
@@ -62,8 +63,8 @@ int exmap_charge_pages(struct mm_struct *mm, unsigned long pages, struct exmap_c
 /**
  * exmap_uncharge - undo exmap_charge_pages(), if it was called and succeeded
  * @mm: as for exmap_charge_pages(); it need not be the caller's any more
- * @charge: as for exmap_charge_pages(). It tells what was charged, even if the limit, the capability or
- *	the module parameter has changed since
+ * @charge: as for exmap_charge_pages(). It tells what was charged, even if the limit, the
+ *	capability or the module parameter has changed since
  */
 void exmap_uncharge(struct mm_struct *mm, struct exmap_charge *charge)
 {

@@ -18,6 +18,7 @@
 #include "compat.h"
 #include "exmap.h"
 #include "ksyms.h"
+#include "pool.h"
 #include "trace.h"
 
 /* So many pages fit into an address space; more than that is a mistake. */

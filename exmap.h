@@ -27,8 +27,9 @@
  *   charge.c      who pays: RLIMIT_MEMLOCK, VmPin, the resident set
  *   ksyms.c       what the kernel does not export
  *   trace.c       tracepoints
- * Headers: walk.h looks into page tables; io.h is a READ or WRITE under way; compat.h is every
- * difference between kernel versions.
+ * Headers: this one has the structs, and what does not belong to one of the others; pool.h hands
+ * out pages and takes them back; reading.h is the reading index; walk.h looks into page tables;
+ * io.h is a READ or WRITE under way; compat.h is every difference between kernel versions.
  *
  * Who owns what:
  *   - An open file owns a struct exmap_file. It points to the struct exmap that
@@ -131,8 +132,6 @@
 #include <linux/atomic.h>
 #include <linux/cache.h>
 #include <linux/fs.h>
-#include <linux/gfp.h>
-#include <linux/hash.h>
 #include <linux/list.h>
 #include <linux/list_bl.h>
 #include <linux/llist.h>
@@ -141,8 +140,6 @@
 #include <linux/mmu_notifier.h>
 #include <linux/mutex.h>
 #include <linux/nospec.h>
-#include <linux/page-flags.h>
-#include <linux/page_ref.h>
 #include <linux/refcount.h>
 #include <linux/rwsem.h>
 #include <linux/spinlock.h>
@@ -632,20 +629,6 @@ static inline void exmap_leave(struct exmap_interface *interface)
 	mutex_unlock(&interface->lock);
 }
 
-/* refill.c */
-int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, unsigned int want);
-
-/* reclaim.c */
-int exmap_pool_init(void);
-void exmap_pool_exit(void);
-void exmap_pool_expose(struct exmap *exmap);
-void exmap_pool_synchronize(void);
-void exmap_free_interfaces(struct exmap *exmap, struct exmap_interface *interfaces,
-			   unsigned int nr);
-void exmap_pool_put_interfaces(struct exmap *exmap);
-void exmap_pool_drain(struct exmap *exmap);
-void exmap_pool_destroy(struct exmap *exmap);
-
 /* quarantine.c */
 int exmap_quarantine_setup(struct exmap *exmap, struct exmap_interface *interface);
 void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *quarantine,
@@ -680,190 +663,11 @@ static inline bool exmap_is_own(const struct mmu_notifier_range *range)
 	return range->owner == &exmap_shootdown_owner;
 }
 
-/* stock.c */
-
-/* What exmap_stock_setup() takes. */
-#define EXMAP_STOCK_PAGES 3
-
-int exmap_stock_setup(struct exmap_interface *interface);
-void exmap_stock_destroy(struct exmap_interface *interface);
-void exmap_stock_push_full(struct exmap_interface *interface, struct exmap_bundle *bundle);
-struct exmap_bundle *exmap_stock_pop_full(struct exmap_interface *interface);
-void exmap_stock_pushed(struct exmap_interface *interface);
-void exmap_stock_add(struct exmap *exmap, struct exmap_interface *interface, struct page **page,
-		     unsigned int nr);
-void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface);
-void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
-			struct exmap_bundle **limbo, unsigned int nr);
-void exmap_stock_put(struct exmap *exmap, struct exmap_interface *interface, struct page *page);
-void __exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface);
-unsigned long exmap_pool_free_pages(struct exmap *exmap);
-
-/**
- * exmap_stock - how many free pages an interface has at hand
- * @interface: its lock need not be held, but then this is just a hint
- *
- * Return: pages.
- */
-static inline unsigned int exmap_stock(const struct exmap_interface *interface)
-{
-	return READ_ONCE(interface->count) + READ_ONCE(interface->nr_full) * EXMAP_BUNDLE_PAGES;
-}
-
-/**
- * exmap_stock_pop - take a free page from an interface's stock
- * @exmap: the exmap
- * @interface: its lock is held
- *
- * Return: the page, which the caller has to find a place for; NULL where there is none.
- */
-static inline struct page *exmap_stock_pop(struct exmap *exmap, struct exmap_interface *interface)
-{
-	if (unlikely(!interface->count)) {
-		if (!interface->nr_full)
-			return NULL;
-		exmap_stock_next(exmap, interface);
-	}
-	WRITE_ONCE(interface->count, interface->count - 1);
-	return interface->loaded->page[interface->count];
-}
-
-/*
- * So many full bundles an interface keeps besides the loaded one: one that allocates and
- * frees by turns finds both a page and room for one at home.
- */
-#define EXMAP_STOCK_FULL 1
-
-/**
- * exmap_stock_trim - bring what an interface has too much to the depot
- * @exmap: the exmap
- * @interface: its lock is held
- */
-static inline void exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface)
-{
-	if (unlikely(interface->nr_full > EXMAP_STOCK_FULL))
-		__exmap_stock_trim(exmap, interface);
-}
-
-/* pinned.c */
-
-/* So many pages that others hold are looked at in a row. */
-#define EXMAP_PINNED_LOOK 64U
-
-unsigned int exmap_pinned_sort(struct exmap *exmap, struct page **page, unsigned int nr);
-unsigned int exmap_pinned_take(struct exmap *exmap, struct page *page[EXMAP_PINNED_LOOK],
-			       bool leave);
-unsigned int exmap_pinned_shrink(struct exmap *exmap);
-bool exmap_pinned_replace(struct exmap *exmap, unsigned int want);
-void exmap_pinned_drain(struct exmap *exmap);
-void exmap_pinned_exit(void);
-
-/**
- * exmap_page_is_good - whether a page can be used again
- * @page: no PTE and no TLB of the surface holds it, so no new reference can turn up
- *
- * Return: whether nobody else holds it, and the hardware has not reported a fault in it.
- */
-static __always_inline bool exmap_page_is_good(struct page *page)
-{
-	return page_ref_count(page) == 1 && !PageHWPoison(page);
-}
-
-/* reading.c */
-int __exmap_reading_setup(struct exmap *exmap);
-void exmap_reading_destroy(struct exmap *exmap);
-void exmap_reading_begin(struct exmap *exmap, struct exmap_slot *slot);
-bool exmap_reading_end(struct exmap *exmap, struct exmap_slot *slot);
-void __exmap_reading_mark(struct hlist_bl_head *bucket, unsigned long address);
-void exmap_reading_mark_range(struct exmap *exmap, unsigned long address, unsigned int nr);
-
-/**
- * exmap_has_reading - whether there is a reading index
- * @exmap: has been set up
- *
- * Return: true if there is. While a PTE lock is held: false also says that no address of that
- * page table is being read, nor will be before the lock is dropped.
- */
-static inline bool exmap_has_reading(const struct exmap *exmap)
-{
-	/* Acquire: pairs with the release in __exmap_reading_setup(). */
-	return smp_load_acquire(&exmap->reading);
-}
-
-/**
- * exmap_reading_setup - make the reading index if there is none yet
- * @exmap: has been set up; no lock is held
- *
- * Return: 0, and what is read may be entered; or -ENOMEM.
- */
-static inline int exmap_reading_setup(struct exmap *exmap)
-{
-	return likely(exmap_has_reading(exmap)) ? 0 : __exmap_reading_setup(exmap);
-}
-
-/**
- * exmap_reading_bucket - where the slots of a page are
- * @reading: the reading index
- * @shift: exmap->reading_shift
- * @page: address >> PAGE_SHIFT
- *
- * Eight adjacent pages share a cache line of buckets; pages at any regular distance do not all
- * share a few buckets.
- *
- * Return: the bucket.
- */
-static __always_inline struct hlist_bl_head *
-exmap_reading_bucket(struct hlist_bl_head *reading, unsigned int shift, unsigned long page)
-{
-	return &reading[(page / 8 * GOLDEN_RATIO_64 >> shift) ^ page % 8];
-}
-
-/**
- * exmap_reading_mark - tell those who read a page that it had another one since
- * @reading: the reading index, seen under the PTE lock
- * @shift: exmap->reading_shift
- * @page: address >> PAGE_SHIFT, where a page has just been mapped; the PTE lock is still held
- */
-static __always_inline void exmap_reading_mark(struct hlist_bl_head *reading, unsigned int shift,
-					       unsigned long page)
-{
-	struct hlist_bl_head *bucket = exmap_reading_bucket(reading, shift, page);
-
-	/* A slot for this address was entered under the PTE lock, so it is seen. */
-	if (unlikely(!hlist_bl_empty(bucket)))
-		__exmap_reading_mark(bucket, page << PAGE_SHIFT);
-}
-
-/* pool.c */
-
-/*
- * Charged to the memcg of the caller, or, where it is a touch, of the process. A page that
- * cannot be had is the caller's problem (ENOMEM), not a reason to kill somebody.
- */
-#define POOL_GFP (GFP_USER | __GFP_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
-
-struct exmap_bundle *exmap_bundle_alloc(void);
-void exmap_bundle_free(struct exmap_bundle *bundle);
-void exmap_bundle_push(struct exmap_bundle **stack, struct exmap_bundle *bundle);
-struct exmap_bundle *exmap_bundle_pop(struct exmap_bundle **stack);
-struct exmap_bundle *exmap_depot_pop(struct exmap_pool *pool);
-int exmap_pool_setup(struct exmap *exmap, unsigned long pages);
-void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr);
-
 /* queue.c */
 int exmap_queue_init(void);
 void exmap_queue_exit(void);
 int exmap_queue_get(struct exmap *exmap);
 void exmap_queue_put(struct exmap_queue *queue);
 void exmap_queue_work(struct exmap *exmap, struct work_struct *work);
-
-/* charge.c */
-int exmap_charge_pages(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
-void exmap_uncharge(struct mm_struct *mm, struct exmap_charge *charge);
-int exmap_charge_more(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
-void exmap_charge_less(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
-void exmap_charge_leave(struct mm_struct *mm, struct exmap_charge *charge, unsigned long pages);
-int exmap_charge_resident(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
-void exmap_uncharge_resident(struct mm_struct *mm, struct exmap_charge *charge);
 
 #endif /* EXMAP_H */

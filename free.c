@@ -11,6 +11,7 @@
 
 #include "compat.h"
 #include "exmap.h"
+#include "pool.h"
 #include "trace.h"
 #include "walk.h"
 

@@ -28,6 +28,7 @@
 #include "compat.h"
 #include "exmap.h"
 #include "io.h"
+#include "reading.h"
 #include "trace.h"
 
 /*

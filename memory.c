@@ -9,6 +9,8 @@
 
 #include "compat.h"
 #include "exmap.h"
+#include "pool.h"
+#include "reading.h"
 #include "trace.h"
 #include "walk.h"
 

@@ -23,6 +23,7 @@
 
 #include "compat.h"
 #include "exmap.h"
+#include "pool.h"
 
 /*
  * The number of orphans to look at in one run of the work. The work runs once a second, or more

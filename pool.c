@@ -27,6 +27,7 @@
 
 #include "compat.h"
 #include "exmap.h"
+#include "pool.h"
 
 /**
  * exmap_bundle_alloc - allocate a bundle

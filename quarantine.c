@@ -8,6 +8,7 @@
 
 #include "compat.h"
 #include "exmap.h"
+#include "pool.h"
 #include "walk.h"
 
 /* Pages of memory that exmap_quarantine_make() allocates. */

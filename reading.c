@@ -23,6 +23,7 @@
 
 #include "compat.h"
 #include "exmap.h"
+#include "reading.h"
 
 /* The index has one bucket for this many pages of the ceiling, within the limits below. */
 #define EXMAP_READING_PAGES 16

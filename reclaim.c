@@ -9,6 +9,7 @@
 
 #include "compat.h"
 #include "exmap.h"
+#include "pool.h"
 
 /* All pools that may have pages. The shrinker looks at the first one next. */
 static LIST_HEAD(exmap_pools);

@@ -12,6 +12,7 @@
 
 #include "compat.h"
 #include "exmap.h"
+#include "pool.h"
 #include "trace.h"
 
 /* Ask the system for at least this many pages at once. */

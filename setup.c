@@ -12,6 +12,8 @@
 
 #include "compat.h"
 #include "exmap.h"
+#include "pool.h"
+#include "reading.h"
 #include "trace.h"
 
 /**

@@ -7,6 +7,7 @@
 
 #include "compat.h"
 #include "exmap.h"
+#include "pool.h"
 
 /**
  * exmap_stock_destroy - free an interface's bundles, and its quarantine's memory, if it has any

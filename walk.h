@@ -11,6 +11,7 @@
 
 #include "compat.h"
 #include "exmap.h"
+#include "pool.h"
 
 /*
  * A position in the page tables of the surface. At most one table is locked at a time. On the stack

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Free pages: where an interface gets them from, where it leaves them, and who pays. The files
+ * stand in the order in which they call each other, as in exmap.h.
+ */
+#ifndef EXMAP_POOL_H
+#define EXMAP_POOL_H
+
+#include <linux/gfp.h>
+#include <linux/mm.h>
+#include <linux/page-flags.h>
+#include <linux/page_ref.h>
+
+#include "exmap.h"
+
+/* refill.c */
+int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, unsigned int want);
+
+/* reclaim.c */
+int exmap_pool_init(void);
+void exmap_pool_exit(void);
+void exmap_pool_expose(struct exmap *exmap);
+void exmap_pool_synchronize(void);
+void exmap_free_interfaces(struct exmap *exmap, struct exmap_interface *interfaces,
+			   unsigned int nr);
+void exmap_pool_put_interfaces(struct exmap *exmap);
+void exmap_pool_drain(struct exmap *exmap);
+void exmap_pool_destroy(struct exmap *exmap);
+
+/* stock.c */
+
+/* What exmap_stock_setup() takes. */
+#define EXMAP_STOCK_PAGES 3
+
+int exmap_stock_setup(struct exmap_interface *interface);
+void exmap_stock_destroy(struct exmap_interface *interface);
+void exmap_stock_push_full(struct exmap_interface *interface, struct exmap_bundle *bundle);
+struct exmap_bundle *exmap_stock_pop_full(struct exmap_interface *interface);
+void exmap_stock_pushed(struct exmap_interface *interface);
+void exmap_stock_add(struct exmap *exmap, struct exmap_interface *interface, struct page **page,
+		     unsigned int nr);
+void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface);
+void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
+			struct exmap_bundle **limbo, unsigned int nr);
+void exmap_stock_put(struct exmap *exmap, struct exmap_interface *interface, struct page *page);
+void __exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface);
+unsigned long exmap_pool_free_pages(struct exmap *exmap);
+
+/**
+ * exmap_stock - how many free pages an interface has at hand
+ * @interface: its lock need not be held, but then this is just a hint
+ *
+ * Return: pages.
+ */
+static inline unsigned int exmap_stock(const struct exmap_interface *interface)
+{
+	return READ_ONCE(interface->count) + READ_ONCE(interface->nr_full) * EXMAP_BUNDLE_PAGES;
+}
+
+/**
+ * exmap_stock_pop - take a free page from an interface's stock
+ * @exmap: the exmap
+ * @interface: its lock is held
+ *
+ * Return: the page, which the caller has to find a place for; NULL where there is none.
+ */
+static inline struct page *exmap_stock_pop(struct exmap *exmap, struct exmap_interface *interface)
+{
+	if (unlikely(!interface->count)) {
+		if (!interface->nr_full)
+			return NULL;
+		exmap_stock_next(exmap, interface);
+	}
+	WRITE_ONCE(interface->count, interface->count - 1);
+	return interface->loaded->page[interface->count];
+}
+
+/*
+ * So many full bundles an interface keeps besides the loaded one: one that allocates and
+ * frees by turns finds both a page and room for one at home.
+ */
+#define EXMAP_STOCK_FULL 1
+
+/**
+ * exmap_stock_trim - bring what an interface has too much to the depot
+ * @exmap: the exmap
+ * @interface: its lock is held
+ */
+static inline void exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface)
+{
+	if (unlikely(interface->nr_full > EXMAP_STOCK_FULL))
+		__exmap_stock_trim(exmap, interface);
+}
+
+/* pinned.c */
+
+/* So many pages that others hold are looked at in a row. */
+#define EXMAP_PINNED_LOOK 64U
+
+unsigned int exmap_pinned_sort(struct exmap *exmap, struct page **page, unsigned int nr);
+unsigned int exmap_pinned_take(struct exmap *exmap, struct page *page[EXMAP_PINNED_LOOK],
+			       bool leave);
+unsigned int exmap_pinned_shrink(struct exmap *exmap);
+bool exmap_pinned_replace(struct exmap *exmap, unsigned int want);
+void exmap_pinned_drain(struct exmap *exmap);
+void exmap_pinned_exit(void);
+
+/**
+ * exmap_page_is_good - whether a page can be used again
+ * @page: no PTE and no TLB of the surface holds it, so no new reference can turn up
+ *
+ * Return: whether nobody else holds it, and the hardware has not reported a fault in it.
+ */
+static __always_inline bool exmap_page_is_good(struct page *page)
+{
+	return page_ref_count(page) == 1 && !PageHWPoison(page);
+}
+
+/* pool.c */
+
+/*
+ * Charged to the memcg of the caller, or, where it is a touch, of the process. A page that
+ * cannot be had is the caller's problem (ENOMEM), not a reason to kill somebody.
+ */
+#define POOL_GFP (GFP_USER | __GFP_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
+
+struct exmap_bundle *exmap_bundle_alloc(void);
+void exmap_bundle_free(struct exmap_bundle *bundle);
+void exmap_bundle_push(struct exmap_bundle **stack, struct exmap_bundle *bundle);
+struct exmap_bundle *exmap_bundle_pop(struct exmap_bundle **stack);
+struct exmap_bundle *exmap_depot_pop(struct exmap_pool *pool);
+int exmap_pool_setup(struct exmap *exmap, unsigned long pages);
+void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr);
+
+/* charge.c */
+int exmap_charge_pages(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
+void exmap_uncharge(struct mm_struct *mm, struct exmap_charge *charge);
+int exmap_charge_more(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
+void exmap_charge_less(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
+void exmap_charge_leave(struct mm_struct *mm, struct exmap_charge *charge, unsigned long pages);
+int exmap_charge_resident(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
+void exmap_uncharge_resident(struct mm_struct *mm, struct exmap_charge *charge);
+
+#endif /* EXMAP_POOL_H */
