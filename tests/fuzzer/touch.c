@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Loads from and stores to the surface, which may end in a signal, and the tags in its pages.
+ */
+#include <unistd.h>
+#include <sys/uio.h>
+
+#include "fuzzer.h"
+
+/* Touching the surface */
+void on_fault(int number, siginfo_t *info, void *context)
+{
+	if (!me.touching) {
+		/* It comes again, and is the end. */
+		signal(number, SIG_DFL);
+		return;
+	}
+	me.fault = info->si_addr;
+	siglongjmp(me.jump, number);
+}
+
+char *address(const struct exmap *ex, uint64_t page)
+{
+	return ex->surface + page * PAGE;
+}
+
+/* Read first, last and another word of a page. Returns 0 or the signal that came. */
+int load(const struct exmap *ex, unsigned int page, struct content *content,
+		uint64_t *between)
+{
+	const volatile uint64_t *words = (void *)address(ex, page);
+	const unsigned int other = 1 + below(WORDS - 2);
+	int number = sigsetjmp(me.jump, 0);
+
+	me.touching = !number;
+	if (!number) {
+		content->first = words[0];
+		content->last = words[WORDS - 1];
+		*between = words[other];
+	}
+	me.touching = false;
+	return number;
+}
+
+/* Write a tag. The same. */
+int store(const struct exmap *ex, unsigned int page, uint64_t tag)
+{
+	volatile uint64_t *words = (void *)address(ex, page);
+	int number = sigsetjmp(me.jump, 0);
+
+	me.touching = !number;
+	if (!number) {
+		words[0] = tag;
+		words[WORDS - 1] = tag;
+	}
+	me.touching = false;
+	return number;
+}
+
+/* Read the first word of a page that the page table has there, whatever is in a TLB. */
+bool load_by_table(const struct exmap *ex, unsigned int page, uint64_t *word)
+{
+	struct iovec here = { word, sizeof(*word) }, there = { address(ex, page), sizeof(*word) };
+
+	return process_vm_readv(getpid(), &here, 1, &there, 1, 0) == sizeof(*word);
+}
+
+/* Tags: whose it is (28 bits), of which page (16), a counter (20). */
+static uint64_t owner(const struct exmap *ex)
+{
+	return 0xe5aULL << 16 | me.process << 10 | ex->number;
+}
+
+uint64_t new_tag(const struct exmap *ex, unsigned int page)
+{
+	static __thread unsigned int counter;
+
+	return owner(ex) << 36 | (uint64_t)page << 20 | (++counter & 0xfffff);
+}
+
+bool is_own(const struct exmap *ex, uint64_t word)
+{
+	return !word || word >> 36 == owner(ex);
+}
+
+void check_own(const struct exmap *ex, unsigned int page, struct content content,
+		      uint64_t between)
+{
+	if (!is_own(ex, content.first) || !is_own(ex, content.last) || between)
+		fail("page %u holds %#lx, %#lx, %#lx: something not of this exmap (%#lx)", page,
+		     content.first, between, content.last, owner(ex));
+}
