@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the tests of the backing file share: what its pages hold, and the file.
+ * What the tests of the backing file share: the file, the contents of its pages, and the tests
+ * that run both on a buffered file in /tmp and on what these variables name:
+ *
+ * EXMAP_TEST_DEVICE     a block device, which is overwritten, or a directory in which a file is
+ *                       made; opened with O_DIRECT, unless EXMAP_TEST_BUFFERED is set
+ * EXMAP_TEST_DIRECTORY  a directory on a file system that the tests fill up; the same
  */
 #ifndef TEST_IO_COMMON_H
 #define TEST_IO_COMMON_H
@@ -110,6 +115,20 @@ static inline bool file_holds(int fd, uint64_t page, uint64_t generation)
 static inline struct exmap *exmap_on(int file, size_t pages)
 {
 	return exmap_new_file(2 * FILE_PAGES * PAGE, pages, 2, 0, file);
+}
+
+#define read_pages(ex, page, len) run(ex, 0, EXMAP_OP_READ, page, len)
+#define write_pages(ex, page, len) run(ex, 0, EXMAP_OP_WRITE, page, len)
+
+/* No page of the pool is lost: those that are not mapped can all be had. */
+static inline void assert_pool(struct exmap *ex, int pages)
+{
+	int rest = pages - stats(ex).alloc_count;
+
+	ck_assert_uint_eq(resident(ex, 0, 2 * FILE_PAGES), pages - rest);
+	ck_assert_int_eq(alloc(ex, 0, FILE_PAGES, rest), rest);
+	ck_assert_int_eq(alloc(ex, 0, rest < FILE_PAGES ? FILE_PAGES + rest : 0, 1), -ENOMEM);
+	ck_assert_int_eq(release(ex, 0, FILE_PAGES, rest), rest);
 }
 
 /*
