@@ -8,8 +8,8 @@
 #include "io_common.h"
 
 /*
- * Integrity: a file larger than the pool; threads read, change, write back and
- * free random pages of their own, and know what each must hold.
+ * A file larger than the pool. Each worker reads, changes, writes and frees random pages of its
+ * own, and knows what each of them must hold.
  */
 struct worker {
 	struct exmap *ex;
@@ -22,6 +22,7 @@ struct worker {
 
 enum { WORKERS = 4, BATCH = 16 };
 
+/* One call for a batch of pages: ACTION, or preadv and pwritev. Returns false if it failed. */
 static bool worker_call(struct worker *w, int opcode, const uint64_t *page)
 {
 	struct exmap_iov *iov = w->ex->interface[w->id]->iov;
@@ -52,7 +53,7 @@ static void *integrity_worker(void *arg)
 	struct worker *w = arg;
 
 	for (int round = scaled(100); round && !w->error[0]; round--) {
-		/* Different pages, in no order, interleaved with the other workers'. */
+		/* Distinct pages in no order; the other workers' pages lie between them. */
 		unsigned int at = rand_r(&w->seed) % share, step = rand_r(&w->seed) % 8 * 2 + 1;
 
 		for (int i = 0; i < BATCH; i++)
@@ -73,6 +74,7 @@ static void *integrity_worker(void *arg)
 	return NULL;
 }
 
+/* All workers find in their pages what they have written last. */
 static void integrity_of(int fd, bool proxy)
 {
 	struct exmap *ex = exmap_new_file(FILE_PAGES * PAGE, WORKERS * BATCH, WORKERS, 0, fd);
@@ -100,8 +102,8 @@ TEST_BOTH(integrity_by_proxy)
 }
 
 /*
- * Prefetching without locks: threads READ whatever they like, while others, each with pages of
- * its own, read, change, write and free them. No READ brings back what was replaced.
+ * Prefetching without locks. Prefetchers READ any page they like. At the same time owners read,
+ * change, write and free pages, each of them its own.
  */
 struct prefetcher {
 	struct exmap *ex;
@@ -114,6 +116,7 @@ struct prefetcher {
 
 enum { PREFETCHERS = 2, OWNERS = 2, PREFETCHED = 64, PREFETCH_AT_ONCE = 64 };
 
+/* READ random pages, by ACTION or by preadv. The only error may be -EBUSY. */
 static void *prefetcher(void *arg)
 {
 	struct prefetcher *p = arg;
@@ -143,7 +146,7 @@ static void *prefetcher(void *arg)
 	return NULL;
 }
 
-/* Until it is there: others' pages come, and do not go. */
+/* READ until the page is mapped. A prefetcher may map it first, but only its owner frees it. */
 static bool owner_read(struct prefetcher *p, uint64_t page)
 {
 	int ret;
@@ -154,6 +157,7 @@ static bool owner_read(struct prefetcher *p, uint64_t page)
 	return ret >= 0;
 }
 
+/* Read a page, check that it holds its last generation, and write the next one. */
 static void *owner(void *arg)
 {
 	uint64_t generation[PREFETCHED] = { }, page;
@@ -178,6 +182,7 @@ static void *owner(void *arg)
 	return NULL;
 }
 
+/* No READ of a prefetcher brings back contents that an owner has replaced. */
 TEST_BOTH(prefetch_without_locks)
 {
 	enum { THREADS = OWNERS + PREFETCHERS };
@@ -188,11 +193,12 @@ TEST_BOTH(prefetch_without_locks)
 
 	for (int i = 0; i < THREADS; i++) {
 		p[i] = (struct prefetcher){ .ex = ex, .id = i, .seed = i + 1, .stop = &stop };
-		ck_assert(!pthread_create(&p[i].thread, NULL, i < OWNERS ? owner : prefetcher, &p[i]));
+		ck_assert(!pthread_create(&p[i].thread, NULL, i < OWNERS ? owner : prefetcher,
+					  &p[i]));
 	}
 	for (int i = 0; i < THREADS; i++) {
 		pthread_join(p[i].thread, NULL);
-		/* The prefetchers go on as long as there is an owner. */
+		/* The prefetchers stop when all owners are done. */
 		if (i == OWNERS - 1)
 			atomic_store(&stop, true);
 	}
@@ -203,8 +209,8 @@ TEST_BOTH(prefetch_without_locks)
 }
 
 /*
- * WRITE of pages that other threads FREE meanwhile, and whose places in the pool
- * they fill with something else at once: what is written is the page, or nothing.
+ * WRITE of pages that other threads free at the same time. Those threads then ALLOC the free pages
+ * elsewhere, and overwrite them.
  */
 enum { FREERS = 2, SHARE = 32, FREED = FREERS * SHARE };
 
@@ -218,6 +224,7 @@ struct freer {
 	pthread_t thread;
 };
 
+/* One call for SHARE pages, @step pages apart. Returns how many pages it was done for. */
 static int freer_call(struct freer *f, int opcode, uint64_t first, unsigned int step)
 {
 	struct exmap_iov *iov = f->ex->interface[f->id]->iov;
@@ -232,12 +239,14 @@ static int freer_call(struct freer *f, int opcode, uint64_t first, unsigned int 
 	return pages;
 }
 
+/* Wait for a random moment. */
 static void dither(unsigned int *seed)
 {
 	for (volatile int i = rand_r(seed) % 4096; i > 0; i--)
 		;
 }
 
+/* In each round: free every second page of the WRITE, and fill the free pages with 0xff. */
 static void *freer(void *arg)
 {
 	struct freer *f = arg;
@@ -258,6 +267,10 @@ static void *freer(void *arg)
 	return NULL;
 }
 
+/*
+ * WRITE writes a page as it was before FREE, or does not write it. Its answers count exactly the
+ * pages that it has written.
+ */
 TEST_BOTH(write_while_others_free)
 {
 	static char buffer[FREED * PAGE] __attribute__((aligned(4096)));
@@ -309,15 +322,16 @@ TEST_BOTH(write_while_others_free)
 }
 
 /*
- * An entry of two page tables, one page of which comes and goes. Where that takes the free
- * page that was meant for the last one, in the other table, there is another: it is its own.
+ * An entry that spans two page tables: 512 pages in the first, one page in the second. Another
+ * thread keeps freeing a page of the first table. If the call maps that page again, it uses the
+ * free page that was meant for the second table. It must then use the page that was freed.
  */
 enum { ACROSS = 512 + 1 };
 
 struct taker {
 	struct exmap *ex;
 	uint64_t page;
-	atomic_int left;	/* to be taken */
+	atomic_int left;	/* pages still to be freed */
 	pthread_t thread;
 };
 
@@ -341,7 +355,7 @@ static void pages_of_two_tables(int opcode)
 	ck_assert(!pthread_create(&t.thread, NULL, taker, &t));
 	while (atomic_load(&t.left) > 0) {
 		ret = run(ex, 0, opcode, last - ACROSS + 1, ACROSS);
-		/* There is none while it is on its way to those that are free. */
+		/* The page that the other thread frees is not in the pool until it is flushed. */
 		if (ret != -ENOMEM)
 			ck_assert_int_ge(ret, 0);
 		ck_assert_int_eq(release(ex, 0, last, 1), ret >= 0);
@@ -382,7 +396,7 @@ static void *reader_before_mmap(void *arg)
 	return (void *)(long)ret;
 }
 
-/* The surface comes into being while another thread tries to read to it. */
+/* mmap makes the surface while another thread tries to READ to it. */
 TEST(read_while_the_surface_is_mapped)
 {
 	int file = backing_open(false, O_RDWR);
@@ -401,7 +415,7 @@ TEST(read_while_the_surface_is_mapped)
 		ex->surface = map_surface(ex->fd, ex->size);
 		assert_ok(ex->surface);
 		pthread_join(thread, &ret);
-		/* All of them leave the surface. */
+		/* All entries are past the end of the surface. */
 		ck_assert_int_eq((long)ret, 512);
 		assert_ok(munmap(ex->surface, ex->size));
 		assert_ok(munmap(ex->interface[0], PAGE));

@@ -16,7 +16,7 @@
 
 #include "common.h"
 
-#define FILE_PAGES 1024		/* what the tests use of file or device */
+#define FILE_PAGES 1024		/* pages of the file or device that the tests use */
 #define PAGE_WORDS (PAGE / sizeof(uint64_t))
 
 static inline __attribute__((target("sse4.2"))) uint64_t crc32c(const uint64_t *word, size_t nr)
@@ -29,8 +29,8 @@ static inline __attribute__((target("sse4.2"))) uint64_t crc32c(const uint64_t *
 }
 
 /*
- * A page of the file holds its number, a generation, words that follow from both,
- * and a checksum.
+ * fill() writes the contents of a page of the file: its number, a generation, words that follow
+ * from both, and a checksum. holds() checks number, generation and checksum.
  */
 static inline uint64_t mix(uint64_t page, uint64_t generation)
 {
@@ -58,12 +58,13 @@ static inline bool holds(const void *where, uint64_t page, uint64_t generation)
 	       word[PAGE_WORDS - 1] == crc32c(word, PAGE_WORDS - 1);
 }
 
+/* O_DIRECT, unless EXMAP_TEST_BUFFERED is set. */
 static inline int direct_flag(void)
 {
 	return getenv("EXMAP_TEST_BUFFERED") ? 0 : O_DIRECT;
 }
 
-/* Open a device, or a new file in a directory. */
+/* Open @path, or, if it is a directory, a new file there that has no name. */
 static inline int file_open(const char *path, int flags)
 {
 	struct stat stat_buffer;
@@ -77,7 +78,7 @@ static inline int file_open(const char *path, int flags)
 	return fd;
 }
 
-/* By one call: the device may be slow. */
+/* Fill pages from 0 on with generation 0. The device may be slow, so one call writes all. */
 static inline void file_fill(int fd, uint64_t pages)
 {
 	char *buffer = aligned_alloc(PAGE, pages * PAGE);
@@ -88,7 +89,7 @@ static inline void file_fill(int fd, uint64_t pages)
 	free(buffer);
 }
 
-/* Open the backing file; fill it with generation 0. */
+/* Open the backing file in this mode, filled with generation 0. */
 static inline int backing_open(bool device, int mode)
 {
 	int flags = device ? direct_flag() : 0;
@@ -104,6 +105,7 @@ static inline int backing_open(bool device, int mode)
 	return fd;
 }
 
+/* Like holds(), for a page of the file itself. */
 static inline bool file_holds(int fd, uint64_t page, uint64_t generation)
 {
 	static char buffer[PAGE] __attribute__((aligned(4096)));
@@ -112,6 +114,7 @@ static inline bool file_holds(int fd, uint64_t page, uint64_t generation)
 	return holds(buffer, page, generation);
 }
 
+/* An exmap with a backing file: a pool of @pages, and a surface twice as large as the file. */
 static inline struct exmap *exmap_on(int file, size_t pages)
 {
 	return exmap_new_file(2 * FILE_PAGES * PAGE, pages, 2, 0, file);
@@ -120,7 +123,7 @@ static inline struct exmap *exmap_on(int file, size_t pages)
 #define read_pages(ex, page, len) run(ex, 0, EXMAP_OP_READ, page, len)
 #define write_pages(ex, page, len) run(ex, 0, EXMAP_OP_WRITE, page, len)
 
-/* No page of the pool is lost: those that are not mapped can all be had. */
+/* No page of a pool of @pages is lost: all that are not mapped can be allocated, and no more. */
 static inline void assert_pool(struct exmap *ex, int pages)
 {
 	int rest = pages - stats(ex).alloc_count;
@@ -132,8 +135,8 @@ static inline void assert_pool(struct exmap *ex, int pages)
 }
 
 /*
- * Two tests with one body. The body finds a bool in the variable @other: false in the test
- * name_one, true in name_other. The last argument is what name_other needs, as for TEST().
+ * Two tests with one body: name_one runs it with the variable @other false, name_other with @other
+ * true. What follows the third argument is passed to the TEST() of name_other.
  */
 #define TEST_TWICE(name, one, other, ...)					\
 	static void name(bool other);						\
@@ -143,7 +146,7 @@ static inline void assert_pool(struct exmap *ex, int pages)
 
 #define ON_A_DEVICE	.needs_env = "EXMAP_TEST_DEVICE"
 
-/* On a file and on the block device. The variable @device tells the body which. */
+/* Two tests with one body: on a file, and on the block device if the variable @device is true. */
 #define TEST_BOTH(name) TEST_TWICE(name, file, device, ON_A_DEVICE)
 
 #endif /* TEST_IO_COMMON_H */

@@ -12,8 +12,8 @@
 #include "io_common.h"
 
 /*
- * Pages that cannot be read or written: a null_blk fails the whole of each request
- * that touches a bad block, with all that the block layer put into it.
+ * Make @nr pages of the null_blk bad, or good again. null_blk fails every request that touches a
+ * bad block, including the other pages that the block layer has merged into that request.
  */
 static void set_bad(bool bad, uint64_t page, uint64_t nr)
 {
@@ -29,6 +29,7 @@ static void set_bad(bool bad, uint64_t page, uint64_t nr)
 	close(fd);
 }
 
+/* Open the null_blk as the backing file, without bad blocks and filled with generation 0. */
 static int bad_open(bool direct)
 {
 	char path[256];
@@ -38,7 +39,7 @@ static int bad_open(bool direct)
 	snprintf(path, sizeof(path), "/dev/%s", basename(getenv("EXMAP_TEST_BAD")));
 	fd = file_open(path, direct ? O_DIRECT : 0);
 	file_fill(fd, FILE_PAGES);
-	/* What is cached would not be read. */
+	/* READ of a cached page would not touch the device. */
 	assert_ok(fsync(fd));
 	ck_assert(!posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
 	return fd;
@@ -46,13 +47,14 @@ static int bad_open(bool direct)
 
 #define ON_A_BAD_DEVICE	.needs_env = "EXMAP_TEST_BAD"
 
+/* Two tests with one body: through the page cache and with O_DIRECT. */
 #define TEST_BAD(name)							\
 	static void name(bool direct);					\
 	TEST(name##_buffered, ON_A_BAD_DEVICE) { name(false); }		\
 	TEST(name##_direct, ON_A_BAD_DEVICE) { name(true); }		\
 	static void name(bool direct)
 
-/* Each entry has its own result, wherever the others are. */
+/* Entries of one page, in several orders: only those of the two bad pages are -EIO. */
 TEST_BAD(read_bad_pages)
 {
 	int fd = bad_open(direct);
@@ -80,7 +82,7 @@ TEST_BAD(read_bad_pages)
 		}
 		assert_mapped(ex, 18);
 		assert_pool(ex, 40);
-		/* It was the disk. */
+		/* Once the device is good, the same call reads the two pages that are missing. */
 		set_bad(false, 0, FILE_PAGES);
 		for (int i = 0; i < 20; i++)
 			entry(ex, 0, i, page[i], 1);
@@ -94,7 +96,7 @@ TEST_BAD(read_bad_pages)
 	}
 }
 
-/* What is before the bad page is there; behind it, it may be. */
+/* One bad page in a run: the pages before it are mapped. Those behind it may be. */
 TEST_BAD(read_run_with_a_bad_page)
 {
 	int fd = bad_open(direct);
@@ -129,6 +131,7 @@ TEST_BAD(read_run_with_a_bad_page)
 	}
 }
 
+/* preadv returns how many bytes come before the bad page. pread that begins there is EIO. */
 TEST_BAD(preadv_of_bad_pages)
 {
 	struct exmap *ex = exmap_on(bad_open(direct), 40);
@@ -151,7 +154,10 @@ TEST_BAD(preadv_of_bad_pages)
 	assert_mapped(ex, 12);
 }
 
-/* The pages stay mapped, and what they are. */
+/*
+ * WRITE of runs with bad pages. The answer counts exactly the pages that were written. All pages
+ * stay mapped with their contents, and can be written when the device is good again.
+ */
 TEST(write_bad_pages_direct, ON_A_BAD_DEVICE)
 {
 	int fd = bad_open(true);
@@ -205,7 +211,7 @@ TEST(write_bad_pages_direct, ON_A_BAD_DEVICE)
 	assert_pool(ex, 40);
 }
 
-/* The cache takes all of it; fsync tells. */
+/* WRITE into the page cache succeeds. fsync reports the bad page. */
 TEST(write_bad_pages_buffered, ON_A_BAD_DEVICE)
 {
 	int fd = bad_open(false);
@@ -235,7 +241,7 @@ struct disk_user {
 	pthread_t thread;
 };
 
-/* READ, WRITE, FREE until something fails; all that did not must be right. */
+/* READ, WRITE and FREE until an entry fails. All entries that did not fail must be right. */
 static void *disk_user(void *arg)
 {
 	struct disk_user *u = arg;
@@ -267,7 +273,10 @@ static void *disk_user(void *arg)
 	return NULL;
 }
 
-/* A disk is removed while it is in use. */
+/*
+ * A disk is removed while two threads READ and WRITE. Afterwards every READ and WRITE fails, and no
+ * page is lost or changed.
+ */
 TEST(disk_that_is_removed, .needs_env = "EXMAP_TEST_REMOVABLE")
 {
 	char path[256], *disk = getenv("EXMAP_TEST_REMOVABLE");

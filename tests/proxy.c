@@ -5,6 +5,7 @@
  */
 #include "io_common.h"
 
+/* pread of single pages, as vmcache does it: the offset is the number of the interface. */
 TEST_BOTH(pread_is_as_vmcache_does_it)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 100);
@@ -14,13 +15,14 @@ TEST_BOTH(pread_is_as_vmcache_does_it)
 		ck_assert(holds(ex->surface + page * PAGE, page, 0));
 	}
 	assert_mapped(ex, 8);
-	/* What is there counts, and stays. */
+	/* A page that is mapped already counts as read, and stays as it is. */
 	fill(ex->surface, 0, 9);
 	ck_assert_int_eq(pread(ex->fd, ex->surface, 2 * PAGE, 0), 2 * PAGE);
 	ck_assert(holds(ex->surface, 0, 9));
 	ck_assert(holds(ex->surface + PAGE, 1, 0));
 }
 
+/* With the opcode of ALLOC in the offset, preadv maps pages without reading the file. */
 TEST_BOTH(pread_that_only_allocates)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 100);
@@ -34,6 +36,7 @@ TEST_BOTH(pread_that_only_allocates)
 	assert_mapped(ex, 3);
 }
 
+/* 100 ranges in one call are read, and written to their places in the file. */
 TEST_BOTH(preadv_and_pwritev)
 {
 	int fd = backing_open(device, O_RDWR);
@@ -55,6 +58,11 @@ TEST_BOTH(preadv_and_pwritev)
 			ck_assert(file_holds(fd, i * 9 + j, j <= i % 4 ? 3 : 0));
 }
 
+/*
+ * Refused: an interface that does not exist, an offset that is not a valid opcode and interface, a
+ * range that is not of whole pages or not on the surface, a write of a page that is not mapped, and
+ * any call without a surface.
+ */
 TEST_BOTH(proxy_refusals)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 100);
@@ -76,6 +84,7 @@ TEST_BOTH(proxy_refusals)
 	assert_errno(pread(ex->fd, s, PAGE, 0), EPROTO);
 }
 
+/* Addresses that are not on the surface, alone or beside good ones, are EFAULT. */
 TEST(proxy_with_bad_addresses)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), 100);
@@ -89,7 +98,7 @@ TEST(proxy_with_bad_addresses)
 		iov[1] = (struct iovec){ bad[i], PAGE };
 		assert_errno(pread(ex->fd, bad[i], PAGE, 0), EFAULT);
 		assert_errno(pwrite(ex->fd, bad[i], PAGE, EXMAP_OP_WRITE << 8), EFAULT);
-		/* Nothing is done of what would be good. */
+		/* One bad range is enough: the good one is not read either. */
 		assert_errno(preadv(ex->fd, iov, 2, 0), EFAULT);
 		assert_mapped(ex, 0);
 	}
@@ -109,6 +118,7 @@ TEST(proxy_with_bad_addresses)
 	assert_mapped(ex, 1);
 }
 
+/* Calls return a short count if they run out of pages, out of file, or out of mapped pages. */
 TEST(proxy_ends_early)
 {
 	int fd = backing_open(false, O_RDWR);
@@ -119,7 +129,7 @@ TEST(proxy_ends_early)
 		{ ex->surface + 400 * PAGE, PAGE },
 	};
 
-	/* No memory for the second: a short count. */
+	/* The pool has no pages for the second range. */
 	ck_assert_int_eq(preadv(ex->fd, iov, 3, 0), 8 * PAGE);
 	assert_mapped(ex, 8);
 	assert_errno(pread(ex->fd, iov[1].iov_base, 13 * PAGE, 0), ENOMEM);
@@ -127,11 +137,15 @@ TEST(proxy_ends_early)
 	assert_ok(ftruncate(fd, 410 * PAGE));
 	ck_assert_int_eq(pread(ex->fd, ex->surface + 408 * PAGE, 5 * PAGE, 0), 2 * PAGE);
 	ck_assert_int_eq(pread(ex->fd, ex->surface + 411 * PAGE, PAGE, 0), 0);
-	/* A page that is not mapped ends a write. */
+	/* A page that is not mapped ends the write. */
 	ck_assert_int_eq(pwrite(ex->fd, ex->surface + 408 * PAGE, 5 * PAGE, EXMAP_OP_WRITE << 8),
 			 2 * PAGE);
 }
 
+/*
+ * Before SETUP every call is EBADF. Without a backing file, reads and fsync are EOPNOTSUPP, but
+ * pages can be allocated.
+ */
 TEST(proxy_before_setup_or_without_a_file)
 {
 	int fd = exmap_open();
@@ -145,6 +159,7 @@ TEST(proxy_before_setup_or_without_a_file)
 	ck_assert_int_eq(pread(fd, surface, PAGE, EXMAP_OP_ALLOC << 8), PAGE);
 }
 
+/* A child that has inherited the file can neither read, write nor sync by it. */
 TEST(proxy_of_another_process_is_eperm)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), 20);
@@ -161,5 +176,6 @@ TEST(proxy_of_another_process_is_eperm)
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of pread(), pwrite(), preadv() and pwritev() on the exmap's file.");
+	return check_main(argc, argv,
+			  "Tests of pread, pwrite, preadv and pwritev on the exmap's file.");
 }

@@ -7,6 +7,7 @@
 
 #include "io_common.h"
 
+/* 512 entries of one page each, in no order of the file. */
 TEST_BOTH(read_single_pages)
 {
 	int fd = backing_open(device, O_RDWR);
@@ -17,12 +18,14 @@ TEST_BOTH(read_single_pages)
 	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_READ, 512, 0), 0);
 	for (int i = 0; i < 512; i++) {
 		assert_entry(ex, 0, i, 0, 1);
-		ck_assert(holds(ex->surface + (i * 37) % FILE_PAGES * PAGE, i * 37 % FILE_PAGES, 0));
+		ck_assert(holds(ex->surface + (i * 37) % FILE_PAGES * PAGE, i * 37 % FILE_PAGES,
+				0));
 	}
 	assert_mapped(ex, 512);
 	ck_assert_uint_eq(resident(ex, 0, FILE_PAGES), 512);
 }
 
+/* Runs of pages. An empty entry succeeds; one past the end of the surface is -EFAULT. */
 TEST_BOTH(read_runs)
 {
 	int fd = backing_open(device, O_RDONLY);
@@ -47,6 +50,10 @@ TEST_BOTH(read_runs)
 	assert_mapped(ex, 906);
 }
 
+/*
+ * READ keeps a mapped page as it is, and does not count it. With EXMAP_ALLOC_PROBE, an entry whose
+ * first page is mapped reads nothing.
+ */
 TEST_BOTH(read_leaves_what_is_mapped)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 100);
@@ -63,7 +70,7 @@ TEST_BOTH(read_leaves_what_is_mapped)
 	assert_mapped(ex, 3);
 }
 
-/* Both entries lack the page; one gets it. */
+/* Two entries of one call name the same page. It is read once, and counts for one entry. */
 TEST_BOTH(read_of_the_same_page_twice)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 100);
@@ -77,7 +84,7 @@ TEST_BOTH(read_of_the_same_page_twice)
 	for (int page = 4; page < 7; page++)
 		ck_assert(holds(ex->surface + page * PAGE, page, 0));
 	ck_assert_int_eq(alloc(ex, 0, 100, 97), 97);
-	/* The page that the second lacks is the first one's. */
+	/* Only one page is free. The second entry must not need another. */
 	ck_assert_int_eq(release(ex, 0, 5, 1), 1);
 	entry(ex, 0, 0, 5, 1);
 	entry(ex, 0, 1, 5, 1);
@@ -86,6 +93,10 @@ TEST_BOTH(read_of_the_same_page_twice)
 	assert_entry(ex, 0, 1, 0, 0);
 }
 
+/*
+ * The pool lacks pages. If the first entry cannot be read, the call returns -ENOMEM. Otherwise
+ * -ENOMEM is the answer of the first entry that lacks pages, and of all entries after it.
+ */
 TEST_BOTH(read_without_memory)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 10);
@@ -104,7 +115,10 @@ TEST_BOTH(read_without_memory)
 	ck_assert(holds(ex->surface + 33 * PAGE, 33, 0));
 }
 
-/* The file is shorter than the surface. */
+/*
+ * The file is shorter than the surface, and ends inside a page. READ maps the pages that the file
+ * has, and fills the last one with zeroes. An entry past the end gets -ENODATA.
+ */
 TEST(read_at_the_end_of_the_file)
 {
 	int fd = backing_open(false, O_RDWR);
@@ -112,7 +126,7 @@ TEST(read_at_the_end_of_the_file)
 	static const char zero[PAGE];
 
 	assert_ok(ftruncate(fd, 20 * PAGE + 100));
-	/* Recycled pages, so that zero is not there by chance. */
+	/* Pages that held 0xff before: zeroes cannot be there by chance. */
 	ck_assert_int_eq(alloc(ex, 0, 0, 100), 100);
 	memset(ex->surface, 0xff, 100 * PAGE);
 	ck_assert_int_eq(release(ex, 0, 0, 100), 100);
@@ -121,7 +135,7 @@ TEST(read_at_the_end_of_the_file)
 	ck_assert(holds(ex->surface + 19 * PAGE, 19, 0));
 	ck_assert_mem_eq(ex->surface + 20 * PAGE + 100, zero, PAGE - 100);
 	ck_assert_uint_eq(resident(ex, 0, 100), 3);
-	/* The same again: nothing is missing but what the file does not have. */
+	/* Again: every page that the file has is mapped now, so READ has nothing to do. */
 	ck_assert_int_eq(read_pages(ex, 18, 10), 0);
 	ck_assert_int_eq(read_pages(ex, 30, 2), -ENODATA);
 	entry(ex, 0, 0, 40, 1);
@@ -130,11 +144,11 @@ TEST(read_at_the_end_of_the_file)
 	assert_entry(ex, 0, 0, -ENODATA, 0);
 	assert_entry(ex, 0, 1, 0, 1);
 	assert_mapped(ex, 4);
-	/* The pages of what failed are free again. */
+	/* The entries that failed have given their free pages back. */
 	ck_assert_int_eq(alloc(ex, 0, 100, 96), 96);
 }
 
-/* Data, holes, and what is allocated but was never written. */
+/* Holes and preallocated blocks of the file are read as zeroes, and WRITE can fill them. */
 TEST_TWICE(read_sparse_file, file, directory,
 	   .needs_env = "EXMAP_TEST_DIRECTORY")
 {
@@ -170,6 +184,7 @@ struct shrinker {
 	pthread_t thread;
 };
 
+/* Shorten the file step by step. Returns NULL if all steps succeeded. */
 static void *shrinker(void *arg)
 {
 	struct shrinker *s = arg;
@@ -180,7 +195,7 @@ static void *shrinker(void *arg)
 	return ftruncate(s->fd, 0) ? s : NULL;
 }
 
-/* Whether a page is what the file holds there, zero from some byte on. */
+/* Does @page hold page @nr of the file up to some byte, and zeroes after it? */
 static bool holds_beginning(const char *page, uint64_t nr)
 {
 	char want[PAGE];
@@ -194,7 +209,10 @@ static bool holds_beginning(const char *page, uint64_t nr)
 	return same == PAGE;
 }
 
-/* Each page that is read is one that the file had, or has been cut off. */
+/*
+ * READ while another thread shortens the file. Each entry gets the pages that the file still has,
+ * or -ENODATA. The last page may end in zeroes.
+ */
 TEST_TWICE(read_while_the_file_shrinks, file, directory,
 	   .needs_env = "EXMAP_TEST_DIRECTORY")
 {
@@ -203,7 +221,7 @@ TEST_TWICE(read_while_the_file_shrinks, file, directory,
 				  file_open("/tmp", 0),
 	};
 	enum { RUN = 32 };
-	/* Of ext4's page cache any reader may get zeros with data behind them meanwhile. */
+	/* Any reader of ext4's page cache may get zeroes before data while the file shrinks. */
 	const bool torn = directory && !direct_flag();
 	struct exmap *ex = exmap_on(s.fd, FILE_PAGES);
 	int nr = FILE_PAGES / RUN, failed;
@@ -240,6 +258,7 @@ struct resizer {
 	pthread_t thread;
 };
 
+/* Move the end of the file into page 20 and past it, until told to stop. */
 static void *resizer(void *arg)
 {
 	struct resizer *r = arg;
@@ -250,7 +269,7 @@ static void *resizer(void *arg)
 	return NULL;
 }
 
-/* The end is in the page or behind it; either way the page can be read. */
+/* The end of the file is in page 20 or past it. Either way READ and pread get page 20. */
 TEST(read_while_the_file_grows_and_shrinks)
 {
 	struct resizer r = { .fd = backing_open(false, O_RDWR) };
@@ -276,7 +295,10 @@ TEST(read_while_the_file_grows_and_shrinks)
 	ck_assert(!error);
 }
 
-/* A file that the kernel reads for user memory only: this process's own memory. */
+/*
+ * /proc/self/mem has no read_iter(): the kernel reads such a file only into user memory. Its
+ * pages are those of this process. A page that is not mapped there is -EIO.
+ */
 TEST(read_a_file_without_read_iter)
 {
 	char *memory = mmap((void *)0x200000, 8 * PAGE, PROT_READ | PROT_WRITE,
@@ -299,7 +321,7 @@ TEST(read_a_file_without_read_iter)
 	for (int i = 0; i < 8; i++)
 		ck_assert(holds(ex->surface + (page + i) * PAGE, page + i, 0));
 	ck_assert_int_eq(release(ex, 0, page, 8), 8);
-	/* It is read once more: nothing is kept. */
+	/* READ sees the new contents: it keeps no copy of the old ones. */
 	fill(memory, page, 1);
 	ck_assert_int_eq(read_pages(ex, page, 1), 1);
 	ck_assert(holds(ex->surface + page * PAGE, page, 1));
@@ -315,7 +337,7 @@ TEST(read_a_file_without_read_iter)
 	assert_entry(ex, 0, 2, 0, 2);
 	ck_assert(holds(ex->surface + (page + 5) * PAGE, page + 5, 0));
 	ck_assert_int_eq(release(ex, 0, page, 8), 5);
-	/* A hole in the middle of a run. */
+	/* A page that cannot be read is in the middle of a run. */
 	ck_assert_int_eq(read_pages(ex, page, 8), -EIO);
 	ck_assert_int_ge(ex->interface[0]->iov[0].pages, 3);
 	ck_assert_uint_eq(resident(ex, page, 8), ex->interface[0]->iov[0].pages);
@@ -328,7 +350,7 @@ TEST(read_a_file_without_read_iter)
 	assert_pool(ex, 100);
 }
 
-/* Not -EFAULT in the entries: nothing has been looked at. */
+/* Without a surface the call itself returns -EPROTO, before it looks at any entry. */
 TEST(read_without_a_surface_is_eproto)
 {
 	struct exmap ex = { .fd = exmap_open() };
@@ -340,7 +362,7 @@ TEST(read_without_a_surface_is_eproto)
 	assert_errno(pread(ex.fd, ex.interface[0], PAGE, 0), EPROTO);
 }
 
-/* The exmap holds the file by itself. */
+/* The exmap has a reference of its own to the backing file. */
 TEST_BOTH(backing_fd_may_be_closed)
 {
 	int fd = backing_open(device, O_RDWR);

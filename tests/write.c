@@ -8,6 +8,10 @@
 
 #include "io_common.h"
 
+/*
+ * WRITE writes the mapped pages of each entry, skips the others, and leaves all of them where they
+ * are. fdinfo counts pages that are read, written and allocated.
+ */
 TEST_BOTH(write_what_is_mapped)
 {
 	int fd = backing_open(device, O_RDWR);
@@ -33,7 +37,7 @@ TEST_BOTH(write_what_is_mapped)
 		ck_assert(file_holds(fd, page, (page < 50 || (page >= 60 && page < 63)) &&
 				     page % 3 != 2 ? 5 : 0));
 	assert_fdinfo(ex->fd, "writes", 36);
-	/* They stay, and are what they were when read again. */
+	/* The pages stay mapped. After FREE, READ gets what WRITE has written. */
 	assert_mapped(ex, 67);
 	ck_assert_int_eq(release(ex, 0, 0, 50), 34);
 	ck_assert_int_eq(read_pages(ex, 0, 50), 50);
@@ -46,7 +50,7 @@ TEST_BOTH(write_what_is_mapped)
 		ck_assert(holds(ex->surface + page * PAGE, page, page % 3 != 2 ? 5 : 0));
 }
 
-/* Who watches the file sees all that is done to it, also what the module queues. */
+/* The inotify events since the last call. */
 static uint32_t watched(int watch)
 {
 	char buffer[4096] __attribute__((aligned(8)));
@@ -64,9 +68,10 @@ static uint32_t watched(int watch)
 	return seen;
 }
 
-/* Not in every kernel. */
+/* A kernel without inotify has no such file. */
 #define INOTIFY "/proc/sys/fs/inotify/max_user_watches"
 
+/* inotify reports READ as an access and WRITE as a change, also if exmap queues the I/O. */
 static void watchers_see_it(bool device);
 TEST(watchers_see_it_file, .needs = INOTIFY) { watchers_see_it(false); }
 TEST(watchers_see_it_device, .needs = INOTIFY, ON_A_DEVICE) { watchers_see_it(true); }
@@ -88,6 +93,7 @@ static void watchers_see_it(bool device)
 	}
 }
 
+/* A backing file that is open only for reading: READ works. */
 TEST_BOTH(write_to_a_read_only_file_is_ebadf)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDONLY), 100);
@@ -98,8 +104,9 @@ TEST_BOTH(write_to_a_read_only_file_is_ebadf)
 }
 
 /*
- * A header that LeanStore brings along has other numbers: 3 SHADOW, with the page to which
- * the entries are to be mapped in place of the flags; 4 RM_SD, which ends that; 5 WRITE.
+ * LeanStore has a header of its own with other opcodes. SHADOW is 3; its flags are the page to
+ * which it maps the entries. RM_SD is 4, and ends that. WRITE is 5. A program that is compiled with
+ * that header must not damage the backing file.
  */
 TEST(aliases_of_leanstore_leave_the_file_alone)
 {
@@ -122,7 +129,7 @@ TEST(aliases_of_leanstore_leave_the_file_alone)
 	for (int page = 0; page < 10; page++)
 		ck_assert(file_holds(fd, page, 0));
 
-	/* Pages 0 and 1 are flags that WRITE may have: mapped pages go where they belong. */
+	/* 0 and 1 are valid flags of WRITE: it writes each mapped page to its own place. */
 	for (uint64_t target = 0; target < 2; target++) {
 		entry(ex, 0, 0, target, 2);
 		ck_assert_int_eq(action(ex->fd, 0, SHADOW, 1, target), 0);
@@ -132,6 +139,10 @@ TEST(aliases_of_leanstore_leave_the_file_alone)
 		ck_assert(file_holds(fd, page, page < 3));
 }
 
+/*
+ * WRITE across the end of a device writes the pages before the end, and is -ENOSPC. READ there maps
+ * the pages before the end; READ of a page past it is -ENODATA.
+ */
 TEST(write_past_the_end_of_the_device_is_enospc, ON_A_DEVICE)
 {
 	int fd = backing_open(true, O_RDWR);
@@ -149,7 +160,10 @@ TEST(write_past_the_end_of_the_device_is_enospc, ON_A_DEVICE)
 	ck_assert_int_eq(run(ex, 0, EXMAP_OP_READ, pages, 1), -ENODATA);
 }
 
-/* Writes keep it from being frozen, until they are done: also where it just has the node. */
+/*
+ * A write keeps its file system from being frozen until the write is done. WRITE must end that
+ * also for a device whose node is on the file system.
+ */
 TEST(write_lets_the_file_system_freeze, .needs_env = "EXMAP_TEST_DIRECTORY")
 {
 	int directory = open(getenv("EXMAP_TEST_DIRECTORY"), O_RDONLY | O_DIRECTORY);
@@ -169,7 +183,10 @@ TEST(write_lets_the_file_system_freeze, .needs_env = "EXMAP_TEST_DIRECTORY")
 	assert_ok(ioctl(directory, FITHAW, 0));
 }
 
-/* What there is room for goes well; the rest stays as it is on the surface. */
+/*
+ * The file system is full. WRITE writes the pages that have blocks. The others are -ENOSPC, and
+ * stay on the surface as they are. When there is space again, WRITE writes them, too.
+ */
 TEST(write_without_space_directory, .needs_env = "EXMAP_TEST_DIRECTORY")
 {
 	const char *directory = getenv("EXMAP_TEST_DIRECTORY");
@@ -217,7 +234,7 @@ TEST(write_without_space_directory, .needs_env = "EXMAP_TEST_DIRECTORY")
 	assert_pool(ex, 100);
 }
 
-/* It would go elsewhere. */
+/* O_APPEND would send each page to the end of the file instead of its place. */
 TEST(write_to_an_appending_file_is_einval)
 {
 	int fd = backing_open(false, O_RDWR);
@@ -229,7 +246,10 @@ TEST(write_to_an_appending_file_is_einval)
 	ck_assert_int_eq(lseek(fd, 0, SEEK_END), FILE_PAGES * PAGE);
 }
 
-/* Existing clients write back with O_DIRECT on the device's own descriptor. */
+/*
+ * Pages of the surface can be the buffer of direct I/O on the backing file itself. Some programs
+ * write back that way, with a descriptor of the device.
+ */
 TEST_BOTH(surface_pages_are_good_for_direct_io)
 {
 	int fd = backing_open(device, O_RDWR);
@@ -245,7 +265,7 @@ TEST_BOTH(surface_pages_are_good_for_direct_io)
 		ck_assert(holds(ex->surface + (10 + page) * PAGE, 50 + page, 8));
 	ck_assert_int_eq(release(ex, 0, 0, 20), 20);
 
-	/* Scattered over the surface, in no order. */
+	/* Pages all over the surface, in no order. */
 	for (int i = 0; i < 20; i++) {
 		int page = i * 7 % 20 * 50;
 
@@ -265,7 +285,7 @@ TEST_BOTH(surface_pages_are_good_for_direct_io)
 		ck_assert(holds(iov[i].iov_base, i + i / 2, 9));
 		ck_assert(i % 2 == 0 || holds(iov[i].iov_base + PAGE, i + i / 2 + 1, 9));
 	}
-	/* One that is not there ends it. */
+	/* A page that is not mapped ends the write. */
 	ck_assert_int_eq(release(ex, 0, 7 * 50, 1), 1);
 	ck_assert_int_lt(pwritev(fd, iov, 20, 0), 30 * PAGE);
 	assert_mapped(ex, 39);
