@@ -41,8 +41,8 @@ static bool worker_call(struct worker *w, int opcode, const uint64_t *page)
 		ret = action(w->ex->fd, w->id, opcode, BATCH, 0);
 	}
 	if (ret && !w->error[0])
-		snprintf(w->error, sizeof(w->error), "opcode %d: %ld (errno %d), first entry %d",
-			 opcode, ret, errno, iov[0].res);
+		note_error(w, "opcode %d: %ld (errno %d), first entry: res %d", opcode, ret, errno,
+			   iov[0].res);
 	return !ret;
 }
 
@@ -64,8 +64,8 @@ static void *integrity_worker(void *arg)
 			uint64_t *mine = &generation[page[i] / WORKERS];
 
 			if (!holds(w->ex->surface + page[i] * PAGE, page[i], *mine))
-				snprintf(w->error, sizeof(w->error),
-					 "page %lu is not generation %lu", page[i], *mine);
+				note_error(w, "page %lu does not hold generation %lu", page[i],
+					   *mine);
 			fill(w->ex->surface + page[i] * PAGE, page[i], ++*mine);
 		}
 		if (!worker_call(w, EXMAP_OP_WRITE, page) || !worker_call(w, EXMAP_OP_FREE, page))
@@ -134,14 +134,14 @@ static void *prefetcher(void *arg)
 		if (p->id % 2) {
 			ret = preadv(p->ex->fd, vec, PREFETCH_AT_ONCE, p->id);
 			if (ret < 0 && errno != EBUSY)
-				snprintf(p->error, sizeof(p->error), "preadv: %d", errno);
+				note_error(p, "preadv: errno %d", errno);
 			continue;
 		}
 		ret = action(p->ex->fd, p->id, EXMAP_OP_READ, PREFETCH_AT_ONCE, 0);
 		for (int i = 0; i < PREFETCH_AT_ONCE; i++)
 			if (ret < 0 || (iov[i].res && iov[i].res != -EBUSY))
-				snprintf(p->error, sizeof(p->error), "READ: %zd, entry %d", ret,
-					 iov[i].res);
+				note_error(p, "READ: returned %zd, entry %d: res %d", ret, i,
+					   iov[i].res);
 	}
 	return NULL;
 }
@@ -167,17 +167,17 @@ static void *owner(void *arg)
 	for (int round = scaled(300); round && !p->error[0]; round--) {
 		page = rand_r(&p->seed) % (PREFETCHED / OWNERS) * OWNERS + p->id % OWNERS;
 		if (!owner_read(p, page))
-			snprintf(p->error, sizeof(p->error), "page %lu: cannot be read", page);
+			note_error(p, "READ of page %lu failed", page);
 		else if (!holds(ex->surface + page * PAGE, page, generation[page]))
-			snprintf(p->error, sizeof(p->error), "page %lu is not generation %lu", page,
-				 generation[page]);
+			note_error(p, "page %lu does not hold generation %lu", page,
+				   generation[page]);
 		if (p->error[0])
 			break;
 		fill(ex->surface + page * PAGE, page, ++generation[page]);
 		if (run(ex, p->id, EXMAP_OP_WRITE, page, 1) != 1 ||
 		    run_flags(ex, p->id, EXMAP_OP_FREE, page, 1,
 			      round % 4 ? 0 : EXMAP_FREE_DEFER) != 1)
-			snprintf(p->error, sizeof(p->error), "page %lu: cannot be written", page);
+			note_error(p, "WRITE or FREE of page %lu failed", page);
 	}
 	return NULL;
 }
@@ -233,7 +233,7 @@ static int freer_call(struct freer *f, int opcode, uint64_t first, unsigned int 
 	for (int i = 0; i < SHARE; i++)
 		iov[i].value = 1UL << 52 | (first + i * step);
 	if (action(f->ex->fd, f->id, opcode, SHARE, 0))
-		snprintf(f->error, sizeof(f->error), "opcode %d failed", opcode);
+		note_error(f, "opcode %d failed", opcode);
 	for (int i = 0; i < SHARE; i++)
 		pages += iov[i].pages;
 	return pages;
@@ -257,7 +257,7 @@ static void *freer(void *arg)
 		dither(&f->seed);
 		if (freer_call(f, EXMAP_OP_FREE, f->id - 1, FREERS) != SHARE ||
 		    freer_call(f, EXMAP_OP_ALLOC, scratch, 1) != SHARE)
-			snprintf(f->error, sizeof(f->error), "round %d: not all", round);
+			note_error(f, "round %d: FREE or ALLOC left out a page", round);
 		else
 			memset(f->ex->surface + scratch * PAGE, 0xff, SHARE * PAGE);
 		pthread_barrier_wait(f->barrier);

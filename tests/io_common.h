@@ -135,6 +135,12 @@ static inline void assert_pool(struct exmap *ex, int pages)
 }
 
 /*
+ * A thread notes in its struct what went wrong. The test asserts after pthread_join() that the
+ * note is empty.
+ */
+#define note_error(who, ...) snprintf((who)->error, sizeof((who)->error), __VA_ARGS__)
+
+/*
  * Two tests with one body: name_one runs it with the variable @other false, name_other with @other
  * true. What follows the third argument is passed to the TEST() of name_other.
  */

@@ -259,15 +259,14 @@ static void *disk_user(void *arg)
 				if (iov[i].res > 0 || iov[i].pages != !iov[i].res ||
 				    (!iov[i].res && !holds(u->ex->surface + (first + 2 * i) * PAGE,
 							   first + 2 * i, 0)))
-					snprintf(u->error, sizeof(u->error),
-						 "opcode %d, entry %d: %d, %d pages", op, i,
-						 iov[i].res, iov[i].pages);
+					note_error(u, "opcode %d, entry %d: res %d, pages %d", op,
+						   i, iov[i].res, iov[i].pages);
 			if (op == EXMAP_OP_WRITE)
 				break;
 		}
 		iov[0].value = (uint64_t)(2 * nr) << 52 | first;
 		if (action(u->ex->fd, u->id, EXMAP_OP_FREE, 1, 0))
-			snprintf(u->error, sizeof(u->error), "FREE failed");
+			note_error(u, "FREE failed");
 		atomic_fetch_add(&u->rounds, 1);
 	}
 	return NULL;

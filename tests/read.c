@@ -17,9 +17,10 @@ TEST_BOTH(read_single_pages)
 		entry(ex, 0, i, (i * 37) % FILE_PAGES, 1);
 	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_READ, 512, 0), 0);
 	for (int i = 0; i < 512; i++) {
+		int page = i * 37 % FILE_PAGES;
+
 		assert_entry(ex, 0, i, 0, 1);
-		ck_assert(holds(ex->surface + (i * 37) % FILE_PAGES * PAGE, i * 37 % FILE_PAGES,
-				0));
+		ck_assert(holds(ex->surface + page * PAGE, page, 0));
 	}
 	assert_mapped(ex, 512);
 	ck_assert_uint_eq(resident(ex, 0, FILE_PAGES), 512);
@@ -148,12 +149,18 @@ TEST(read_at_the_end_of_the_file)
 	ck_assert_int_eq(alloc(ex, 0, 100, 96), 96);
 }
 
+/* A new file in /tmp, or in the directory to test. */
+static int new_file(bool directory)
+{
+	return directory ? file_open(getenv("EXMAP_TEST_DIRECTORY"), direct_flag()) :
+			   file_open("/tmp", 0);
+}
+
 /* Holes and preallocated blocks of the file are read as zeroes, and WRITE can fill them. */
 TEST_TWICE(read_sparse_file, file, directory,
 	   .needs_env = "EXMAP_TEST_DIRECTORY")
 {
-	int fd = directory ? file_open(getenv("EXMAP_TEST_DIRECTORY"), direct_flag()) :
-			     file_open("/tmp", 0);
+	int fd = new_file(directory);
 	struct exmap *ex = exmap_on(fd, 100);
 
 	file_fill(fd, 10);
@@ -216,10 +223,7 @@ static bool holds_beginning(const char *page, uint64_t nr)
 TEST_TWICE(read_while_the_file_shrinks, file, directory,
 	   .needs_env = "EXMAP_TEST_DIRECTORY")
 {
-	struct shrinker s = {
-		.fd = directory ? file_open(getenv("EXMAP_TEST_DIRECTORY"), direct_flag()) :
-				  file_open("/tmp", 0),
-	};
+	struct shrinker s = { .fd = new_file(directory) };
 	enum { RUN = 32 };
 	/* Any reader of ext4's page cache may get zeroes before data while the file shrinks. */
 	const bool torn = directory && !direct_flag();
