@@ -241,7 +241,34 @@ struct disk_user {
 	pthread_t thread;
 };
 
-/* READ, WRITE and FREE until an entry fails. All entries that did not fail must be right. */
+enum { DISK_BATCH = 20 };
+
+static uint64_t disk_page(const struct disk_user *u, int i)
+{
+	return u->id * 100 + 2 * i;
+}
+
+/* READ or WRITE a batch of pages. Returns whether an entry failed; all others must be right. */
+static bool disk_call_fails(struct disk_user *u, int opcode)
+{
+	struct exmap_iov *iov = u->ex->interface[u->id]->iov;
+	bool failed;
+
+	for (int i = 0; i < DISK_BATCH; i++)
+		iov[i].value = 1UL << 52 | disk_page(u, i);
+	failed = action(u->ex->fd, u->id, opcode, DISK_BATCH, 0);
+	for (int i = 0; i < DISK_BATCH; i++) {
+		const uint64_t page = disk_page(u, i);
+
+		if (iov[i].res > 0 || iov[i].pages != !iov[i].res ||
+		    (!iov[i].res && !holds(u->ex->surface + page * PAGE, page, 0)))
+			note_error(u, "opcode %d, entry %d: res %d, pages %d", opcode, i,
+				   iov[i].res, iov[i].pages);
+	}
+	return failed;
+}
+
+/* READ, WRITE and FREE until an entry fails. */
 static void *disk_user(void *arg)
 {
 	struct disk_user *u = arg;
@@ -249,22 +276,8 @@ static void *disk_user(void *arg)
 	bool failed = false;
 
 	while (!failed && !u->error[0]) {
-		const int first = u->id * 100, nr = 20;
-
-		for (int op = EXMAP_OP_READ; !failed; op = EXMAP_OP_WRITE) {
-			for (int i = 0; i < nr; i++)
-				iov[i].value = 1UL << 52 | (first + 2 * i);
-			failed = action(u->ex->fd, u->id, op, nr, 0);
-			for (int i = 0; i < nr; i++)
-				if (iov[i].res > 0 || iov[i].pages != !iov[i].res ||
-				    (!iov[i].res && !holds(u->ex->surface + (first + 2 * i) * PAGE,
-							   first + 2 * i, 0)))
-					note_error(u, "opcode %d, entry %d: res %d, pages %d", op,
-						   i, iov[i].res, iov[i].pages);
-			if (op == EXMAP_OP_WRITE)
-				break;
-		}
-		iov[0].value = (uint64_t)(2 * nr) << 52 | first;
+		failed = disk_call_fails(u, EXMAP_OP_READ) || disk_call_fails(u, EXMAP_OP_WRITE);
+		iov[0].value = (uint64_t)(2 * DISK_BATCH) << 52 | disk_page(u, 0);
 		if (action(u->ex->fd, u->id, EXMAP_OP_FREE, 1, 0))
 			note_error(u, "FREE failed");
 		atomic_fetch_add(&u->rounds, 1);
