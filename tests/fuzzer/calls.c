@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * System calls on an exmap that are made both with one thread and with several.
+ * System calls on an exmap that are made with one thread and with several.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -16,7 +16,7 @@ struct exmap exmaps[SLOTS];
 char *surfaces, *elsewhere;
 struct exmap_user_interface *interfaces;
 
-/* Descriptors and addresses of an exmap */
+/* The number of a descriptor of an exmap. */
 int fd_of(const struct exmap *ex, unsigned int nr)
 {
 	return 100 + (ex - exmaps) * FDS + nr;
@@ -32,6 +32,7 @@ struct exmap_user_interface *interface_of(const struct exmap *ex, unsigned int n
 	return &interfaces[(ex - exmaps) * MAX_INTERFACES + nr];
 }
 
+/* The start of the addresses of a slot, which have room for twice MAX_PAGES. */
 char *window_of(const struct exmap *ex)
 {
 	return surfaces + (ex - exmaps) * 2 * MAX_PAGES * PAGE;
@@ -51,20 +52,20 @@ void *map(void *where, size_t size, int fd, uint64_t offset)
 	return mmap(where, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, offset);
 }
 
-/* Have nothing where the surface was, nor anything else. */
+/* Reserve addresses, so that nothing is mapped there by chance. Unmaps what was there. */
 long reserve(void *where, size_t size)
 {
 	return (long)mmap(where, size, PROT_NONE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
-/* ACTION without taking note of it. */
+/* ACTION that is not noted. */
 long action_at(int fd, unsigned int interface, unsigned int opcode, unsigned int nr,
 		      uint64_t flags)
 {
 	struct exmap_action_params params;
 
-	/* The hole is never looked at. */
+	/* The module must ignore the padding. */
 	memset(&params, 0xa5, sizeof(params));
 	params.interface = interface;
 	params.iov_len = nr;
@@ -86,6 +87,7 @@ bool needs_file(unsigned int opcode)
 	return opcode == EXMAP_OP_READ || opcode == EXMAP_OP_WRITE;
 }
 
+/* STATS must agree with SETUP. Returns alloc_count. */
 unsigned long stats_count(const struct exmap *ex, int fd)
 {
 	struct exmap_ioctl_stats stats;
@@ -110,8 +112,10 @@ static bool read_books(const struct exmap *ex, struct books *books)
 		const char *key;
 		unsigned long *value;
 	} rows[] = {
-		{ "exmap-pages-system:", &books->system }, { "exmap-pages-mapped:", &books->mapped },
-		{ "exmap-pages-free:", &books->free }, { "exmap-pages-deferred:", &books->deferred },
+		{ "exmap-pages-system:", &books->system },
+		{ "exmap-pages-mapped:", &books->mapped },
+		{ "exmap-pages-free:", &books->free },
+		{ "exmap-pages-deferred:", &books->deferred },
 		{ "exmap-pages-in-flight:", &books->in_flight },
 		{ "exmap-pages-pinned:", &books->pinned },
 	};
@@ -134,13 +138,16 @@ static bool read_books(const struct exmap *ex, struct books *books)
 		books->in_flight + books->pinned;
 }
 
-/* While no call is at work each page is in one place; @most of them wait for their flush. */
+/*
+ * While no call is at work, fdinfo must count each page of the pool once: @mapped of them on the
+ * surface, and at most @most of them deferred.
+ */
 void check_books(const struct exmap *ex, unsigned long mapped, unsigned long most)
 {
 	struct books books;
 
 	note(ex, 0, "fdinfo");
-	/* The kernel may be taking pages back. */
+	/* The shrinker may be at work. */
 	for (int i = 0; !read_books(ex, &books) && i < 100; i++)
 		usleep(1000);
 	if (!read_books(ex, &books) || books.mapped != mapped || books.deferred > most)
@@ -149,7 +156,7 @@ void check_books(const struct exmap *ex, unsigned long mapped, unsigned long mos
 		     books.deferred, most, books.in_flight, books.pinned);
 }
 
-/* What mincore says about a range. */
+/* What mincore says about a range: a byte for each page. */
 const unsigned char *look(struct exmap *ex, unsigned int page, unsigned int nr)
 {
 	static unsigned char seen[MAX_PAGES];
@@ -160,7 +167,7 @@ const unsigned char *look(struct exmap *ex, unsigned int page, unsigned int nr)
 	return seen;
 }
 
-/* A new descriptor for an exmap, with that number. */
+/* Open a clone of an exmap as its descriptor @nr. */
 void make_clone(struct exmap *ex, int from, unsigned int nr)
 {
 	int fd = open("/dev/exmap", O_RDWR | O_CLOEXEC);
@@ -185,14 +192,14 @@ static void bad_setup(struct exmap *ex, int fd)
 	or_expect(ex, -EBADF, ioctl(fd, EXMAP_IOCTL_STATS, interface_of(ex, 0)));
 }
 
-/* A word for SETUP with which these flags hold: one with an unknown bit counts as 0. */
+/* The flags for SETUP. A word with an unknown bit counts as 0, so 0 may become such a word. */
 static uint64_t flags_word(uint64_t flags)
 {
 	return flags || one_in(2) ? flags :
 		1UL << (2 + below(62)) | (one_in(2) ? EXMAP_PAGEFAULT_ALLOC : 0);
 }
 
-/* Make an exmap as chosen, with all interfaces and one descriptor. */
+/* Make an exmap as its fields say, with its surface, all interfaces and one descriptor. */
 void make(struct exmap *ex, int backing)
 {
 	bool surface_first = one_in(2);
@@ -202,7 +209,8 @@ void make(struct exmap *ex, int backing)
 	if (one_in(4))
 		bad_setup(ex, fd);
 	if (surface_first)
-		expect(ex, map(ex->surface, ex->pages * PAGE, fd, EXMAP_OFF_EXMAP), (long)ex->surface);
+		expect(ex, map(ex->surface, ex->pages * PAGE, fd, EXMAP_OFF_EXMAP),
+		       (long)ex->surface);
 	if (one_in(4))
 		bad_setup(ex, fd);
 	expect(ex, setup(fd, backing, ex->interfaces, ex->pool, flags_word(ex->flags)), 0);
@@ -213,7 +221,8 @@ void make(struct exmap *ex, int backing)
 		expect(ex, action_at(fd, 0, EXMAP_OP_ALLOC, 1, 0), -EPROTO);
 		expect(ex, action_at(fd, 0, EXMAP_OP_FREE, 1, EXMAP_FREE_DEFER), -EPROTO);
 		expect(ex, action_at(fd, 0, EXMAP_OP_FLUSH, 0, 0), -EPROTO);
-		expect(ex, map(ex->surface, ex->pages * PAGE, fd, EXMAP_OFF_EXMAP), (long)ex->surface);
+		expect(ex, map(ex->surface, ex->pages * PAGE, fd, EXMAP_OFF_EXMAP),
+		       (long)ex->surface);
 	}
 	die_if(dup3(fd, fd_of(ex, 0), O_CLOEXEC) < 0);
 	close(fd);
@@ -237,7 +246,7 @@ void unmap_interfaces(struct exmap *ex)
 		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED);
 }
 
-/* Soft-dirty: write protection behind the back of all that is mapped. */
+/* 1 to 3 clear the accessed bits of mappings; 4 write-protects them, to find dirty pages. */
 static void clear_refs(void)
 {
 	char what = '1' + below(4);
@@ -261,7 +270,7 @@ static void read_file(const char *path)
 	close(fd);
 }
 
-/* What must fail: the surface is one piece, stays where it is and keeps its protection. */
+/* Calls that would split, move, resize or protect the surface must be refused. */
 void cannot_be_split(const struct exmap *ex, unsigned int page, unsigned int len)
 {
 	const size_t size = ex->pages * PAGE;
@@ -277,7 +286,7 @@ void cannot_be_split(const struct exmap *ex, unsigned int page, unsigned int len
 	or_expect(ex, -EINVAL, mremap(ex->surface, size, len * PAGE, 0));
 }
 
-/* The rest of what can be done to a mapping. Returns true where it may have mapped pages. */
+/* Other calls on a part of the surface. Returns true if the call may have mapped pages. */
 bool use_mapping(const struct exmap *ex, unsigned int page, unsigned int len)
 {
 	char *start = address(ex, page);
@@ -312,7 +321,7 @@ bool use_mapping(const struct exmap *ex, unsigned int page, unsigned int len)
 	return false;
 }
 
-/* A child can do nothing with it. Returns which check failed, or 0. */
+/* In a child, every call on the exmap must fail. Returns which check failed, or 0. */
 static int check_child(const struct exmap *ex, unsigned int page)
 {
 	struct content content;

@@ -1,26 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What all files of the fuzzer share.
+ * tests/fuzz: random calls of all kinds, valid and invalid, from a seed.
  *
- * A random tester: calls of all kinds, right ones and wrong ones, from a seed.
+ * With one thread, a model knows what each call must return, which pages must be mapped after it
+ * and what must be in them.
  *
- * With one thread a model knows what each call has to return, which pages are there after it
- * and what is in them. With several threads, in processes that are killed at random moments,
- * there is no telling; but each thread has a stripe of every surface in which nobody else maps
- * or unmaps anything: what it finds there must be right. So must the sum when all have paused.
+ * With several threads, and processes that are killed at random moments, no model can know that.
+ * But each thread has a stripe of every surface, in which no other thread maps or unmaps a page.
+ * What the thread finds there must be right. While all threads pause, the counters of every exmap
+ * must add up.
  *
- * A page that is written to gets a tag in its first word and its last one, and is zero in
- * between: whatever turns up in a page tells whose it is and where it belongs.
+ * A store writes a tag to the first and the last word of a page; all other words stay zero. A tag
+ * tells to which exmap and to which page it belongs.
  *
- * main.c         options, privileges, a round for each seed
- * processes.c    the processes of a round
- * model_steps.c  with one thread: the loop, and most steps
- * model_calls.c  with one thread: ACTION, pread and pwrite, and their answers
- * model.c        with one thread: what each call does, and whether it has
- * threads.c      with several threads: all steps, and what can be checked
- * calls.c        calls that are made with one thread and with several
- * touch.c        loads and stores; tags
- * task.c         what a thread is calling; reports
+ * Files:
+ *   main.c         options; privileges; one round for each seed
+ *   processes.c    the processes of a round: started, watched, killed
+ *   model_steps.c  one thread: the loop, and all steps but those of model_calls.c
+ *   model_calls.c  one thread: ACTION, pread and pwrite, and whether their answers are right
+ *   model.c        one thread: what each call does to an exmap, and whether it has done that
+ *   threads.c      several threads: all steps, and what each thread can check
+ *   calls.c        system calls that are made with one thread and with several
+ *   touch.c        loads from and stores to the surface; tags
+ *   task.c         a thread's current call, and the report if that went wrong
  */
 #ifndef FUZZER_H
 #define FUZZER_H
@@ -40,16 +42,16 @@
 #define PAGE 4096UL
 #define WORDS (PAGE / sizeof(uint64_t))
 #define ENTRIES EXMAP_USER_INTERFACE_PAGES
-#define SLOTS 4			/* exmaps that a process has at a time */
-#define MAX_PAGES 16384U	/* of a surface */
-#define MAX_POOL 8192U
-#define FDS 3			/* of an exmap: the first one, and clones */
+#define SLOTS 4			/* exmaps of a process at any time */
+#define MAX_PAGES 16384U	/* pages of the largest surface */
+#define MAX_POOL 8192U		/* pages of the largest pool */
+#define FDS 3			/* descriptors of an exmap: the first one, and clones */
 #define MAX_THREADS 16U
 #define MAX_PROCESSES 63U
-#define SHARED 2		/* interfaces that are no thread's own */
+#define SHARED 2		/* interfaces that all threads use */
 #define MAX_INTERFACES (MAX_THREADS + SHARED)
-#define STRIPE 64U		/* pages that are a thread's own: a bit each */
-#define HOT 32U			/* shared pages to which most calls go */
+#define STRIPE 64U		/* pages of a thread: one bit each in a uint64_t */
+#define HOT 32U			/* pages after the stripes that get half of the shared calls */
 
 extern struct options {
 	uint64_t seed;
@@ -58,45 +60,49 @@ extern struct options {
 	bool verbose;
 } options;
 
-/* Its first word and its last. */
+/* What a page holds: its first word and its last. */
 struct content {
 	uint64_t first, last;
 };
 
-enum state { ABSENT, STALE, KNOWN };	/* STALE: mapped, with anything of this exmap's in it */
+/*
+ * ABSENT: not mapped. STALE: mapped, and may hold anything that was in a page of this exmap.
+ * KNOWN: mapped, and holds what is in content[].
+ */
+enum state { ABSENT, STALE, KNOWN };
 
 #define NOBODY 0xff
 
-/* Where a page was freed and its flush may be due yet: a touch may find what it held. */
+/* A page that was freed with EXMAP_FREE_DEFER. Until its flush, a touch may still reach it. */
 struct due {
-	uint8_t from;		/* the interface that freed it, or NOBODY */
-	bool known;		/* what it held is still in content[] */
+	uint8_t from;		/* the interface that freed it, or NOBODY: it is flushed */
+	bool known;		/* content[] is what it held */
 };
 
 /*
- * An exmap, in the same place always: surface, interfaces and descriptors have addresses and
- * numbers that nothing else gets. A thread that comes too late does no harm.
+ * An exmap. No other memory or file gets the addresses of its surface and interfaces, or the
+ * numbers of its descriptors. So a late call, after the exmap was replaced, does no harm.
  */
 struct exmap {
-	unsigned int number;	/* in the tags */
+	unsigned int number;	/* part of its tags */
 	unsigned int pages, pool, interfaces;
 	uint64_t flags;
 	char *surface;
-	unsigned int quota;	/* pages that each thread may have, and the pool holds; or 0 */
+	unsigned int quota;	/* most pages that a thread may map; 0: no limit */
 	int file;		/* the backing file, or -1 */
 	bool read_only;
 
-	/* What the model knows. */
+	/* The fields of the model: */
 	unsigned int mapped;
 	unsigned int fds;
-	unsigned int hot;	/* where most calls go */
+	unsigned int hot;	/* first of the pages to which most calls go */
 	uint64_t file_size;
 	uint8_t state[MAX_PAGES];
 	struct content content[MAX_PAGES];
 	struct due due[MAX_PAGES];
 	struct content in_file[MAX_PAGES];
 
-	/* Odd while it is being replaced; who writes to it has the lock. */
+	/* @generation is odd while the exmap is replaced. Its writer holds @lock for writing. */
 	atomic_uint generation;
 	pthread_rwlock_t lock;
 };
@@ -105,7 +111,7 @@ extern struct exmap exmaps[SLOTS];
 extern char *surfaces, *elsewhere;
 extern struct exmap_user_interface *interfaces;
 
-/* What a thread is doing. */
+/* What a thread is doing: its current call, its touch, and with several threads its stripes. */
 struct task {
 	uint64_t random;
 	unsigned int process, number;
@@ -113,26 +119,26 @@ struct task {
 	const struct exmap *exmap;
 	const char *format;
 	long argument[8];
-	unsigned int nr;	/* entries of the call */
+	unsigned int nr;	/* entries of @request, for the report */
 	struct exmap_iov request[ENTRIES + 1];
 	sigjmp_buf jump;
 	volatile sig_atomic_t touching;
 	void *volatile fault;
-	uint64_t owned[SLOTS];	/* pages of its stripe that are mapped */
-	uint64_t due[SLOTS];	/* those that are not, and whose flush may be due */
+	uint64_t owned[SLOTS];	/* mapped pages of its stripe, a bit each */
+	uint64_t due[SLOTS];	/* unmapped pages of its stripe whose flush may be due */
 	unsigned int generation[SLOTS];
 };
 
 extern __thread struct task me;
 
-/* What the parent sees of a process, in memory that they share. */
+/* How far a process is, in memory that it shares with the parent. */
 struct progress {
 	atomic_ulong calls[MAX_THREADS];
 };
 
 extern struct progress *progress;
 
-/* Random numbers (splitmix64) */
+/* Random numbers: splitmix64. */
 static inline uint64_t mix(uint64_t z)
 {
 	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
@@ -145,6 +151,7 @@ static inline uint64_t rnd(void)
 	return mix(me.random += 0x9e3779b97f4a7c15);
 }
 
+/* A random number from 0 to @n - 1. */
 static inline unsigned int below(unsigned int n)
 {
 	return (rnd() >> 32) * n >> 32;
@@ -155,6 +162,7 @@ static inline bool one_in(unsigned int n)
 	return !below(n);
 }
 
+/* What run_step() chooses from, with this weight in 10000. */
 struct step {
 	unsigned int weight;
 	void (*run)(struct exmap *ex);
@@ -168,9 +176,10 @@ unsigned long total_calls(const struct progress *p);
 void begin_task(unsigned int process, unsigned int incarnation, unsigned int number);
 void run_step(const struct step *step, struct exmap *ex);
 
+/* Note the call that is about to be made, for the report and for --verbose. */
 #define note(ex, nr, format, ...) note_call(ex, nr, format, (long[8]){ __VA_ARGS__ })
 
-/* A call that has to return this, or a negative errno. */
+/* Make a call that must return @want: its result, or the negative errno. */
 #define expect(ex, call, want) do {						\
 	long want_ = (want), got_;						\
 	note(ex, 0, #call);							\
@@ -179,13 +188,14 @@ void run_step(const struct step *step, struct exmap *ex);
 		fail("returned %ld, expected %ld", got_, want_);		\
 } while (0)
 
-/* One of several calls, each of which has to return what is given: one_of() and then these. */
+/* one_of(n) and n times or_expect() make one of n calls, which must return @want. */
 #define one_of(n) unsigned int n_ = below(n)
 #define or_expect(ex, want, call) do {						\
 	if (!n_--)								\
 		expect(ex, call, want);						\
 } while (0)
 
+/* The fuzzer cannot go on if @condition holds; errno says why. */
 #define die_if(condition) do {							\
 	if (condition)								\
 		fail("%s: %s", #condition, strerror(errno));			\

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The options, the privileges, and one round for each seed.
+ * tests/fuzz: the options, the privileges, and one round for each seed.
  */
 #include <fcntl.h>
 #include <getopt.h>
@@ -52,8 +52,10 @@ static void parse(int argc, char **argv)
 {
 	static const struct option names[] = {
 		{ "seed", required_argument, NULL, 's' }, { "seeds", required_argument, NULL, 'n' },
-		{ "calls", required_argument, NULL, 'c' }, { "threads", required_argument, NULL, 't' },
-		{ "processes", required_argument, NULL, 'p' }, { "verbose", no_argument, NULL, 'v' },
+		{ "calls", required_argument, NULL, 'c' },
+		{ "threads", required_argument, NULL, 't' },
+		{ "processes", required_argument, NULL, 'p' },
+		{ "verbose", no_argument, NULL, 'v' },
 		{ "help", no_argument, NULL, 'h' }, { },
 	};
 	int option;
@@ -94,12 +96,18 @@ static void parse(int argc, char **argv)
 	}
 }
 
-/* Room for the pools; and then no privilege that could hide a missing check. */
+/*
+ * Drop all privileges, because they could hide that a check is missing. Root raises RLIMIT_MEMLOCK
+ * before. The limit must have room for all pools.
+ */
 static void become_nobody(void)
 {
 	const struct rlimit all = { RLIM_INFINITY, RLIM_INFINITY };
 	struct rlimit limit;
-	/* Of each exmap: its pool, of each interface four pages and two for its quarantine, the rest. */
+	/*
+	 * Each exmap is charged for its pool, for each interface four pages and two of its
+	 * quarantine, and for eleven more.
+	 */
 	size_t need = options.processes * SLOTS * (MAX_POOL + 6 * MAX_INTERFACES + 11) * PAGE;
 
 	if (!geteuid() && (setrlimit(RLIMIT_MEMLOCK, &all) || setgroups(0, NULL) ||

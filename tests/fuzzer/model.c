@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The model: what each call does to an exmap, and checks that this is what happened.
+ * The model: what each call must do to an exmap, and whether it has done that.
  */
 #include <unistd.h>
 #include <sys/mman.h>
 
 #include "model.h"
 
-/*
- * The model
- */
 void check_stats(struct exmap *ex)
 {
 	unsigned long count = stats_count(ex, any_fd(ex));
@@ -32,7 +29,7 @@ void check_mapped(struct exmap *ex, unsigned int page, unsigned int nr)
 			fail("page %u is %smapped", page + i, seen[i] & 1 ? "" : "not ");
 }
 
-/* A mapped page holds what it should. After this it is known what that is. */
+/* A mapped page must hold what the model knows. Afterwards the page is KNOWN. */
 void check_content(struct exmap *ex, unsigned int page)
 {
 	struct content *want = &ex->content[page], got;
@@ -65,7 +62,7 @@ void model_unmap(struct exmap *ex, unsigned int page)
 	ex->state[page] = ABSENT;
 }
 
-/* Nothing that an interface has freed, or with NOBODY any of them, is to be flushed yet. */
+/* All that an interface, or with NOBODY any interface, has freed is flushed. */
 void model_flush(struct exmap *ex, uint8_t from)
 {
 	for (unsigned int page = 0; page < ex->pages; page++)
@@ -103,7 +100,7 @@ void model_tag(struct exmap *ex, unsigned int page)
 	ex->state[page] = KNOWN;
 }
 
-/* What is mapped is what touches find, not what was there before. */
+/* A touch must find the page that is mapped, not the one that was there before. */
 void check_table(struct exmap *ex, unsigned int page)
 {
 	uint64_t word;
@@ -117,7 +114,7 @@ void check_table(struct exmap *ex, unsigned int page)
 		     ex->content[page].first);
 }
 
-/* A page that is not mapped has been touched with this result. */
+/* Check the result of a touch of a page that was not mapped: 0, or a signal. */
 static void absent_touched(struct exmap *ex, unsigned int page, int got)
 {
 	bool alloc = ex->flags & EXMAP_PAGEFAULT_ALLOC;
@@ -125,7 +122,7 @@ static void absent_touched(struct exmap *ex, unsigned int page, int got)
 
 	if (got != want && (got || !is_due(ex, page)))
 		fail("signal %d, expected %d", got, want);
-	/* Half way through a flush may come, too. */
+	/* A flush that is due may come between two loads. Then another word of the page faults. */
 	if (got && me.fault != address(ex, page) && !is_due(ex, page))
 		fail("fault at %p, expected %p", me.fault, address(ex, page));
 	if (!got && alloc && (!is_due(ex, page) || look(ex, page, 1)[0] & 1))
@@ -136,8 +133,8 @@ static void absent_touched(struct exmap *ex, unsigned int page, int got)
 }
 
 /*
- * A page that is not mapped: a touch maps it where there are pages left, or is a signal; or,
- * as long as a flush is due, it finds what was there.
+ * Touch a page that is not mapped. With EXMAP_PAGEFAULT_ALLOC that maps a page, or is SIGBUS if the
+ * pool is empty; otherwise it is SIGSEGV. While a flush is due, the touch may find the old page.
  */
 void check_absent(struct exmap *ex, unsigned int page)
 {
@@ -154,11 +151,12 @@ void check_absent(struct exmap *ex, unsigned int page)
 		return;
 	check_own(ex, page, content, between);
 	if (ex->due[page].known && (content.first != want->first || content.last != want->last))
-		fail("page %u held %#lx and %#lx when it was freed, and before the flush %#lx and %#lx",
-		     page, want->first, want->last, content.first, content.last);
+		fail("page %u held %#lx and %#lx when it was freed, "
+		     "and before the flush %#lx and %#lx", page, want->first, want->last,
+		     content.first, content.last);
 }
 
-/* The same with a write to it. */
+/* Store to a page that is not mapped, with the same outcome. */
 void write_to_absent(struct exmap *ex, unsigned int page)
 {
 	uint64_t tag = new_tag(ex, page);
@@ -169,12 +167,12 @@ void write_to_absent(struct exmap *ex, unsigned int page)
 	absent_touched(ex, page, got);
 	if (is_mapped(ex, page))
 		return;
-	/* Where the second word was a signal the first may have been written. */
+	/* If the second store got a signal, the first one may still have reached the old page. */
 	ex->content[page] = (struct content){ tag, tag };
 	ex->due[page].known = !got;
 }
 
-/* After calls for which mapping pages is right: learn which those were. */
+/* After a call that may have mapped pages, let the model learn which ones. */
 void learn_mapped(struct exmap *ex, unsigned int page, unsigned int nr)
 {
 	const unsigned char *seen = look(ex, page, nr);
@@ -188,7 +186,7 @@ void learn_mapped(struct exmap *ex, unsigned int page, unsigned int nr)
 		fail("%u pages are mapped, of a pool of %u", ex->mapped, ex->pool);
 }
 
-/* Everything. */
+/* Check all that the model knows of an exmap. */
 void check_all(struct exmap *ex)
 {
 	static const char zeros[PAGE];
@@ -205,6 +203,7 @@ void check_all(struct exmap *ex)
 	}
 }
 
+/* ALLOC or READ of an entry. Returns 0, or -ENOMEM. */
 static int model_fill(struct exmap *ex, unsigned int opcode, unsigned int page, unsigned int len,
 		      struct outcome *out)
 {
@@ -262,7 +261,7 @@ static void model_write(struct exmap *ex, unsigned int page, unsigned int len, s
 	}
 }
 
-/* Do with the model what an entry asks for. Returns 0, or -ENOMEM: that ends the call. */
+/* Do in the model what an entry asks for. Returns 0, or -ENOMEM, which ends the call. */
 int model_entry(struct exmap *ex, const struct call *call, uint64_t page, unsigned int len,
 		       struct outcome *out)
 {

@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the files that know what each call does share: model.c, model_calls.c, model_steps.c.
+ * What the files that run with one thread share: model.c, model_calls.c and model_steps.c.
  */
 #ifndef FUZZER_MODEL_H
 #define FUZZER_MODEL_H
 
 #include "fuzzer.h"
 
-/* ACTION, or a part of what a range stands for. */
+/* The arguments of an ACTION without its entries. pread and pwrite do the same for a range. */
 struct call {
 	unsigned int opcode, interface;
 	uint64_t flags;
 };
 
-/* What became of an entry. */
+/* What a call must have done for an entry. */
 struct outcome {
 	int res;
 	unsigned int pages;
-	unsigned int good;	/* the first page that was not done */
+	unsigned int good;	/* the first page that the call left out */
 };
 
 /* model.c */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Steps with one thread: ACTION, pread and pwrite, and their answers.
+ * Steps of one thread: ACTION, pread and pwrite, and whether their answers are right.
  */
 #include <unistd.h>
 #include <sys/ioctl.h>
@@ -9,12 +9,12 @@
 
 #include "model.h"
 
-/* A range that is on the surface, mostly where others were before. */
+/* A random range of at most @most pages, half of the time from the hot pages on. */
 void pick(struct exmap *ex, unsigned int most, unsigned int *page, unsigned int *len)
 {
 	unsigned int kind = below(1024);
 
-	/* Long runs take long: there are few of them. */
+	/* Long runs are slow, so only few are long. */
 	*page = one_in(2) ? (ex->hot + below(128)) % ex->pages : below(ex->pages);
 	*len = kind < 900 ? 1 + below(4) : kind < 1000 ? 1 + below(32) :
 		kind < 1020 ? below(2) : kind < 1023 ? 1 + below(600) : 1 + below(4095);
@@ -31,13 +31,13 @@ static struct exmap_iov pick_entry(struct exmap *ex, unsigned int most)
 	pick(ex, most, &page, &len);
 	if (!one_in(64))
 		return (struct exmap_iov){ .page = page, .len = len };
-	/* It leaves the surface, or might. */
+	/* An entry that ends beyond the surface, or may. */
 	if (one_in(2))
 		return (struct exmap_iov){ .value = rnd() >> below(64) };
 	return (struct exmap_iov){ .page = ex->pages - below(3) + below(3), .len = below(5) };
 }
 
-/* What ACTION has returned, and has put in place of the entries, is right. */
+/* Both the result of ACTION and its answers, which replace the entries, must be right. */
 static void check_answers(struct exmap *ex, const struct call *call, unsigned int nr, long got,
 			  const struct exmap_iov *iov)
 {
@@ -79,7 +79,7 @@ static unsigned int batch(void)
 	return kind < 900 ? 1 + below(4) : kind < 1020 ? 1 + below(24) : 1 + below(ENTRIES);
 }
 
-/* Afterwards, now and then look at a page that the call was about. */
+/* After a call, look at one of its pages now and then. */
 static void check_some(struct exmap *ex, unsigned int nr)
 {
 	struct exmap_iov entry = me.request[below(nr)];
@@ -99,7 +99,7 @@ static void check_some(struct exmap *ex, unsigned int nr)
 		check_content(ex, page);
 }
 
-/* Carry out what is in me.request. */
+/* Make a call with the entries in me.request. */
 void do_call(struct exmap *ex, const struct call *call, unsigned int nr)
 {
 	struct exmap_iov *iov = interface_of(ex, call->interface)->iov;
@@ -124,7 +124,10 @@ void do_action(struct exmap *ex)
 		call.flags |= EXMAP_ALLOC_PROBE;
 	if (call.opcode == EXMAP_OP_FREE && one_in(2))
 		call.flags |= EXMAP_FREE_DEFER;
-	/* Of overlapping entries a READ may see, or not, what it has read for the one before. */
+	/*
+	 * If entries overlap, a READ with EXMAP_ALLOC_PROBE may or may not find mapped what it
+	 * reads for the entry before. The model cannot tell.
+	 */
 	if (call.opcode == EXMAP_OP_READ && call.flags)
 		nr = 1;
 	for (unsigned int i = 0; i < nr; i++)
@@ -141,7 +144,7 @@ void do_flush(struct exmap *ex)
 		model_check_books(ex);
 }
 
-/* A page is in the TLB, is freed with its flush put off, and then flushed in one of several ways. */
+/* Free a page that is in the TLB with EXMAP_FREE_DEFER, and flush it in one of several ways. */
 void do_defer(struct exmap *ex)
 {
 	struct call call = { EXMAP_OP_FREE, below(ex->interfaces), EXMAP_FREE_DEFER };
@@ -165,7 +168,7 @@ void do_defer(struct exmap *ex)
 		check_absent(ex, page);
 		break;
 	case 1:
-		/* Not where it was, but all are flushed. */
+		/* Of another page: this flushes all that is deferred. */
 		expect(ex, madvise(address(ex, ex->pages - 1), PAGE, MADV_DONTNEED), 0);
 		model_unmap(ex, ex->pages - 1);
 		model_flush(ex, NOBODY);
@@ -204,7 +207,7 @@ void do_bad_action(struct exmap *ex)
 	or_expect(ex, -EFAULT, ioctl(fd, EXMAP_IOCTL_SETUP, wild));
 }
 
-/* What pread and the like return; does it with the model. */
+/* Do in the model what a pread or pwrite of these ranges asks for. Returns what it must return. */
 static long model_proxy(struct exmap *ex, unsigned int opcode, const struct iovec *iov,
 			unsigned int nr)
 {
@@ -231,7 +234,7 @@ static long model_proxy(struct exmap *ex, unsigned int opcode, const struct iove
 	return done || err == -ENODATA ? done : err;
 }
 
-/* Ranges for the proxy, some wrong ones. Returns the error that the first of those is, or 0. */
+/* Random ranges, of which a few are invalid. Returns the error of the first invalid one, or 0. */
 static int pick_ranges(struct exmap *ex, struct iovec *iov, unsigned int nr)
 {
 	unsigned int page, len;
@@ -267,7 +270,9 @@ static int pick_ranges(struct exmap *ex, struct iovec *iov, unsigned int nr)
 
 void do_proxy(struct exmap *ex)
 {
-	static const uint8_t opcodes[] = { EXMAP_OP_READ, EXMAP_OP_READ, EXMAP_OP_ALLOC, EXMAP_OP_WRITE };
+	static const uint8_t opcodes[] = {
+		EXMAP_OP_READ, EXMAP_OP_READ, EXMAP_OP_ALLOC, EXMAP_OP_WRITE,
+	};
 	unsigned int opcode = opcodes[below(4)], nr = one_in(4) ? 1 + below(8) : 1;
 	uint64_t offset = opcode << 8 | below(ex->interfaces);
 	int fd = any_fd(ex);
@@ -275,13 +280,15 @@ void do_proxy(struct exmap *ex)
 	long got, want = pick_ranges(ex, iov, nr);
 
 	if (one_in(50)) {
-		offset = one_in(2) ? (rnd() >> 1) | 0x10000 : opcode << 8 | (ex->interfaces + below(10));
+		offset = one_in(2) ? (rnd() >> 1) | 0x10000 :
+				     opcode << 8 | (ex->interfaces + below(10));
 		want = -EINVAL;
 	}
 	if (needs_file(opcode) && ex->file < 0 && !(offset >> 16))
 		want = -EOPNOTSUPP;
-	note(ex, 0, "opcode %ld by preadv or pwritev: fd %ld, at %#lx, %ld ranges: %ld bytes at %ld",
-	     opcode, fd, offset, nr, iov[0].iov_len, (char *)iov[0].iov_base - ex->surface);
+	note(ex, 0, "opcode %ld by preadv or pwritev: fd %ld, at %#lx, "
+	     "%ld ranges: %ld bytes at %ld", opcode, fd, offset, nr, iov[0].iov_len,
+	     (char *)iov[0].iov_base - ex->surface);
 	if (opcode == EXMAP_OP_WRITE)
 		got = nr == 1 ? pwrite(fd, iov[0].iov_base, iov[0].iov_len, offset) :
 			pwritev(fd, iov, nr, offset);

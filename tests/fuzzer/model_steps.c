@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Steps with one thread: all other calls; exmaps are made and replaced; the loop.
+ * Steps of one thread: calls other than ACTION, pread and pwrite; new exmaps; the loop.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -43,14 +43,14 @@ static void do_dontneed(struct exmap *ex)
 	model_check_books(ex);
 }
 
-/* Whatever they return, they change nothing but what a touch might. */
+/* Such advice may fail, and may map pages as a touch does. It must not change anything else. */
 static void do_madvise(struct exmap *ex)
 {
 	static const uint8_t advices[] = {
-		MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, 5, 7, MADV_FREE, MADV_REMOVE,
-		MADV_DONTFORK, MADV_DOFORK, MADV_MERGEABLE, MADV_UNMERGEABLE, MADV_HUGEPAGE,
-		MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_DODUMP, MADV_WIPEONFORK, MADV_KEEPONFORK,
-		MADV_COLD, MADV_PAGEOUT, 22 /* MADV_POPULATE_READ */, 23 /* _WRITE */,
+		MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, 5, 7, MADV_FREE,
+		MADV_REMOVE, MADV_DONTFORK, MADV_DOFORK, MADV_MERGEABLE, MADV_UNMERGEABLE,
+		MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_DODUMP, MADV_WIPEONFORK,
+		MADV_KEEPONFORK, MADV_COLD, MADV_PAGEOUT, 22 /* MADV_POPULATE_READ */, 23 /* _WRITE */,
 		25 /* MADV_COLLAPSE */, 26, 102 /* MADV_GUARD_INSTALL */, 103 /* _REMOVE */,
 	};
 	int advice = advices[below(sizeof(advices))];
@@ -79,12 +79,14 @@ static void do_mapping(struct exmap *ex)
 }
 
 /*
- * What is in a page that is pinned stays there, whatever becomes of its place. A fresh one takes
- * its place in the pool, for which there is room in RLIMIT_MEMLOCK.
+ * A page that is pinned when it is freed keeps its contents. The pool gets a fresh page in its
+ * place, because RLIMIT_MEMLOCK has room for one.
  */
 static void do_pin(struct exmap *ex)
 {
-	struct call call = { EXMAP_OP_FREE, below(ex->interfaces), one_in(2) ? EXMAP_FREE_DEFER : 0 };
+	struct call call = {
+		EXMAP_OP_FREE, below(ex->interfaces), one_in(2) ? EXMAP_FREE_DEFER : 0,
+	};
 	unsigned int page = below(ex->pages);
 	uint64_t was, got;
 	struct iovec range = { address(ex, page), PAGE };
@@ -118,11 +120,12 @@ static void do_clone(struct exmap *ex)
 	or_expect(ex, -EINVAL, ioctl(fd, EXMAP_IOCTL_CLONE, fd));
 	or_expect(ex, -EINVAL, ioctl(fd, EXMAP_IOCTL_CLONE, 1));
 	or_expect(ex, -EBADF, ioctl(fd, EXMAP_IOCTL_CLONE, one_in(2) ? -1 : 99));
-	or_expect(ex, ex == exmaps ? -EINVAL : -EBUSY, ioctl(fd, EXMAP_IOCTL_CLONE, fd_of(exmaps, 0)));
+	or_expect(ex, ex == exmaps ? -EINVAL : -EBUSY,
+		  ioctl(fd, EXMAP_IOCTL_CLONE, fd_of(exmaps, 0)));
 	if (n_ < 2 && ex->fds < FDS) {
 		make_clone(ex, fd, ex->fds++);
 	} else if (n_ < 4 && ex->fds > 1) {
-		/* Any of them will do. */
+		/* Close any of them: the last one takes its number. */
 		ex->fds--;
 		die_if(dup3(fd_of(ex, ex->fds), fd_of(ex, below(ex->fds)), O_CLOEXEC) < 0);
 		close(fd_of(ex, ex->fds));
@@ -138,7 +141,7 @@ static void do_file(struct exmap *ex)
 		expect(ex, one_in(2) ? fsync(fd) : fdatasync(fd), ex->file < 0 ? -EOPNOTSUPP : 0);
 		return;
 	}
-	/* A new end, not in the words that matter. */
+	/* A new end of the file that is not in the first or last word of a page. */
 	page = one_in(2) ? below(ex->pages) : ex->file_size / PAGE;
 	ex->file_size = page * PAGE + (one_in(2) ? 0 : 8 + below(PAGE - 16));
 	note(ex, 0, "ftruncate to %ld", ex->file_size);
@@ -150,10 +153,11 @@ static void do_file(struct exmap *ex)
 	memset(&ex->in_file[page], 0, (ex->pages - page) * sizeof(ex->in_file[0]));
 }
 
-/* Everything else that has to be refused. */
+/* Calls that must be refused, and one that maps an interface a second time. */
 static void do_odd(struct exmap *ex)
 {
-	const uint64_t interface = EXMAP_OFF_INTERFACE(0), none = EXMAP_OFF_INTERFACE(ex->interfaces);
+	const uint64_t interface = EXMAP_OFF_INTERFACE(0);
+	const uint64_t none = EXMAP_OFF_INTERFACE(ex->interfaces);
 	const size_t size = ex->pages * PAGE;
 	const int fd = any_fd(ex), all = PROT_READ | PROT_WRITE;
 	void *extra;
@@ -175,7 +179,7 @@ static void do_odd(struct exmap *ex)
 	counted(munmap(extra, PAGE));
 }
 
-/* A file that ends somewhere, with tags here and there. */
+/* Make a backing file: it ends anywhere, and 64 of its pages have tags. */
 static int make_file(struct exmap *ex)
 {
 	char path[] = "/tmp/test-fuzz-XXXXXX";
@@ -246,14 +250,14 @@ static void model_make(struct exmap *ex)
 		close(backing);
 }
 
-/* Take the surface away, in one of several ways. */
+/* Remove the surface in one of several ways. */
 static void unmap_surface(struct exmap *ex)
 {
 	const size_t size = ex->pages * PAGE;
 
 	if (one_in(4)) {
-		expect(ex, mremap(ex->surface, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, elsewhere),
-		       -EINVAL);
+		expect(ex, mremap(ex->surface, size, size, MREMAP_MAYMOVE | MREMAP_FIXED,
+				  elsewhere), -EINVAL);
 		reserve(elsewhere, MAX_PAGES * PAGE);
 	}
 	if (one_in(2))
@@ -261,6 +265,7 @@ static void unmap_surface(struct exmap *ex)
 	expect(ex, reserve(ex->surface, size), (long)ex->surface);
 }
 
+/* Check an exmap whose surface is gone. */
 static void check_dead(struct exmap *ex)
 {
 	int fd = any_fd(ex);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The processes of a seed: each runs the model or several threads; they are watched, and killed.
+ * The processes of a round: each runs the model or several threads. The parent watches them, kills
+ * those with several threads at random moments, and starts them again.
  */
 #include <stdlib.h>
 #include <time.h>
@@ -11,11 +12,8 @@
 
 #include "fuzzer.h"
 
-#define PATIENCE 180		/* seconds without a call: it hangs */
+#define PATIENCE 180		/* seconds without a call after which a process hangs */
 
-/*
- * Processes
- */
 static _Noreturn void run_process(unsigned int process, unsigned int incarnation)
 {
 	const size_t size = (2 * SLOTS + 1) * MAX_PAGES * PAGE;
@@ -35,16 +33,16 @@ static _Noreturn void run_process(unsigned int process, unsigned int incarnation
 		run_threads(process, incarnation, calls);
 	else
 		run_model(calls);
-	/* Its exmaps go in the order that exit has for it. */
+	/* The kernel removes the exmaps of a process that exits, in an order of its own. */
 	_exit(0);
 }
 
 struct process {
 	pid_t pid;
 	unsigned int incarnation;
-	unsigned long kill_at;		/* after so many calls */
-	unsigned long calls;
-	time_t since;			/* when the last one was seen */
+	unsigned long kill_at;		/* kill it after so many calls */
+	unsigned long calls;		/* that it had made when last seen */
+	time_t since;			/* when @calls last changed */
 };
 
 static void start(struct process *p, unsigned int nr)
@@ -65,7 +63,7 @@ static void start(struct process *p, unsigned int nr)
 	}
 }
 
-/* See to a process. Returns false where it has failed. */
+/* Watch a process. Returns false if it has failed or hangs. */
 static bool attend(struct process *p, unsigned int nr)
 {
 	int status;
@@ -94,7 +92,7 @@ static bool attend(struct process *p, unsigned int nr)
 	return false;
 }
 
-/* Returns how many calls there were, or 0 where one went wrong. */
+/* Run one round. Returns how many calls it made, or 0 if one went wrong. */
 unsigned long run_seed(void)
 {
 	struct process processes[MAX_PROCESSES] = { };

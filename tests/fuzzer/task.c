@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A thread of the fuzzer: what it is calling, the report of what went wrong, and its next step.
+ * A thread of the fuzzer: its current call, the report if that went wrong, and its next step.
  */
 #include <stdarg.h>
 #include <stdlib.h>
@@ -11,7 +11,6 @@
 __thread struct task me;
 struct progress *progress;
 
-/* What goes wrong */
 static void print_call(void)
 {
 	const struct exmap *ex = me.exmap;
@@ -32,7 +31,7 @@ _Noreturn __attribute__((format(printf, 1, 2))) void fail(const char *format, ..
 {
 	va_list arguments;
 
-	/* Never unlocked: what fails next does so because of this, or will again. */
+	/* Never unlocked: another thread that fails now may do so only because of this. */
 	flockfile(stdout);
 	printf("\ntests/fuzz: seed %lu, process %u, thread %u, call %lu: ", options.seed,
 	       me.process, me.number, atomic_load(me.calls));
@@ -47,7 +46,7 @@ _Noreturn __attribute__((format(printf, 1, 2))) void fail(const char *format, ..
 	_exit(1);
 }
 
-/* Note what is going to be called, for print_call(). */
+/* The function of note(). */
 void note_call(const struct exmap *ex, unsigned int nr, const char *format, const long *argument)
 {
 	me.exmap = ex;
@@ -66,7 +65,7 @@ void note_call(const struct exmap *ex, unsigned int nr, const char *format, cons
 /* Count a system call on an exmap. Returns its result, or the negative errno. */
 long counted(long ret)
 {
-	/* Nobody else writes to it. */
+	/* Only this thread writes the counter, so it needs no atomic addition. */
 	atomic_store_explicit(me.calls, atomic_load_explicit(me.calls, memory_order_relaxed) + 1,
 			      memory_order_relaxed);
 	return ret == -1 ? -errno : ret;
@@ -81,6 +80,7 @@ unsigned long total_calls(const struct progress *p)
 	return sum;
 }
 
+/* Begin a thread with random numbers of its own, which are the same for the same seed. */
 void begin_task(unsigned int process, unsigned int incarnation, unsigned int number)
 {
 	me.process = process;
@@ -89,6 +89,7 @@ void begin_task(unsigned int process, unsigned int incarnation, unsigned int num
 	me.random = mix(mix(options.seed) + ((uint64_t)incarnation << 32 | process << 16 | number));
 }
 
+/* Make a random step. The last one has weight 10000, so it gets what the others leave. */
 void run_step(const struct step *step, struct exmap *ex)
 {
 	unsigned int choice = below(10000);

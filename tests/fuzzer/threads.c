@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Steps with several threads, which disturb each other.
+ * Steps of several threads that disturb each other, and what each thread can check.
+ *
+ * own_*() are calls on the stripe of the thread, which knows their outcome. any_*() are calls on
+ * what all threads share.
  */
 #include <unistd.h>
 #include <sys/ioctl.h>
@@ -11,13 +14,10 @@
 
 #define ROUND 300		/* steps of a thread between two pauses */
 
-/*
- * Several threads
- */
 static pthread_barrier_t pause_begins, pause_ends;
 static atomic_bool enough;
 
-/* What everybody maps and unmaps: all that is after the stripes. */
+/* The first page after the stripes: from here on every thread maps and unmaps pages. */
 static unsigned int first_shared(void)
 {
 	return options.threads * STRIPE;
@@ -38,7 +38,10 @@ static unsigned int shared_interface(void)
 	return options.threads + below(SHARED);
 }
 
-/* A generation of an exmap in which this thread knows its stripe; false where there is none. */
+/*
+ * Get the generation of an exmap in which this thread knows its stripe. Returns false if the exmap
+ * is being replaced.
+ */
 static bool enter_stripe(struct exmap *ex, unsigned int *generation)
 {
 	const unsigned int slot = ex - exmaps;
@@ -49,7 +52,7 @@ static bool enter_stripe(struct exmap *ex, unsigned int *generation)
 		return false;
 	if (*generation == me.generation[slot])
 		return true;
-	/* What came too late for the last one may be there. */
+	/* A call for the last generation that came too late may have mapped pages here. */
 	me.request[0] = iov[0] = (struct exmap_iov){ .page = me.number * STRIPE, .len = STRIPE };
 	if (action(ex, fd_of(ex, 0), me.number, EXMAP_OP_FREE, 1, 0))
 		return false;
@@ -61,25 +64,25 @@ static bool enter_stripe(struct exmap *ex, unsigned int *generation)
 	return true;
 }
 
-/* Whether it is right that there were no pages left. */
+/* May a call have this result because the pool is empty? */
 static bool may_be_empty(const struct exmap *ex, long ret)
 {
 	return ret == -ENOMEM && !ex->quota;
 }
 
-/* Whether a thread may map these pages of its stripe, too. */
+/* May the thread map these pages of its stripe as well? */
 static bool within_quota(const struct exmap *ex, uint64_t mask)
 {
 	return !ex->quota || __builtin_popcountl(me.owned[ex - exmaps] | mask) <= (int)ex->quota;
 }
 
-/* Whether nothing has happened to it since. If so, what is wrong is a failure. */
+/* Is it still the same exmap? Only then is a wrong result a failure. */
 static bool still(struct exmap *ex, unsigned int generation)
 {
 	return atomic_load(&ex->generation) == generation;
 }
 
-/* A page of the stripe holds a tag of its own place, whoever wrote that last. */
+/* A page of the stripe must hold tags of its own place; any thread may have written them. */
 static void check_owned(struct exmap *ex, unsigned int generation, unsigned int page, bool is_new)
 {
 	struct content got;
@@ -97,14 +100,14 @@ static void check_owned(struct exmap *ex, unsigned int generation, unsigned int 
 		fail("page %u holds %#lx and %#lx, of another page", page, got.first, got.last);
 }
 
-/* A page of the stripe is not there. What waits for its flush is at least nobody else's. */
+/* A page of the stripe is not mapped. Until its flush, a touch may find the old page, no other. */
 static void check_not_owned(struct exmap *ex, unsigned int generation, unsigned int page)
 {
 	bool due = me.due[ex - exmaps] >> page % STRIPE & 1;
 	struct content got;
 	uint64_t between;
 
-	/* Any other thread's touch may map it. */
+	/* A touch by another thread may have mapped it. */
 	if (ex->flags & EXMAP_PAGEFAULT_ALLOC)
 		return;
 	if (load(ex, page, &got, &between) || !still(ex, generation))
@@ -117,7 +120,7 @@ static void check_not_owned(struct exmap *ex, unsigned int generation, unsigned 
 		     page, got.first, got.last);
 }
 
-/* What is mapped is what touches find. */
+/* A touch must find the page that is mapped. */
 static void check_owned_table(struct exmap *ex, unsigned int generation, unsigned int page)
 {
 	uint64_t word;
@@ -138,7 +141,7 @@ static void tag_owned(struct exmap *ex, unsigned int generation, unsigned int pa
 		check_owned_table(ex, generation, page);
 }
 
-/* An entry that went well. */
+/* Check an entry that succeeded, and note what it has changed in the stripe. */
 static void own_entry(struct exmap *ex, unsigned int generation, unsigned int opcode, bool defer,
 		      unsigned int page, unsigned int len, struct exmap_iov answer)
 {
@@ -148,7 +151,7 @@ static void own_entry(struct exmap *ex, unsigned int generation, unsigned int op
 	uint64_t done = fills ? mask & ~*owned : mask & *owned;
 	unsigned int first = me.number * STRIPE;
 
-	/* Where a touch maps a page, another thread may have been first. */
+	/* If a touch maps pages, another thread may have mapped some of these. */
 	if (answer.pages != __builtin_popcountl(done) && !(ex->flags & EXMAP_PAGEFAULT_ALLOC))
 		fail("%u+%u: pages %d, expected %d", first + page, len, answer.pages,
 		     __builtin_popcountl(done));
@@ -168,7 +171,7 @@ static void own_entry(struct exmap *ex, unsigned int generation, unsigned int op
 	}
 }
 
-/* Carry out what is in me.request, on the thread's own stripe: it is known what comes of it. */
+/* Make a call on the stripe with the entries in me.request, and check its answers. */
 static void own_call(struct exmap *ex, unsigned int generation, unsigned int opcode, bool defer,
 		     unsigned int nr)
 {
@@ -176,13 +179,15 @@ static void own_call(struct exmap *ex, unsigned int generation, unsigned int opc
 	long got, failed = 0;
 
 	memcpy(entries, me.request, nr * sizeof(*iov));
-	got = action(ex, fd_of(ex, below(FDS)), me.number, opcode, nr, defer ? EXMAP_FREE_DEFER : 0);
-	/* Before the interface may be unmapped. */
+	got = action(ex, fd_of(ex, below(FDS)), me.number, opcode, nr,
+		     defer ? EXMAP_FREE_DEFER : 0);
+	/* Copied before anything is checked, because the interface may be unmapped at any time. */
 	memcpy(iov, entries, nr * sizeof(*iov));
 	if (!still(ex, generation))
 		return;
 	if (got < 0) {
-		if ((needs_file(opcode) && ex->file < 0 ? got != -EOPNOTSUPP : !may_be_empty(ex, got)) &&
+		if ((needs_file(opcode) && ex->file < 0 ? got != -EOPNOTSUPP :
+							  !may_be_empty(ex, got)) &&
 		    still(ex, generation))
 			fail("returned %ld", got);
 		return;
@@ -202,7 +207,8 @@ static void own_call(struct exmap *ex, unsigned int generation, unsigned int opc
 static void own_action(struct exmap *ex)
 {
 	static const uint8_t opcodes[] = {
-		EXMAP_OP_ALLOC, EXMAP_OP_FREE, EXMAP_OP_ALLOC, EXMAP_OP_FREE, EXMAP_OP_READ, EXMAP_OP_WRITE,
+		EXMAP_OP_ALLOC, EXMAP_OP_FREE, EXMAP_OP_ALLOC, EXMAP_OP_FREE, EXMAP_OP_READ,
+		EXMAP_OP_WRITE,
 	};
 	unsigned int opcode = opcodes[below(sizeof(opcodes))], generation, page;
 	unsigned int nr = ex->quota ? 1 : 1 + below(4), most = ex->quota ? 1 + below(2) : 8;
@@ -220,12 +226,15 @@ static void own_action(struct exmap *ex)
 	own_call(ex, generation, opcode, opcode == EXMAP_OP_FREE && one_in(2), nr);
 }
 
-/* The same at an interface that others free pages at, which ranges need no entries for. */
+/*
+ * Like own_action(), but by pread, which needs no entries. So the call can use an interface at
+ * which other threads free pages.
+ */
 static void own_proxy(struct exmap *ex)
 {
-	unsigned int opcode = ex->file >= 0 && one_in(4) ? EXMAP_OP_READ : EXMAP_OP_ALLOC, generation;
+	unsigned int opcode = ex->file >= 0 && one_in(4) ? EXMAP_OP_READ : EXMAP_OP_ALLOC;
 	unsigned int first = below(STRIPE), len = 1 + below(STRIPE - first) % (ex->quota ? 2 : 8);
-	unsigned int page = me.number * STRIPE + first;
+	unsigned int page = me.number * STRIPE + first, generation;
 	uint64_t mask = ((1UL << len) - 1) << first, done;
 	long got;
 
@@ -243,10 +252,11 @@ static void own_proxy(struct exmap *ex)
 	me.due[ex - exmaps] &= ~mask;
 	for (uint64_t left = done; left; left &= left - 1)
 		tag_owned(ex, generation, me.number * STRIPE + __builtin_ctzl(left));
-	/* Whoever can still write to them by a stale TLB entry, does. */
+	/* Give other threads time to write to these pages, if a stale TLB entry still lets them. */
 	for (int i = 0; i < 16; i++)
 		for (uint64_t left = done; left; left &= left - 1)
-			check_owned(ex, generation, me.number * STRIPE + __builtin_ctzl(left), false);
+			check_owned(ex, generation, me.number * STRIPE + __builtin_ctzl(left),
+				    false);
 }
 
 static void own_touch(struct exmap *ex)
@@ -265,7 +275,7 @@ static void own_touch(struct exmap *ex)
 	}
 }
 
-/* All that waits for it is flushed; then no touch finds what was there. */
+/* FLUSH. Afterwards no touch may find a page that was freed before. */
 static void own_flush(struct exmap *ex)
 {
 	uint64_t was;
@@ -285,7 +295,7 @@ static void own_flush(struct exmap *ex)
 		check_not_owned(ex, generation, me.number * STRIPE + __builtin_ctzl(was));
 }
 
-/* A page is in the TLB, is freed with its flush put off, and mapped again. */
+/* Free a page that is in the TLB with EXMAP_FREE_DEFER, and map it again. */
 static void own_defer(struct exmap *ex)
 {
 	unsigned int page = below(STRIPE), generation;
@@ -301,7 +311,7 @@ static void own_defer(struct exmap *ex)
 		own_call(ex, generation, EXMAP_OP_ALLOC, false, 1);
 }
 
-/* Any page, of others' stripes, too. */
+/* Touch any page, also in the stripes of other threads. */
 static void any_touch(struct exmap *ex)
 {
 	struct content got;
@@ -318,7 +328,7 @@ static void any_touch(struct exmap *ex)
 	}
 }
 
-/* Write to a page until it is freed, or somewhat longer where that has not reached this CPU. */
+/* Write to a page until it is freed, and beyond if this CPU has a stale TLB entry. */
 static void any_hammer(struct exmap *ex)
 {
 	unsigned int page = first_shared() + below(HOT);
@@ -330,7 +340,7 @@ static void any_hammer(struct exmap *ex)
 			break;
 }
 
-/* Entries for others, or for nobody. */
+/* Write entries into an interface that any thread, or none, will use for a call. */
 static void any_entries(struct exmap *ex)
 {
 	struct exmap_iov *iov = interface_of(ex, shared_interface())->iov;
@@ -340,18 +350,21 @@ static void any_entries(struct exmap *ex)
 		pick_shared(ex, &page, &len);
 		if (one_in(16))
 			page = ex->pages + below(100);
-		iov[one_in(4) ? below(ENTRIES) : below(16)] = (struct exmap_iov){ .page = page, .len = len };
+		iov[one_in(4) ? below(ENTRIES) : below(16)] =
+			(struct exmap_iov){ .page = page, .len = len };
 	}
 }
 
 static bool may_fail_with(long ret)
 {
-	return ret == -ENOMEM || ret == -EPROTO || ret == -EBADF || ret == -EOPNOTSUPP || ret == -EFAULT;
+	return ret == -ENOMEM || ret == -EPROTO || ret == -EBADF || ret == -EOPNOTSUPP ||
+	       ret == -EFAULT;
 }
 
 static void any_action(struct exmap *ex)
 {
-	unsigned int nr = one_in(16) ? below(ENTRIES + 1) : 1 + below(8), interface = shared_interface();
+	unsigned int nr = one_in(16) ? below(ENTRIES + 1) : 1 + below(8);
+	unsigned int interface = shared_interface();
 	unsigned int opcode = one_in(3) ? EXMAP_OP_FREE : below(4);
 	uint64_t flags = below(2);
 	long got;
@@ -365,7 +378,7 @@ static void any_action(struct exmap *ex)
 		fail("returned %ld", got);
 }
 
-/* At any interface, which may be another thread's own. */
+/* FLUSH at any interface, which may belong to another thread. */
 static void any_flush(struct exmap *ex)
 {
 	unsigned int interface = below(options.threads + SHARED);
@@ -391,7 +404,7 @@ static void any_proxy(struct exmap *ex)
 	else
 		got = pread(fd_of(ex, below(FDS)), address(ex, page), len * PAGE, offset);
 	got = counted(got);
-	/* Other threads may map and free a page each time that it is read. */
+	/* READ gives up if other threads map and free a page each time that it is read. */
 	if (opcode == EXMAP_OP_READ && got == -EBUSY)
 		return;
 	if (got > (long)(len * PAGE) || (got > 0 && got % PAGE) || (got < 0 && !may_fail_with(got)))
@@ -405,7 +418,10 @@ static void any_stats(struct exmap *ex)
 	long got = counted(ioctl(fd_of(ex, 0), EXMAP_IOCTL_STATS, &stats));
 
 	note(ex, 0, "STATS");
-	/* The sum is not exact while others are at work: in each that may be one call off. */
+	/*
+	 * alloc_count is not checked: while calls are at work, the share of each interface may be
+	 * off by one call.
+	 */
 	if (generation % 2 == 0 && still(ex, generation) && (got || stats.buffer_size != pool))
 		fail("returned %ld, buffer_size %lu", got, stats.buffer_size);
 }
@@ -413,8 +429,9 @@ static void any_stats(struct exmap *ex)
 static void any_madvise(struct exmap *ex)
 {
 	static const uint8_t advices[] = {
-		MADV_DONTNEED, MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_NORMAL, MADV_RANDOM, MADV_COLD,
-		MADV_PAGEOUT, MADV_FREE, MADV_REMOVE, MADV_DONTFORK, MADV_DOFORK, 22, 23, 25,
+		MADV_DONTNEED, MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_NORMAL, MADV_RANDOM,
+		MADV_COLD, MADV_PAGEOUT, MADV_FREE, MADV_REMOVE, MADV_DONTFORK, MADV_DOFORK,
+		22, 23, 25,
 	};
 	unsigned int page, len;
 	int advice = advices[below(sizeof(advices))];
@@ -424,7 +441,7 @@ static void any_madvise(struct exmap *ex)
 	counted(madvise(address(ex, page), len * PAGE, advice));
 }
 
-/* What would make a hole where the surface is not must not come while it is replaced. */
+/* While the exmap is replaced, such a call could unmap addresses that nothing reserves. */
 static void any_mapping(struct exmap *ex)
 {
 	unsigned int page, len;
@@ -456,8 +473,8 @@ static void any_fork(struct exmap *ex)
 }
 
 /*
- * The last of them has stripes only, and just the pages that all may have: one that is free,
- * wherever it is, is always for somebody.
+ * The last exmap has only stripes, and a pool of exactly the pages that the quotas of all threads
+ * allow. So a call within the quota of its thread must always find free pages, wherever they are.
  */
 static void shared_make(struct exmap *ex)
 {
@@ -475,7 +492,8 @@ static void shared_make(struct exmap *ex)
 	ex->read_only = false;
 	if (slot % 2 == 0) {
 		ex->file = memfd_create("test-fuzz", MFD_CLOEXEC);
-		die_if(ex->file < 0 || ftruncate(ex->file, (first + below(ex->pages - first)) * PAGE + 100));
+		die_if(ex->file < 0 ||
+		       ftruncate(ex->file, (first + below(ex->pages - first)) * PAGE + 100));
 	}
 	make(ex, ex->file);
 	for (; ex->fds < FDS; ex->fds++)
@@ -502,14 +520,14 @@ static void replace(struct exmap *ex)
 	pthread_rwlock_unlock(&ex->lock);
 }
 
-/* A call that comes too late would have pages beyond its thread's quota. */
+/* Not an exmap with quotas: a late call could map pages beyond its thread's quota. */
 static void any_replace(struct exmap *ex)
 {
 	if (!ex->quota)
 		replace(ex);
 }
 
-/* All have paused: it must add up, and all that is there be its own. */
+/* All threads pause: the counters must add up, and every mapped page must hold own tags. */
 static void check_sum(struct exmap *ex)
 {
 	const unsigned char *seen = look(ex, 0, ex->pages);

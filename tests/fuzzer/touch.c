@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Loads from and stores to the surface, which may end in a signal, and the tags in its pages.
+ * Loads from and stores to the surface, which may get a signal, and the tags in its pages.
  */
 #include <unistd.h>
 #include <sys/uio.h>
 
 #include "fuzzer.h"
 
-/* Touching the surface */
+/* Handle SIGSEGV and SIGBUS. The touch of the surface that got the signal ends, and returns it. */
 void on_fault(int number, siginfo_t *info, void *context)
 {
 	if (!me.touching) {
-		/* It comes again, and is the end. */
+		/* A bug of the fuzzer. The instruction gets the signal again, and that is fatal. */
 		signal(number, SIG_DFL);
 		return;
 	}
@@ -24,7 +24,7 @@ char *address(const struct exmap *ex, uint64_t page)
 	return ex->surface + page * PAGE;
 }
 
-/* Read first, last and another word of a page. Returns 0 or the signal that came. */
+/* Load the first, the last and another word of a page. Returns 0, or the signal that it got. */
 int load(const struct exmap *ex, unsigned int page, struct content *content,
 		uint64_t *between)
 {
@@ -42,7 +42,7 @@ int load(const struct exmap *ex, unsigned int page, struct content *content,
 	return number;
 }
 
-/* Write a tag. The same. */
+/* Store a tag in the first and the last word of a page. Returns 0, or the signal that it got. */
 int store(const struct exmap *ex, unsigned int page, uint64_t tag)
 {
 	volatile uint64_t *words = (void *)address(ex, page);
@@ -57,7 +57,7 @@ int store(const struct exmap *ex, unsigned int page, uint64_t tag)
 	return number;
 }
 
-/* Read the first word of a page that the page table has there, whatever is in a TLB. */
+/* Read the first word of the page to which the page table points, past any stale TLB entry. */
 bool load_by_table(const struct exmap *ex, unsigned int page, uint64_t *word)
 {
 	struct iovec here = { word, sizeof(*word) }, there = { address(ex, page), sizeof(*word) };
@@ -65,7 +65,7 @@ bool load_by_table(const struct exmap *ex, unsigned int page, uint64_t *word)
 	return process_vm_readv(getpid(), &here, 1, &there, 1, 0) == sizeof(*word);
 }
 
-/* Tags: whose it is (28 bits), of which page (16), a counter (20). */
+/* A tag is 28 bits for the exmap, 16 for the page and 20 of a counter. These are the 28 bits. */
 static uint64_t owner(const struct exmap *ex)
 {
 	return 0xe5aULL << 16 | me.process << 10 | ex->number;
@@ -78,6 +78,7 @@ uint64_t new_tag(const struct exmap *ex, unsigned int page)
 	return owner(ex) << 36 | (uint64_t)page << 20 | (++counter & 0xfffff);
 }
 
+/* May this word be in a page of the exmap? */
 bool is_own(const struct exmap *ex, uint64_t word)
 {
 	return !word || word >> 36 == owner(ex);
