@@ -19,18 +19,21 @@ struct options options = { .seeds = 1, .calls = 100000, .threads = 1, .processes
 
 static void usage(FILE *to)
 {
-	fprintf(to, "usage: tests/fuzz [OPTION...]\n\n"
-		"  --seed N       where to start (default: random; it is printed)\n"
-		"  --seeds N      how many seeds, from that one on (default 1)\n"
-		"  --calls N      calls for each seed, all processes together (default 100000)\n"
-		"  --threads N    of each process; up to one (the default): know what each call\n"
-		"                 must do; more: let them disturb each other, up to %u\n"
-		"  --processes N  each with exmaps of its own; where they have several threads they are\n"
-		"                 killed now and then, and started again (default 1, up to %u)\n"
+	fprintf(to,
+		"usage: tests/fuzz [OPTION...]\n\n"
+		"  --seed N       the first seed (default: a random one; it is printed)\n"
+		"  --seeds N      how many seeds, counted up from the first (default 1)\n"
+		"  --calls N      calls for each seed, of all processes together (default 100000)\n"
+		"  --threads N    threads of each process, at most %u. With one (the default), a\n"
+		"                 model checks each call. Several threads disturb each other.\n"
+		"  --processes N  processes with exmaps of their own, at most %u (default 1).\n"
+		"                 Those with several threads are killed at random moments, and\n"
+		"                 started again.\n"
 		"  --verbose      print each call before it is made\n"
-		"  --help         this\n\n"
-		"Calls are system calls on an exmap's files and mappings. The exit status is 1 where one\n"
-		"did what it should not, 77 where there is no /dev/exmap.\n", MAX_THREADS, MAX_PROCESSES);
+		"  --help         print this\n\n"
+		"A call is a system call on a file or mapping of an exmap. The exit status is 1\n"
+		"if a call did not do what it must, and 77 if there is no /dev/exmap.\n",
+		MAX_THREADS, MAX_PROCESSES);
 }
 
 static unsigned long number(const char *name, unsigned long least, unsigned long most)
@@ -41,8 +44,8 @@ static unsigned long number(const char *name, unsigned long least, unsigned long
 	errno = 0;
 	value = strtoul(optarg, &end, 0);
 	if (*optarg < '0' || *optarg > '9' || *end || errno || value < least || value > most) {
-		fprintf(stderr, "tests/fuzz: --%s: '%s' is not a number from %lu to %lu\n", name, optarg,
-			least, most);
+		fprintf(stderr, "tests/fuzz: --%s: '%s' is not a number from %lu to %lu\n", name,
+			optarg, least, most);
 		exit(1);
 	}
 	return value;
@@ -91,7 +94,7 @@ static void parse(int argc, char **argv)
 		}
 	}
 	if (optind < argc) {
-		fprintf(stderr, "tests/fuzz: '%s': there is nothing but options; see --help\n", argv[optind]);
+		fprintf(stderr, "tests/fuzz: '%s' is not an option; see --help\n", argv[optind]);
 		exit(1);
 	}
 }
@@ -118,7 +121,7 @@ static void become_nobody(void)
 	}
 	getrlimit(RLIMIT_MEMLOCK, &limit);
 	if (limit.rlim_cur < need) {
-		fprintf(stderr, "tests/fuzz: RLIMIT_MEMLOCK is too low: it takes ulimit -l %lu\n",
+		fprintf(stderr, "tests/fuzz: RLIMIT_MEMLOCK is too low: this needs ulimit -l %lu\n",
 			(unsigned long)(need / 1024));
 		exit(1);
 	}

@@ -26,7 +26,8 @@ void check_mapped(struct exmap *ex, unsigned int page, unsigned int nr)
 
 	for (unsigned int i = 0; i < nr; i++)
 		if ((seen[i] & 1) != (ex->state[page + i] != ABSENT))
-			fail("page %u is %smapped", page + i, seen[i] & 1 ? "" : "not ");
+			fail("page %u is %smapped, expected the opposite", page + i,
+			     seen[i] & 1 ? "" : "not ");
 }
 
 /* A mapped page must hold what the model knows. Afterwards the page is KNOWN. */
@@ -37,7 +38,7 @@ void check_content(struct exmap *ex, unsigned int page)
 	int number = load(ex, page, &got, &between);
 
 	if (number)
-		fail("page %u should be mapped, and a touch is signal %d", page, number);
+		fail("page %u must be mapped, but a touch got signal %d", page, number);
 	if (ex->state[page] == STALE)
 		*want = got;
 	ex->state[page] = KNOWN;
@@ -95,7 +96,7 @@ void model_tag(struct exmap *ex, unsigned int page)
 	uint64_t tag = new_tag(ex, page);
 
 	if (store(ex, page, tag))
-		fail("page %u should be mapped, and cannot be written to", page);
+		fail("page %u must be mapped, but a store got a signal", page);
 	ex->content[page] = (struct content){ tag, tag };
 	ex->state[page] = KNOWN;
 }
@@ -110,7 +111,7 @@ void check_table(struct exmap *ex, unsigned int page)
 	if (!counted(load_by_table(ex, page, &word)))
 		fail("%s", strerror(errno));
 	if (word != ex->content[page].first)
-		fail("page %u holds %#lx, and a touch finds another one with %#lx", page, word,
+		fail("page %u holds %#lx, but a touch finds another page with %#lx", page, word,
 		     ex->content[page].first);
 }
 
@@ -152,7 +153,7 @@ void check_absent(struct exmap *ex, unsigned int page)
 	check_own(ex, page, content, between);
 	if (ex->due[page].known && (content.first != want->first || content.last != want->last))
 		fail("page %u held %#lx and %#lx when it was freed, "
-		     "and before the flush %#lx and %#lx", page, want->first, want->last,
+		     "but %#lx and %#lx before its flush", page, want->first, want->last,
 		     content.first, content.last);
 }
 
@@ -183,7 +184,7 @@ void learn_mapped(struct exmap *ex, unsigned int page, unsigned int nr)
 		if (seen[i] & 1 && ex->state[page + i] == ABSENT)
 			model_map(ex, page + i, NULL);
 	if (ex->mapped > ex->pool)
-		fail("%u pages are mapped, of a pool of %u", ex->mapped, ex->pool);
+		fail("%u pages are mapped, but the pool has only %u", ex->mapped, ex->pool);
 }
 
 /* Check all that the model knows of an exmap. */

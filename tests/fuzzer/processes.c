@@ -76,7 +76,7 @@ static bool attend(struct process *p, unsigned int nr)
 			return true;
 		}
 		if (WIFSIGNALED(status))
-			printf("tests/fuzz: seed %lu, process %u: died of signal %d\n",
+			printf("tests/fuzz: seed %lu, process %u: was killed by signal %d\n",
 			       options.seed, nr, WTERMSIG(status));
 		return !status;
 	}

@@ -40,7 +40,7 @@ _Noreturn __attribute__((format(printf, 1, 2))) void fail(const char *format, ..
 	va_start(arguments, format);
 	vprintf(format, arguments);
 	va_end(arguments);
-	printf("\ntests/fuzz: to see it again: ./tests/fuzz --seed %lu --calls %lu --threads %u "
+	printf("\ntests/fuzz: to replay it: ./tests/fuzz --seed %lu --calls %lu --threads %u "
 	       "--processes %u\n", options.seed, options.calls, options.threads, options.processes);
 	fflush(stdout);
 	_exit(1);

@@ -92,12 +92,13 @@ static void check_owned(struct exmap *ex, unsigned int generation, unsigned int 
 	if (!still(ex, generation))
 		return;
 	if (number)
-		fail("page %u is mapped, and a touch is signal %d", page, number);
+		fail("page %u is mapped, but a touch got signal %d", page, number);
 	check_own(ex, page, got, between);
 	if ((!is_new && (!got.first || !got.last)) ||
 	    (got.first && (got.first >> 20 & 0xffff) != page) ||
 	    (got.last && (got.last >> 20 & 0xffff) != page))
-		fail("page %u holds %#lx and %#lx, of another page", page, got.first, got.last);
+		fail("page %u holds %#lx and %#lx, the tags of another page", page, got.first,
+		     got.last);
 }
 
 /* A page of the stripe is not mapped. Until its flush, a touch may find the old page, no other. */
@@ -113,11 +114,11 @@ static void check_not_owned(struct exmap *ex, unsigned int generation, unsigned 
 	if (load(ex, page, &got, &between) || !still(ex, generation))
 		return;
 	if (!due)
-		fail("page %u is not mapped, and a touch finds %#lx", page, got.first);
+		fail("page %u is not mapped, but a touch finds %#lx", page, got.first);
 	check_own(ex, page, got, between);
 	if ((got.first >> 20 & 0xffff) != page || (got.last >> 20 & 0xffff) != page)
-		fail("page %u was freed, and before the flush holds %#lx and %#lx, of another page",
-		     page, got.first, got.last);
+		fail("page %u was freed, but holds %#lx and %#lx before its flush, "
+		     "the tags of another page", page, got.first, got.last);
 }
 
 /* A touch must find the page that is mapped. */
@@ -128,7 +129,7 @@ static void check_owned_table(struct exmap *ex, unsigned int generation, unsigne
 	if (!load_by_table(ex, page, &word) || !still(ex, generation))
 		return;
 	if (!is_own(ex, word) || (word >> 20 & 0xffff) != page)
-		fail("page %u holds %#lx, and what touches find is another one", page, word);
+		fail("page %u holds %#lx, but a touch finds another page", page, word);
 }
 
 static void tag_owned(struct exmap *ex, unsigned int generation, unsigned int page)
@@ -136,7 +137,7 @@ static void tag_owned(struct exmap *ex, unsigned int generation, unsigned int pa
 	int number = store(ex, page, new_tag(ex, page));
 
 	if (number && still(ex, generation))
-		fail("page %u is mapped, and a touch is signal %d", page, number);
+		fail("page %u is mapped, but a touch got signal %d", page, number);
 	if (one_in(4))
 		check_owned_table(ex, generation, page);
 }
@@ -541,11 +542,11 @@ static void check_sum(struct exmap *ex)
 			continue;
 		mapped++;
 		if (load(ex, page, &got, &between))
-			fail("page %u is mapped, and cannot be read", page);
+			fail("page %u is mapped, but a load got a signal", page);
 		check_own(ex, page, got, between);
 	}
 	if (count != mapped || mapped > ex->pool)
-		fail("alloc_count is %lu, and %lu pages are mapped", count, mapped);
+		fail("alloc_count is %lu, but %lu pages are mapped", count, mapped);
 	check_books(ex, mapped, ex->pool);
 	for (unsigned int i = 0; i < ex->interfaces; i++)
 		if (flushed)

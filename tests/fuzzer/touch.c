@@ -88,6 +88,6 @@ void check_own(const struct exmap *ex, unsigned int page, struct content content
 		      uint64_t between)
 {
 	if (!is_own(ex, content.first) || !is_own(ex, content.last) || between)
-		fail("page %u holds %#lx, %#lx, %#lx: something not of this exmap (%#lx)", page,
+		fail("page %u holds %#lx, %#lx, %#lx, which is not from this exmap (%#lx)", page,
 		     content.first, between, content.last, owner(ex));
 }
