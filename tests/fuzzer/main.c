@@ -2,7 +2,6 @@
 /*
  * tests/fuzz: the options, the privileges, and one round for each seed.
  */
-#include <fcntl.h>
 #include <getopt.h>
 #include <grp.h>
 #include <stdlib.h>

@@ -2,9 +2,6 @@
 /*
  * The model: what each call must do to an exmap, and whether it has done that.
  */
-#include <unistd.h>
-#include <sys/mman.h>
-
 #include "model.h"
 
 void check_stats(struct exmap *ex)

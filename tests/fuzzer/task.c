@@ -3,7 +3,6 @@
  * A thread of the fuzzer: its current call, the report if that went wrong, and its next step.
  */
 #include <stdarg.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include "fuzzer.h"
