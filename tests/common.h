@@ -187,49 +187,4 @@ static inline bool shrink(void)
 	return ok;
 }
 
-/*
- * A page that someone has pinned when it is freed, with these flags, is not handed out again
- * until he lets go of it. This user's RLIMIT_MEMLOCK has no room for others in their place.
- */
-static inline void pinned_pages_are_kept(uint64_t flags)
-{
-	/* The array of interfaces, the interface, and its quarantine. */
-	const int overhead = 1 + 4 + (flags & EXMAP_FREE_DEFER ? 2 : 0);
-	struct iovec iov = { .iov_len = 10 * PAGE };
-	struct exmap *ex;
-	char buffer[PAGE];
-	int pipes[2];
-
-	set_memlock((20 + overhead) * PAGE);
-	drop_privileges();
-	ex = exmap_new(MIB, 20, 1);
-	iov.iov_base = ex->surface;
-	assert_ok(pipe(pipes));
-	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
-	memset(ex->surface, 'A', 10 * PAGE);
-	ck_assert_int_eq(vmsplice(pipes[1], &iov, 1, 0), 10 * PAGE);
-	ck_assert_int_eq(run_flags(ex, 0, EXMAP_OP_FREE, 0, 10, flags), 10);
-	assert_fdinfo(ex->fd, "pages-pinned", flags & EXMAP_FREE_DEFER ? 0 : 10);
-	/* They are in the books, and so there are but ten others. */
-	ck_assert_int_eq(alloc(ex, 0, 100, 10), 10);
-	memset(ex->surface + 100 * PAGE, 'B', 10 * PAGE);
-	ck_assert_int_eq(alloc(ex, 0, 0, 1), -ENOMEM);
-	assert_fdinfo(ex->fd, "pages-pinned", 10);
-	assert_pages_add_up(ex->fd);
-	/* One by one they can be had again: the same ones, and not before. */
-	for (int i = 0; i < 10; i++) {
-		ck_assert_int_eq(read(pipes[0], buffer, PAGE), PAGE);
-		ck_assert(all_bytes(buffer, 'A'));
-		ck_assert_int_eq(alloc(ex, 0, 110 + i, 1), 1);
-		memset(ex->surface + (110 + i) * PAGE, 'B', PAGE);
-		assert_fdinfo(ex->fd, "pages-pinned", 9 - i);
-		ck_assert_int_eq(alloc(ex, 0, 0, 1), -ENOMEM);
-	}
-	assert_fdinfo(ex->fd, "pages-system", 20);
-	ck_assert_int_eq(release(ex, 0, 100, 20), 20);
-	assert_pages_add_up(ex->fd);
-	close(pipes[0]);
-	close(pipes[1]);
-}
-
 #endif /* TEST_COMMON_H */

@@ -455,24 +455,6 @@ TEST(killed_with_deferred_pages)
 	assert_available(before, scaled(100) * PAGES * 4 / 10);
 }
 
-TEST(pinned_pages_are_not_recycled)
-{
-	pinned_pages_are_kept(EXMAP_FREE_DEFER);
-}
-
-/* After it no new reference can be had, flushed or not. */
-TEST(deferred_pages_cannot_be_pinned)
-{
-	struct exmap *ex = exmap_new(MIB, 20, 1);
-	struct iovec iov = { .iov_base = ex->surface, .iov_len = PAGE };
-	int pipes[2];
-
-	assert_ok(pipe(pipes));
-	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
-	ck_assert_int_eq(defer(ex, 0, 0, 1), 1);
-	assert_errno(vmsplice(pipes[1], &iov, 1, 0), EFAULT);
-}
-
 TEST(shrinker_takes_deferred_pages)
 {
 	enum { POOL = 1000, KEPT = 100 };

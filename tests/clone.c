@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Tests of CLONE: several files for one exmap.
+ */
+#include <sched.h>
+
+#include "common.h"
+
+TEST(clone_shares_everything)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 2);
+	struct exmap clone = *ex;
+
+	clone.fd = exmap_open();
+	assert_ok(exmap_clone(clone.fd, ex->fd));
+	ck_assert_int_eq(alloc(&clone, 1, 3, 2), 2);
+	ex->surface[3 * PAGE] = 1;
+	assert_mapped(ex, 2);
+	ck_assert_int_eq(release(ex, 0, 3, 1), 1);
+	assert_mapped(&clone, 1);
+	assert_errno(exmap_setup(clone.fd, 1, 1, 0), EBUSY);
+	assert_errno(map_surface(clone.fd, MIB), EBUSY);
+	clone.interface[1] = map_interface(clone.fd, 1);
+	ck_assert_uint_eq(clone.interface[1]->iov[0].value, ex->interface[1]->iov[0].value);
+}
+
+TEST(clone_works_after_the_first_is_closed)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 2);
+	struct exmap clone = *ex;
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 5), 5);
+	clone.fd = exmap_open();
+	assert_ok(exmap_clone(clone.fd, ex->fd));
+	close(ex->fd);
+	assert_mapped(&clone, 5);
+	ck_assert_int_eq(alloc(&clone, 0, 5, 5), 5);
+	ck_assert_int_eq(release(&clone, 1, 0, 10), 10);
+}
+
+TEST(clone_before_setup)
+{
+	struct exmap ex = { .fd = exmap_open() }, clone = { .fd = exmap_open() };
+
+	assert_ok(exmap_clone(clone.fd, ex.fd));
+	assert_ok(exmap_setup(clone.fd, 1, 10, 0));
+	ex.surface = map_surface(clone.fd, MIB);
+	ex.interface[0] = map_interface(ex.fd, 0);
+	close(clone.fd);
+	ck_assert_int_eq(alloc(&ex, 0, 0, 1), 1);
+}
+
+TEST(clone_of_no_exmap_is_refused)
+{
+	int fd = exmap_open();
+
+	assert_errno(exmap_clone(fd, 999), EBADF);
+	assert_errno(exmap_clone(fd, -1), EBADF);
+	assert_errno(exmap_clone(fd, open("/dev/null", O_RDWR)), EINVAL);
+	assert_ok(exmap_setup(fd, 1, 1, 0));
+}
+
+TEST(clone_of_itself_is_einval)
+{
+	int fd = exmap_open(), clone = exmap_open();
+
+	assert_errno(exmap_clone(fd, fd), EINVAL);
+	assert_errno(exmap_clone(fd, dup(fd)), EINVAL);
+	assert_ok(exmap_clone(clone, fd));
+	assert_errno(exmap_clone(clone, fd), EINVAL);
+	assert_errno(exmap_clone(fd, clone), EINVAL);
+}
+
+/* A file that another works with has something to lose, too. */
+TEST(clone_into_one_that_was_cloned_is_ebusy)
+{
+	int a = exmap_open(), b = exmap_open(), c = exmap_open();
+	pid_t pid;
+
+	assert_ok(exmap_clone(b, a));
+	assert_errno(exmap_clone(a, c), EBUSY);
+	/* The last of them, in a process that outlives the one it belongs to. */
+	pid = fork();
+	if (!pid) {
+		int mine = exmap_open(), clone = exmap_open();
+		pid_t parent = getpid();
+
+		assert_ok(exmap_clone(clone, mine));
+		pid = fork();
+		if (!pid) {
+			close(mine);
+			while (getppid() == parent)
+				sched_yield();
+			close(clone);
+		}
+		_exit(0);
+	}
+	wait_child(pid, 0);
+	assert_ok(exmap_setup(b, 1, 1, 0));
+}
+
+TEST(clone_into_one_in_use_is_ebusy)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1), *other = exmap_new(MIB, 10, 1);
+	int mapped = exmap_open(), set_up = exmap_open(), clone = exmap_open();
+
+	assert_errno(exmap_clone(other->fd, ex->fd), EBUSY);
+	assert_ok(map_surface(mapped, MIB));
+	assert_errno(exmap_clone(mapped, ex->fd), EBUSY);
+	assert_ok(exmap_setup(set_up, 1, 1, 0));
+	assert_errno(exmap_clone(set_up, ex->fd), EBUSY);
+	assert_ok(exmap_clone(clone, ex->fd));
+	assert_errno(exmap_clone(clone, other->fd), EBUSY);
+}
+
+TEST(clone_twice_is_ebusy)
+{
+	int a = exmap_open(), b = exmap_open(), clone = exmap_open();
+
+	assert_ok(exmap_clone(clone, a));
+	assert_errno(exmap_clone(clone, b), EBUSY);
+}
+
+/* A clone, refused or not, does not keep an exmap alive: its pool is paid back. */
+TEST(clone_keeps_nothing)
+{
+	set_memlock(100 * PAGE);
+	drop_privileges();
+	for (int round = 0; round < 3; round++) {
+		int a = exmap_open(), b = exmap_open(), c = exmap_open();
+
+		assert_ok(exmap_setup(a, 1, 90, 0));
+		assert_ok(exmap_setup(b, 1, 8, 0));
+		assert_errno(exmap_clone(b, a), EBUSY);
+		assert_ok(exmap_clone(c, a));
+		close(a);
+		close(b);
+		close(c);
+	}
+}
+
+/* Files that a refused call has looked at are let go again. */
+static void assert_no_leak(int pipes[2])
+{
+	char byte;
+
+	close(pipes[1]);
+	fcntl(pipes[0], F_SETFL, O_NONBLOCK);
+	ck_assert_int_eq(read(pipes[0], &byte, 1), 0);
+}
+
+TEST(refused_files_are_let_go)
+{
+	struct exmap_ioctl_setup setup = { .max_interfaces = 1, .buffer_size = 1 };
+	int pipes[2], fd = exmap_open();
+
+	assert_ok(pipe(pipes));
+	setup.fd = pipes[1];
+	assert_errno(ioctl(fd, EXMAP_IOCTL_SETUP, &setup), ESPIPE);
+	assert_no_leak(pipes);
+	assert_ok(pipe(pipes));
+	assert_errno(exmap_clone(fd, pipes[1]), EINVAL);
+	assert_no_leak(pipes);
+}
+
+int main(int argc, char **argv)
+{
+	return check_main(argc, argv, "Tests of CLONE.");
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Tests with a virtual machine, by KVM, whose memory is the surface.
+ */
+#include <linux/kvm.h>
+
+#include "worker.h"
+
+/*
+ * A guest with two pages of code and, at 64 KiB, the surface as its memory. Its
+ * program writes AL to DS:BX and halts.
+ */
+struct guest {
+	int cpu;
+};
+
+static int guest_vm(struct exmap *ex, void *low)
+{
+	struct kvm_userspace_memory_region region[2] = {
+		{ .slot = 0, .memory_size = 0x10000, .userspace_addr = (uintptr_t)low },
+		{ .slot = 1, .guest_phys_addr = 0x10000, .memory_size = ex->size,
+		  .userspace_addr = (uintptr_t)ex->surface },
+	};
+	int kvm, vm;
+
+	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	assert_ok(kvm);
+	vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	assert_ok(vm);
+	assert_ok(close(kvm));
+	for (int i = 0; i < 2; i++)
+		assert_ok(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region[i]));
+	return vm;
+}
+
+static struct guest guest_new(struct exmap *ex)
+{
+	static const unsigned char code[] = { 0x88, 0x07, 0xf4 };	/* mov %al,(%bx); hlt */
+	char *low = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct kvm_sregs sregs;
+	struct guest guest;
+
+	memcpy(low + 0x1000, code, sizeof(code));
+	guest.cpu = ioctl(guest_vm(ex, low), KVM_CREATE_VCPU, 0);
+	assert_ok(guest.cpu);
+	assert_ok(ioctl(guest.cpu, KVM_GET_SREGS, &sregs));
+	sregs.cs.base = 0;
+	sregs.cs.selector = 0;
+	sregs.ds.base = 0x10000;
+	sregs.ds.selector = 0x1000;
+	assert_ok(ioctl(guest.cpu, KVM_SET_SREGS, &sregs));
+	return guest;
+}
+
+/* Returns what KVM_RUN does: 0, or -1 where the guest hit a page that is not there. */
+static int guest_write(struct guest guest, unsigned char byte)
+{
+	struct kvm_regs regs = { .rip = 0x1000, .rflags = 2, .rax = byte, .rbx = 16 };
+
+	assert_ok(ioctl(guest.cpu, KVM_SET_REGS, &regs));
+	return ioctl(guest.cpu, KVM_RUN, 0);
+}
+
+/*
+ * A guest's page tables follow ours without a reference to the pages. What was
+ * freed, or taken away by the kernel, is out of its reach.
+ */
+TEST(guests_lose_what_is_freed, .needs = "/dev/kvm")
+{
+	struct exmap *ex = exmap_new(16 * PAGE, 16, 1);
+	struct guest guest = guest_new(ex);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+	ck_assert_int_eq(guest_write(guest, 0xaa), 0);
+	ck_assert_uint_eq((unsigned char)ex->surface[16], 0xaa);
+	ck_assert_int_eq(release(ex, 0, 0, 1), 1);
+	ck_assert_int_eq(alloc(ex, 0, 1, 1), 1);
+	ck_assert_uint_eq((unsigned char)ex->surface[PAGE + 16], 0xaa);
+	ck_assert_int_eq(guest_write(guest, 0xbb), -1);
+	ck_assert_uint_eq((unsigned char)ex->surface[PAGE + 16], 0xaa);
+
+	/* Where its flush is put off they lose it then. */
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+	ck_assert_int_eq(guest_write(guest, 0xcc), 0);
+	ck_assert_int_eq(defer(ex, 0, 0, 1), 1);
+	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_FLUSH, 0, 0), 0);
+	ck_assert_int_eq(guest_write(guest, 0xdd), -1);
+	ck_assert_int_eq(alloc(ex, 0, 2, 1), 1);
+	ck_assert_uint_eq((unsigned char)ex->surface[2 * PAGE + 16], 0xcc);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+	ck_assert_int_eq(guest_write(guest, 0xcc), 0);
+	assert_ok(madvise(ex->surface, ex->size, MADV_DONTNEED));
+	ck_assert_int_eq(guest_write(guest, 0xdd), -1);
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+	ck_assert_int_eq(guest_write(guest, 0xee), 0);
+	ck_assert_uint_eq((unsigned char)ex->surface[16], 0xee);
+	assert_ok(munmap(ex->surface, ex->size));
+	ck_assert_int_eq(guest_write(guest, 0xff), -1);
+}
+
+static void *unmap_worker(void *arg)
+{
+	struct worker *w = arg;
+
+	while (!atomic_load(w->stop)) {
+		alloc(w->ex, w->interface, 1, w->pages);
+		if (madvise(w->ex->surface, w->ex->size, MADV_DONTNEED))
+			snprintf(w->error, sizeof(w->error), "madvise: errno %d", errno);
+	}
+	return NULL;
+}
+
+/* A touch that comes at the wrong moment is put off, and succeeds in the end. */
+TEST(guests_touch_while_the_kernel_unmaps, .needs = "/dev/kvm")
+{
+	struct exmap *ex = exmap_new_flags(4 * MIB, 1000, 1, EXMAP_PAGEFAULT_ALLOC);
+	struct guest guest = guest_new(ex);
+	atomic_bool stop = false;
+	struct worker w = { .ex = ex, .pages = 500, .stop = &stop };
+
+	ck_assert(!pthread_create(&w.thread, NULL, unmap_worker, &w));
+	for (int round = scaled(3000); round; round--)
+		ck_assert_int_eq(guest_write(guest, round), 0);
+	atomic_store(&stop, true);
+	ck_assert(!pthread_join(w.thread, NULL));
+	ck_assert_msg(!w.error[0], "%s", w.error);
+	assert_ok(madvise(ex->surface, ex->size, MADV_DONTNEED));
+	ck_assert_int_eq(alloc(ex, 0, 0, 1000), 1000);
+}
+
+/*
+ * A machine that comes while pages go is not told just the end of that: it would wait for
+ * ever, for as many beginnings, before its memory can be set again.
+ */
+TEST(guests_come_while_pages_go, .needs = "/dev/kvm")
+{
+	struct exmap *ex = exmap_new(16 * PAGE, 16, 1);
+	char *low = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	atomic_bool stop = false;
+	struct worker w = { .ex = ex, .pages = 1, .stop = &stop };
+
+	/* Stays: the kernel changes its code for the first machine, and after the last. */
+	guest_vm(ex, low);
+	ck_assert(!pthread_create(&w.thread, NULL, alloc_free_worker, &w));
+	for (int round = scaled(100); round; round--)
+		assert_ok(close(guest_vm(ex, low)));
+	atomic_store(&stop, true);
+	ck_assert(!pthread_join(w.thread, NULL));
+	ck_assert_msg(!w.error[0], "%s", w.error);
+}
+
+int main(int argc, char **argv)
+{
+	return check_main(argc, argv, "Tests with a virtual machine whose memory is the surface.");
+}

@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Tests of the pool: where free pages come from and go to.
+ */
+#include <sched.h>
+
+#include "worker.h"
+
+/*
+ * Free pages of other interfaces
+ */
+TEST(pool_any_free_page_can_be_had)
+{
+	struct exmap *ex = exmap_new(MIB, 128, 128);
+
+	/* One page in each interface's hands, the system has none left. */
+	ck_assert_int_eq(alloc(ex, 0, 0, 128), 128);
+	for (int i = 0; i < 128; i++)
+		ck_assert_int_eq(release(ex, i, i, 1), 1);
+	assert_mapped(ex, 0);
+	for (int i = 0; i < 128; i++)
+		ck_assert_int_eq(alloc(ex, 77, i, 1), 1);
+	assert_mapped(ex, 128);
+	ck_assert_int_eq(alloc(ex, 77, 200, 1), -ENOMEM);
+	ck_assert_int_eq(release(ex, 3, 9, 1), 1);
+	ck_assert_int_eq(alloc(ex, 77, 200, 1), 1);
+}
+
+TEST(pool_one_entry_takes_from_all_interfaces)
+{
+	struct exmap *ex = exmap_new(64 * MIB, 4095, 64);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 4095), 4095);
+	for (int i = 0; i < 4095; i++)
+		ck_assert_int_eq(release(ex, i % 64, i, 1), 1);
+	ck_assert_int_eq(alloc(ex, 5, 5000, 4095), 4095);
+	ck_assert_int_eq(alloc(ex, 6, 0, 1), -ENOMEM);
+	assert_mapped(ex, 4095);
+}
+
+/* Through the depot: one allocates, the other frees, more than bundles hold. */
+TEST(pool_pages_travel_between_interfaces)
+{
+	struct exmap *ex = exmap_new(64 * MIB, 3000, 2);
+
+	for (int round = 0; round < 50; round++) {
+		for (int i = 0; i < 512; i++)
+			entry(ex, 0, i, i * 5, 5);
+		ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_ALLOC, 512, 0), 0);
+		assert_mapped(ex, 2560);
+		for (int i = 0; i < 512; i++)
+			entry(ex, 1, i, i * 5, 5);
+		ck_assert_int_eq(action(ex->fd, 1, EXMAP_OP_FREE, 512, 0), 0);
+		assert_mapped(ex, 0);
+	}
+	ck_assert_int_eq(alloc(ex, 0, 0, 3000), 3000);
+}
+
+TEST(pool_1024_interfaces)
+{
+	struct exmap *ex = exmap_new(MIB, 256, 1024);
+
+	for (int i = 0; i < 1024; i++) {
+		ck_assert_int_eq(alloc(ex, i, i % 256, 1), 1);
+		ck_assert_int_eq(release(ex, 1023 - i, i % 256, 1), 1);
+	}
+	assert_mapped(ex, 0);
+	ck_assert_int_eq(alloc(ex, 500, 0, 256), 256);
+}
+
+/* Allocates and frees its own pages. No call may fail. */
+static void *honest_worker(void *arg)
+{
+	struct worker *w = arg;
+	uint64_t first = w->interface * 64;
+	int ret;
+
+	for (int round = 0; round < w->rounds && !w->error[0]; round++) {
+		for (int i = 0; i < w->pages; i++)
+			entry(w->ex, w->interface, i, first + i, 1);
+		ret = action(w->ex->fd, w->interface, EXMAP_OP_ALLOC, w->pages, 0);
+		if (ret) {
+			worker_error(w, "ALLOC while pages were free", ret);
+			break;
+		}
+		for (int i = 0; i < w->pages; i++)
+			memset(w->ex->surface + (first + i) * PAGE, w->interface, PAGE);
+		for (int i = 0; i < w->pages; i++) {
+			if (!all_bytes(w->ex->surface + (first + i) * PAGE, w->interface))
+				worker_error(w, "a page is somebody else's, too", 0);
+			entry(w->ex, w->interface, i, first + i, 1);
+		}
+		ret = action(w->ex->fd, w->interface, EXMAP_OP_FREE, w->pages, 0);
+		if (ret)
+			worker_error(w, "FREE", ret);
+	}
+	return NULL;
+}
+
+/*
+ * As many pages as the threads can use at a time, so each always finds one free,
+ * but mostly in other hands, or on its way there.
+ */
+TEST(pool_no_false_enomem)
+{
+	enum { THREADS = 8, PAGES = 3 };
+	struct exmap *ex = exmap_new(16 * MIB, THREADS * PAGES, THREADS);
+	struct worker w[THREADS];
+
+	for (int i = 0; i < THREADS; i++) {
+		w[i] = (struct worker){ .ex = ex, .interface = i, .pages = PAGES,
+				       .rounds = scaled(1000) };
+		ck_assert(!pthread_create(&w[i].thread, NULL, honest_worker, &w[i]));
+	}
+	for (int i = 0; i < THREADS; i++) {
+		pthread_join(w[i].thread, NULL);
+		ck_assert_msg(!w[i].error[0], "%s", w[i].error);
+	}
+	assert_mapped(ex, 0);
+}
+
+/*
+ * The shrinker
+ */
+/* A process that does so all the time. */
+static pid_t start_shrinking(void)
+{
+	pid_t pid = fork();
+
+	assert_ok(pid);
+	if (pid)
+		return pid;
+	/* No assertions: they write to a file that is the parent's, too. */
+	while (shrink())
+		;
+	_exit(1);
+}
+
+static void stop_shrinking(pid_t pid)
+{
+	assert_ok(kill(pid, SIGKILL));
+	wait_child(pid, SIGKILL);
+}
+
+/* All free pages go, wherever they are; those that are mapped stay. */
+TEST(shrinker_takes_free_pages)
+{
+	enum { POOL = 4000, KEPT = 500, SLACK = 1024 };
+	struct exmap *ex = exmap_new(64 * MIB, POOL, 2);
+	long rss, peak;
+
+	ck_assert_int_eq(alloc(ex, 0, 0, POOL), POOL);
+	memset(ex->surface, 'x', POOL * PAGE);
+	peak = kib_of("/proc/self/status", "VmRSS:");
+	ck_assert_int_eq(release(ex, 0, KEPT, 2000), 2000);
+	ck_assert_int_eq(release(ex, 1, KEPT + 2000, 1500), 1500);
+	rss = kib_of("/proc/self/status", "RssShmem:");
+	ck_assert_int_ge(rss, POOL * 4 - SLACK);
+
+	ck_assert(shrink());
+	rss -= kib_of("/proc/self/status", "RssShmem:");
+	ck_assert_msg(labs(rss - (POOL - KEPT) * 4) <= SLACK, "%ld KiB were given back", rss);
+	ck_assert_int_ge(kib_of("/proc/self/status", "VmHWM:"), peak - SLACK);
+	assert_mapped(ex, KEPT);
+	for (int page = 0; page < KEPT; page++)
+		ck_assert(all_bytes(ex->surface + page * PAGE, 'x'));
+	ck_assert_int_eq(alloc(ex, 1, 0, POOL), POOL - KEPT);
+	for (int page = KEPT; page < POOL; page++)
+		ck_assert(all_bytes(ex->surface + page * PAGE, 0));
+	ck_assert_int_eq(alloc(ex, 0, POOL, 1), -ENOMEM);
+}
+
+/* Pages that are on their way to the system are no reason for ENOMEM. */
+TEST(shrinker_while_calls_run)
+{
+	enum { THREADS = 4, PAGES = 3, BULK = 2000 };
+	struct exmap *ex = exmap_new(64 * MIB, THREADS * PAGES + BULK, THREADS + 2);
+	pid_t shrinking = start_shrinking();
+	struct worker w[THREADS];
+
+	for (int i = 0; i < THREADS; i++) {
+		w[i] = (struct worker){ .ex = ex, .interface = i, .pages = PAGES,
+				       .rounds = scaled(1000) };
+		ck_assert(!pthread_create(&w[i].thread, NULL, honest_worker, &w[i]));
+	}
+	/* Full bundles by way of the depot. */
+	for (int round = scaled(200); round; round--) {
+		ck_assert_int_eq(alloc(ex, THREADS, 1024, BULK), BULK);
+		ck_assert_int_eq(release(ex, THREADS + 1, 1024, BULK), BULK);
+	}
+	for (int i = 0; i < THREADS; i++) {
+		pthread_join(w[i].thread, NULL);
+		ck_assert_msg(!w[i].error[0], "%s", w[i].error);
+	}
+	stop_shrinking(shrinking);
+	assert_mapped(ex, 0);
+	ck_assert_int_eq(alloc(ex, 0, 0, THREADS * PAGES + BULK), THREADS * PAGES + BULK);
+}
+
+/* The books of a process are right at its end, whoever has just taken its pages. */
+TEST(shrinker_while_processes_die)
+{
+	long before = available_kib();
+	pid_t shrinking = start_shrinking();
+
+	for (int round = scaled(20); round; round--) {
+		pid_t pid = fork();
+
+		assert_ok(pid);
+		if (!pid) {
+			struct exmap *ex = exmap_new(64 * MIB, 2000, 2);
+
+			ck_assert_int_eq(alloc(ex, 0, 0, 2000), 2000);
+			ck_assert_int_eq(release(ex, 1, round, 1500), 1500);
+			_exit(0);
+		}
+		wait_child(pid, 0);
+	}
+	stop_shrinking(shrinking);
+	assert_available(before, 8 * 1024);
+}
+
+/*
+ * What the kernel counts for the process
+ */
+/* What top shows grows with the pages taken, and is back to nothing at the end. */
+TEST(pool_counts_as_resident)
+{
+	long before = kib_of("/proc/self/status", "VmRSS:"), after;
+	struct exmap *ex = exmap_new(64 * MIB, 4000, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 4000), 4000);
+	after = kib_of("/proc/self/status", "VmRSS:");
+	ck_assert_int_ge(after - before, 4000 * 4 - 1024);
+	assert_ok(munmap(ex->surface, ex->size));
+	close(ex->fd);
+	ck_assert_int_lt(kib_of("/proc/self/status", "VmRSS:") - before, 2048);
+}
+
+/* The surface gone, the fd still open: no page is kept. */
+TEST(pool_is_given_back_at_munmap)
+{
+	long before = kib_of("/proc/self/status", "VmRSS:");
+	struct exmap *ex = exmap_new(64 * MIB, 4000, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 4000), 4000);
+	ck_assert_int_eq(release(ex, 0, 0, 4000), 4000);
+	assert_ok(munmap(ex->surface, ex->size));
+	ck_assert_int_lt(kib_of("/proc/self/status", "VmRSS:") - before, 2048);
+}
+
+TEST(pool_counts_as_pinned)
+{
+	struct exmap *ex = exmap_new(MIB, 1000, 1);
+
+	/* With what the interface takes, and one page for the array it is in. */
+	ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), 4000 + 16 + 4);
+	assert_ok(munmap(ex->interface[0], PAGE));
+	assert_ok(munmap(ex->surface, ex->size));
+	close(ex->fd);
+	ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), 0);
+}
+
+/*
+ * The longest time for which a real-time thread on the same CPU did not get to run
+ */
+struct ticker {
+	atomic_bool stop;
+	atomic_bool runs;
+	atomic_long gap;	/* nanoseconds */
+};
+
+static long nanoseconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000L + now.tv_nsec;
+}
+
+static void *tick(void *arg)
+{
+	const struct sched_param priority = { .sched_priority = 1 };
+	const struct timespec period = { .tv_nsec = 50000 };
+	struct ticker *t = arg;
+	long last, now;
+
+	if (pthread_setschedparam(pthread_self(), SCHED_FIFO, &priority))
+		abort();
+	last = nanoseconds();
+	while (!atomic_load(&t->stop)) {
+		nanosleep(&period, NULL);
+		now = nanoseconds();
+		if (now - last > atomic_load(&t->gap))
+			atomic_store(&t->gap, now - last);
+		last = now;
+		atomic_store(&t->runs, true);
+	}
+	return NULL;
+}
+
+/* Share of an ALLOC of so many pages new from the system for which the ticker had to wait. */
+static double longest_wait(struct ticker *t, int pages)
+{
+	struct exmap_user_interface *interface;
+	struct exmap ex = { .fd = exmap_open(), .size = pages * PAGE };
+	long time;
+
+	assert_ok(exmap_setup(ex.fd, 1, pages, 0));
+	ex.surface = map_surface(ex.fd, ex.size);
+	assert_ok(ex.surface);
+	interface = map_interface(ex.fd, 0);
+	assert_ok(interface);
+	ex.interface[0] = interface;
+	entry(&ex, 0, 0, 0, pages);
+	atomic_store(&t->gap, 0);
+	time = nanoseconds();
+	ck_assert_int_eq(action(ex.fd, 0, EXMAP_OP_ALLOC, 1, 0), 0);
+	time = nanoseconds() - time;
+	assert_ok(munmap(ex.surface, ex.size));
+	assert_ok(munmap(interface, PAGE));
+	close(ex.fd);
+	return (double)atomic_load(&t->gap) / time;
+}
+
+/* Also if the kernel does not preempt itself, as on the machine of tests/all --la57. */
+TEST(alloc_of_a_long_entry_lets_others_run)
+{
+	struct ticker t = { };
+	double share = 1;
+	pthread_t thread;
+	cpu_set_t cpu;
+
+	CPU_ZERO(&cpu);
+	CPU_SET(1, &cpu);
+	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
+	ck_assert(!pthread_create(&thread, NULL, tick, &t));
+	while (!atomic_load(&t.runs))
+		sched_yield();
+	/* The machine may have been away meanwhile: once is enough. */
+	for (int i = 0; i < 20 && share > 0.5; i++)
+		share = longest_wait(&t, 4095);
+	atomic_store(&t.stop, true);
+	ck_assert(!pthread_join(thread, NULL));
+	ck_assert_msg(share <= 0.5, "others wait for %.0f %% of the call", share * 100);
+}
+
+int main(int argc, char **argv)
+{
+	return check_main(argc, argv, "Tests of the pool: stealing, the shrinker, memory from the system.");
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Tests of the flush within FREE: how many shootdowns, and what stale TLB entries reach.
+ * tests/defer.c has those of a flush that is put off.
+ */
+#include "common.h"
+#include "stale.h"
+
+static void *spinning_worker(void *arg)
+{
+	atomic_bool *spinning = arg;
+
+	for (;;)
+		atomic_store(spinning, true);
+	return NULL;
+}
+
+/* TLB shootdowns so far, of all CPUs. */
+static long shootdowns(void)
+{
+	FILE *f = fopen("/proc/interrupts", "r");
+	char line[4096], *number, *next;
+	long sum = 0;
+
+	ck_assert_ptr_nonnull(f);
+	while (fgets(line, sizeof(line), f))
+		if (strstr(line, "TLB:"))
+			for (number = strchr(line, ':') + 1;; number = next) {
+				sum += strtol(number, &next, 10);
+				if (next == number)
+					break;
+			}
+	fclose(f);
+	return sum;
+}
+
+/* One shootdown for all of a batch, with another CPU to be shot at. */
+TEST(free_flushes_once_per_call)
+{
+	struct exmap *ex = exmap_new(64 * MIB, 512, 2);
+	static atomic_bool spinning;
+	long before, rounds;
+	pthread_t thread;
+	cpu_set_t cpu;
+
+	CPU_ZERO(&cpu);
+	CPU_SET(1, &cpu);
+	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
+	ck_assert(!pthread_create(&thread, NULL, spinning_worker, &spinning));
+	CPU_ZERO(&cpu);
+	CPU_SET(0, &cpu);
+	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
+	before = shootdowns();
+	/* The other CPU may have something else to do, and then is not shot at. */
+	for (rounds = 0; shootdowns() - before < 50; rounds++) {
+		atomic_store(&spinning, false);
+		while (!atomic_load(&spinning))
+			;
+		for (int i = 0; i < 512; i++)
+			entry(ex, 0, i, i * 31, 1);
+		ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_ALLOC, 512, 0), 0);
+		for (int i = 0; i < 512; i++)
+			entry(ex, 0, i, i * 31, 1);
+		ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_FREE, 512, 0), 0);
+	}
+	ck_assert_int_le(shootdowns() - before, 2 * rounds);
+}
+
+/*
+ * Another CPU writes to page 0 while it is freed and its frame mapped at page 1:
+ * once FREE has returned no such write may arrive there.
+ */
+TEST(stale_tlb_entries_reach_nothing)
+{
+	struct exmap *ex = exmap_new(MIB, 1, 1);
+	volatile uint64_t *ours = (void *)(ex->surface + PAGE);
+	struct stale_writer w;
+
+	stale_writer_start(&w, ex->surface);
+	for (int round = scaled(2000); round; round--) {
+		ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+		stale_writer_wait(&w);
+		ck_assert_int_eq(release(ex, 0, 0, 1), 1);
+		ck_assert_int_eq(alloc(ex, 0, 1, 1), 1);
+		*ours = round;
+		for (int i = 0; i < 200; i++)
+			ck_assert_uint_eq(*ours, round);
+		ck_assert_int_eq(release(ex, 0, 1, 1), 1);
+	}
+	stale_writer_stop(&w);
+}
+
+struct thief {
+	struct exmap *ex;
+	atomic_bool stop;
+	atomic_int caught;
+};
+
+/* Takes the page over the moment it is free, and looks whether it alone has it. */
+static void *stale_thief(void *arg)
+{
+	struct thief *t = arg;
+	volatile uint64_t *ours = (void *)(t->ex->surface + PAGE);
+	uint64_t round = 0;
+
+	while (!atomic_load(&t->stop)) {
+		entry(t->ex, 1, 0, 1, 1);
+		if (action(t->ex->fd, 1, EXMAP_OP_ALLOC, 1, 0))
+			continue;
+		*ours = ++round;
+		for (int i = 0; i < 2000; i++) {
+			if (*ours != round) {
+				atomic_fetch_add(&t->caught, 1);
+				break;
+			}
+		}
+		entry(t->ex, 1, 0, 1, 1);
+		action(t->ex->fd, 1, EXMAP_OP_FREE, 1, 0);
+		for (volatile int i = 0; i < 3000; i++)	/* let the other have it again */
+			;
+	}
+	return NULL;
+}
+
+/* No page may be free before the flush, not even while FREE is still at work. */
+TEST(stale_tlb_entries_reach_no_thief)
+{
+	struct exmap *ex = exmap_new(MIB, 1, 2);
+	struct thief t = { .ex = ex };
+	struct stale_writer w;
+	pthread_t thief;
+
+	/* Before this thread is bound to a CPU. */
+	ck_assert(!pthread_create(&thief, NULL, stale_thief, &t));
+	stale_writer_start(&w, ex->surface);
+	for (int round = scaled(3000); round; round--) {
+		while (alloc(ex, 0, 0, 1) != 1)
+			;
+		stale_writer_wait(&w);
+		ck_assert_int_eq(release(ex, 0, 0, 1), 1);
+	}
+	stale_writer_stop(&w);
+	atomic_store(&t.stop, true);
+	pthread_join(thief, NULL);
+	ck_assert_int_eq(atomic_load(&t.caught), 0);
+}
+
+int main(int argc, char **argv)
+{
+	return check_main(argc, argv, "Tests of TLB shootdowns.");
+}

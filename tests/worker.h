@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * A thread that works with an interface while a test does something else.
+ */
+#ifndef TEST_WORKER_H
+#define TEST_WORKER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "common.h"
+
+struct worker {
+	struct exmap *ex;
+	int interface;
+	int pages;
+	int rounds;
+	atomic_bool *stop;
+	pthread_t thread;
+	bool surface_gone;
+	char error[128];
+};
+
+/* Note what went wrong, the first time that something did. */
+static inline void worker_error(struct worker *w, const char *what, int ret)
+{
+	if (!w->error[0])
+		snprintf(w->error, sizeof(w->error), "%s: returned %d (%s), first entry %d", what,
+			 ret, ret < 0 ? strerror(errno) : "-",
+			 w->ex->interface[w->interface]->iov[0].res);
+}
+
+static inline void *alloc_free_worker(void *arg)
+{
+	struct worker *w = arg;
+	uint64_t first = w->interface * 1024;
+	int ret = 0;
+
+	while (!atomic_load(w->stop) && !w->error[0]) {
+		for (int op = EXMAP_OP_ALLOC; op <= EXMAP_OP_FREE; op++) {
+			for (int i = 0; i < w->pages; i++)
+				entry(w->ex, w->interface, i, first + i * 2, 1);
+			ret = action(w->ex->fd, w->interface, op, w->pages, 0);
+			/* The surface may go before the call or in the middle of it. */
+			if ((ret < 0 && errno == EPROTO) ||
+			    (ret > 0 && w->ex->interface[w->interface]->iov[w->pages - 1].res == -EPROTO)) {
+				w->surface_gone = true;
+				return NULL;
+			}
+			if (ret)
+				worker_error(w, op == EXMAP_OP_ALLOC ? "ALLOC" : "FREE", ret);
+		}
+	}
+	return NULL;
+}
+
+#endif /* TEST_WORKER_H */
