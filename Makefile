@@ -73,12 +73,14 @@ tools/exmap-top: tools/exmap-top.c
 $(EXAMPLES): %: %.c exmap_user.h linux/exmap.h
 	$(CC) $(CFLAGS) -o $@ $<
 
-test-bench-steal-same: test-bench-steal.c bench_common.h exmap_user.h linux/exmap.h
+BENCH_HEADERS = bench_common.h $(wildcard bench/*.h) exmap_user.h linux/exmap.h
+
+test-bench-steal-same: test-bench-steal.c $(BENCH_HEADERS)
 	$(CC) $(CFLAGS) -DSAME_THREAD -o $@ $<
 
 bench/bench-read: LDLIBS += -luring
 
-$(filter-out test-bench-steal-same,$(BENCHES)): %: %.c bench_common.h exmap_user.h linux/exmap.h
+$(filter-out test-bench-steal-same,$(BENCHES)): %: %.c $(BENCH_HEADERS)
 	$(CC) $(CFLAGS) -o $@ $< $(LDLIBS)
 
 install: module install-dev

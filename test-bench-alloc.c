@@ -3,7 +3,7 @@
  * The paper's 1 IF: each thread allocates a batch of single pages at its own
  * interface and frees it at the same one; and what Linux has for it otherwise.
  */
-#include "bench_common.h"
+#include "bench/run.h"
 
 #include <sys/pidfd.h>
 #include <sys/uio.h>

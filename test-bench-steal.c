@@ -5,7 +5,7 @@
  * thread allocates at one interface and frees at another. Built without, the
  * paper's pool: half of the threads allocate, the other half free.
  */
-#include "bench_common.h"
+#include "bench/run.h"
 
 #ifdef SAME_THREAD
 

@@ -7,7 +7,7 @@
  * of the clock around each call. What is measured has been done before: pages are in the
  * pool, page tables are there.
  */
-#include "bench_common.h"
+#include "batch.h"
 
 #include <sys/syscall.h>
 #include <sys/uio.h>

@@ -8,7 +8,7 @@
  * Cost per page is of 4096 pages, the best of three rounds after one that does not count:
  * then pages are in the pool, and page tables are there.
  */
-#include "bench_common.h"
+#include "batch.h"
 
 #include <sys/wait.h>
 

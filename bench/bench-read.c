@@ -3,7 +3,7 @@
  * The paper's Figures 9 and 10: pages read from a block device, by the exmap and
  * by what Linux has for it otherwise.
  */
-#include "bench_common.h"
+#include "run.h"
 
 #include <liburing.h>
 #include <sys/uio.h>
