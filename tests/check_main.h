@@ -181,13 +181,13 @@ static void usage(FILE *out, const char *program, const char *about)
 		"usage: %s [--tap] [--list] [TEST...]\n"
 		"\n"
 		"%s\n"
-		"Runs the tests named, or all of them, each in a process of its own.\n"
+		"Runs the given tests, or all tests, each in a process of its own.\n"
 		"\n"
-		"  --tap   print TAP (Test Anything Protocol)\n"
-		"  --list  print the tests' names\n"
-		"  --help  print this\n"
+		"  --tap   print results in TAP (Test Anything Protocol)\n"
+		"  --list  print the names of all tests\n"
+		"  --help  print this help\n"
 		"\n"
-		"Exits with 0 if all passed, 1 if one failed, 77 if there is no /dev/exmap.\n",
+		"Exits with 0 if no test failed, 1 if one failed, 77 if /dev/exmap is missing.\n",
 		program, about);
 }
 
@@ -240,13 +240,13 @@ static int check_main(int argc, char **argv, const char *about)
 	}
 	for (int i = optind; i < argc; i++) {
 		if (!find_test(argv[i])) {
-			fprintf(stderr, "%s: no test is called %s; --list shows what there is\n",
+			fprintf(stderr, "%s: no test is called %s; --list shows all tests\n",
 				argv[0], argv[i]);
 			return 1;
 		}
 	}
 	if (access("/dev/exmap", F_OK)) {
-		fprintf(stderr, "%s: there is no /dev/exmap; load the module first (./load.sh)\n",
+		fprintf(stderr, "%s: /dev/exmap is missing; load the module first (./load.sh)\n",
 			argv[0]);
 		return 77;
 	}

@@ -272,5 +272,5 @@ TEST(threads_sharing_an_interface)
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of what the rest of the kernel does to the surface.");
+	return check_main(argc, argv, "Tests of the gate: the rest of the kernel works on the surface.");
 }

@@ -152,5 +152,5 @@ TEST(guests_come_while_pages_go, .needs = "/dev/kvm")
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests with a virtual machine whose memory is the surface.");
+	return check_main(argc, argv, "Tests with a virtual machine of KVM that has the surface as its memory.");
 }

@@ -201,5 +201,5 @@ TEST(pinned_pages_are_replaced)
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of pages that others hold, and of faulty ones.");
+	return check_main(argc, argv, "Tests of pages that others have pinned, and of pages with a memory error.");
 }

@@ -87,7 +87,7 @@ static void *honest_worker(void *arg)
 			memset(w->ex->surface + (first + i) * PAGE, w->interface, PAGE);
 		for (int i = 0; i < w->pages; i++) {
 			if (!all_bytes(w->ex->surface + (first + i) * PAGE, w->interface))
-				worker_error(w, "a page is somebody else's, too", 0);
+				worker_error(w, "another thread has written to a page", 0);
 			entry(w->ex, w->interface, i, first + i, 1);
 		}
 		ret = action(w->ex->fd, w->interface, EXMAP_OP_FREE, w->pages, 0);
@@ -159,7 +159,7 @@ TEST(shrinker_takes_free_pages)
 
 	ck_assert(shrink());
 	rss -= kib_of("/proc/self/status", "RssShmem:");
-	ck_assert_msg(labs(rss - (POOL - KEPT) * 4) <= SLACK, "%ld KiB were given back", rss);
+	ck_assert_msg(labs(rss - (POOL - KEPT) * 4) <= SLACK, "the shrinker took %ld KiB", rss);
 	ck_assert_int_ge(kib_of("/proc/self/status", "VmHWM:"), peak - SLACK);
 	assert_mapped(ex, KEPT);
 	for (int page = 0; page < KEPT; page++)
@@ -342,10 +342,10 @@ TEST(alloc_of_a_long_entry_lets_others_run)
 		share = longest_wait(&t, 4095);
 	atomic_store(&t.stop, true);
 	ck_assert(!pthread_join(thread, NULL));
-	ck_assert_msg(share <= 0.5, "others wait for %.0f %% of the call", share * 100);
+	ck_assert_msg(share <= 0.5, "other tasks waited for %.0f %% of the call", share * 100);
 }
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of the pool: stealing, the shrinker, memory from the system.");
+	return check_main(argc, argv, "Tests of the pool: free pages, the shrinker, accounting.");
 }

@@ -225,5 +225,5 @@ TEST(kill_at_random_moments)
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of fork, exec, passed files, exit and kill.");
+	return check_main(argc, argv, "Tests of an exmap and other processes: fork, exec, exit, kill.");
 }

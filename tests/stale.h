@@ -57,7 +57,7 @@ static void stale_writer_start(struct stale_writer *w, void *where)
 	cpu_set_t cpu;
 
 	*w = (struct stale_writer){ .where = where };
-	ck_assert_msg(sysconf(_SC_NPROCESSORS_ONLN) > 1, "this takes two CPUs");
+	ck_assert_msg(sysconf(_SC_NPROCESSORS_ONLN) > 1, "this test needs two CPUs");
 	CPU_ZERO(&cpu);
 	CPU_SET(0, &cpu);
 	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
