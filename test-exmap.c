@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Functional tests of the basic calls: one per behaviour and per refusal of the interface. Each
- * looks not only at what a call returns but at what it left behind. tests/ has the rest by subject.
+ * Functional tests of the basic calls: one test per behaviour and per refusal. A test checks what
+ * a call returns and also the state that the call leaves. tests/ has a program for each other
+ * subject.
  */
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -9,7 +10,7 @@
 #include "tests/common.h"
 
 
-/* The numbers of the interface: existing binaries have them built in. */
+/* The numbers of the ABI. They must not change, because existing binaries contain them. */
 #define assert_at(type, field, offset) \
 	_Static_assert(offsetof(struct type, field) == (offset), #type "." #field)
 #define assert_size(type, size) _Static_assert(sizeof(struct type) == (size), #type)
@@ -69,7 +70,7 @@ TEST(setup_twice_is_ebusy)
 	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
 }
 
-/* After SETUP with that word, these flags hold; STATS and a touch tell. */
+/* SETUP with @word as its flags must set @flags. STATS and a touch by the kernel show that. */
 static void setup_has_flags(uint64_t word, uint64_t flags)
 {
 	int fd = exmap_open(), zero = open("/dev/zero", O_RDONLY);
@@ -90,10 +91,10 @@ static void setup_has_flags(uint64_t word, uint64_t flags)
 	assert_ok(close(fd));
 }
 
-/* Programs for the published module do not set the word. */
+/* Programs for the published module leave the flags uninitialized, so SETUP must not refuse. */
 TEST(setup_word_with_an_unknown_flag_counts_as_0)
 {
-	setup_has_flags(0x383131ffffffdc38, 0);	/* seen in LeanStore */
+	setup_has_flags(0x383131ffffffdc38, 0);	/* LeanStore's stack had this */
 	setup_has_flags(UINT64_MAX, 0);
 	setup_has_flags(EXMAP_PAGEFAULT_ALLOC, EXMAP_PAGEFAULT_ALLOC);
 	for (int bit = 0; bit < 64; bit++) {
@@ -129,7 +130,7 @@ TEST(setup_pool_as_large_as_the_address_space)
 {
 	int fd = exmap_open();
 
-	/* With four levels of page tables: as many pages as there are addresses. */
+	/* With four levels of page tables user space has 2^35 - 1 pages: the largest pool. */
 	assert_errno(exmap_setup(fd, 1, 1UL << 35, 0), EINVAL);
 	assert_ok(exmap_setup(fd, 1, (1UL << 35) - 1, 0));
 }
@@ -151,7 +152,7 @@ TEST(setup_fd_that_is_not_open_is_ebadf)
 	assert_ok(exmap_setup(fd, 1, 1, 0));
 }
 
-/* What cannot be a backing file is refused, and nothing is set up. */
+/* SETUP refuses a file that cannot be a backing file, and leaves the exmap as it was. */
 TEST(setup_backing_fd_that_cannot_work)
 {
 	struct exmap_ioctl_setup setup = { .max_interfaces = 1, .buffer_size = 1 };
@@ -177,16 +178,16 @@ TEST(setup_above_memlock_is_enomem)
 {
 	int fd = exmap_open(), fd2 = exmap_open();
 
-	/* Of each a page is for what the interfaces take before they are used. */
+	/* SETUP charges one page more, for the array of interfaces. */
 	set_memlock(100 * PAGE);
 	drop_privileges();
 	assert_errno(exmap_setup(fd, 1, 101, 0), ENOMEM);
 	assert_errno(exmap_setup(fd, 1, 100, 0), ENOMEM);
 	assert_ok(exmap_setup(fd, 1, 59, 0));
-	/* It counts for the user, not for each exmap. */
+	/* The limit is the user's: it covers all of the user's exmaps together. */
 	assert_errno(exmap_setup(fd2, 1, 40, 0), ENOMEM);
 	assert_ok(exmap_setup(fd2, 1, 39, 0));
-	/* And is given back. */
+	/* Closing an exmap uncharges its pages. */
 	close(fd);
 	assert_ok(exmap_setup(exmap_open(), 1, 59, 0));
 }
@@ -206,7 +207,7 @@ TEST(setup_with_cap_ipc_lock_has_no_limit)
 	assert_ok(exmap_setup(exmap_open(), 1, 1000, 0));
 }
 
-/* Nothing is taken before it is needed. */
+/* SETUP takes no page of the pool from the system. */
 TEST(setup_of_a_large_pool_takes_no_memory)
 {
 	long before = available_kib();
@@ -241,7 +242,7 @@ TEST(mmap_interface_of_two_pages_is_einval)
 		     EINVAL);
 }
 
-/* The same page wherever it is mapped, and empty at first. */
+/* All mappings of an interface show one page, which is zero at first. */
 TEST(mmap_interface_twice_is_one_page)
 {
 	int fd = exmap_open();
@@ -256,7 +257,10 @@ TEST(mmap_interface_twice_is_one_page)
 	ck_assert(all_bytes(map_interface(fd, 0), 0));
 }
 
-/* It is mapped when it is touched, which may be at once, or after its file is closed. */
+/*
+ * An interface's page is mapped by the first touch of its mapping: by user space, by the kernel,
+ * by MAP_POPULATE or mlockall, and also after the file is closed.
+ */
 TEST(mmap_interface_is_mapped_when_touched)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 2);
@@ -276,10 +280,10 @@ TEST(mmap_interface_is_mapped_when_touched)
 	assert_ok(mincore(early, PAGE, &there));
 	ck_assert_uint_eq(there & 1, 1);
 	ck_assert_uint_eq(early->iov[511].value, 12345);
-	/* What is taken away comes back as it was. */
+	/* After MADV_DONTNEED a touch maps the same page again. */
 	assert_ok(madvise(early, PAGE, MADV_DONTNEED));
 	ck_assert_uint_eq(early->iov[511].value, 12345);
-	/* By the kernel. */
+	/* The kernel makes the first touch. */
 	late = map_interface(ex->fd, 1);
 	assert_ok(late);
 	local = (struct iovec){ .iov_base = &value, .iov_len = 8 };
@@ -368,7 +372,7 @@ TEST(action_read_write_without_backing_is_eopnotsupp)
 	assert_mapped(ex, 0);
 }
 
-/* An interface that was never mapped holds empty entries. */
+/* All entries of an interface that was never mapped are empty. */
 TEST(action_on_an_unmapped_interface)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 1);
@@ -479,7 +483,7 @@ TEST(alloc_of_empty_entries)
 	assert_mapped(ex, 0);
 }
 
-/* Clients retry such a call as it is. */
+/* After ENOMEM a client repeats the call with the same entries, so they must be unchanged. */
 TEST(alloc_first_entry_without_memory_is_enomem_and_untouched)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 1);
@@ -516,7 +520,10 @@ TEST(alloc_later_entry_without_memory_is_a_count)
 	ck_assert_uint_eq(resident(ex, 10, 246), 0);
 }
 
-/* An entry is overwritten already, so this is not a call that did nothing. */
+/*
+ * ALLOC finds no memory for its second entry. Its first entry has an answer already, so the call
+ * must return a count and not ENOMEM.
+ */
 TEST(alloc_without_memory_after_an_answer_is_a_count)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 1);
@@ -529,7 +536,7 @@ TEST(alloc_without_memory_after_an_answer_is_a_count)
 	assert_entry(ex, 0, 0, -EFAULT, 0);
 	assert_entry(ex, 0, 1, -ENOMEM, 0);
 	assert_entry(ex, 0, 2, -ENOMEM, 0);
-	/* Likewise after one that needed no page. */
+	/* The same if the first entry needed no page. */
 	entry(ex, 0, 0, 0, 1);
 	entry(ex, 0, 1, 20, 1);
 	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_ALLOC, 2, 0), 1);
@@ -537,7 +544,7 @@ TEST(alloc_without_memory_after_an_answer_is_a_count)
 	assert_entry(ex, 0, 1, -ENOMEM, 0);
 }
 
-/* All of an entry or nothing of it. */
+/* ALLOC maps all pages of an entry or none. */
 TEST(alloc_without_memory_leaves_none_of_the_entry)
 {
 	struct exmap *ex = exmap_new(64 * MIB, 3000, 2);
@@ -547,10 +554,10 @@ TEST(alloc_without_memory_leaves_none_of_the_entry)
 	ck_assert_int_eq(alloc(ex, 0, 1000, 4095), -ENOMEM);
 	ck_assert_uint_eq(resident(ex, 1000, 4095), 0);
 	assert_mapped(ex, 100);
-	/* What it had got together is there for others. */
+	/* The pages that the failed call had collected are free for other interfaces. */
 	ck_assert_int_eq(alloc(ex, 1, 1000, 2900), 2900);
 	ck_assert_int_eq(alloc(ex, 0, 5000, 1), -ENOMEM);
-	/* What is mapped needs no page. */
+	/* ALLOC needs a free page only for pages that are not mapped. */
 	ck_assert_int_eq(alloc(ex, 0, 0, 100), 0);
 	ck_assert_int_eq(release(ex, 0, 50, 1), 1);
 	ck_assert_int_eq(alloc(ex, 0, 0, 100), 1);
@@ -598,7 +605,7 @@ TEST(alloc_fresh_pages_are_zero)
 {
 	struct exmap *ex;
 
-	/* Leave something behind in the system's free pages. */
+	/* Each round leaves pages full of 0xff among the free pages of the system. */
 	for (int round = 0; round < 3; round++) {
 		ex = exmap_new(64 * MIB, 4095, 1);
 		ck_assert_int_eq(alloc(ex, 0, 0, 4095), 4095);
@@ -702,7 +709,7 @@ TEST(stats_bad_pointer_is_efault)
 	assert_errno(ioctl(ex->fd, EXMAP_IOCTL_STATS, NULL), EFAULT);
 }
 
-/* Nothing of the kernel's stack leaks through the padding. */
+/* STATS does not leak the kernel's stack through its padding. */
 TEST(stats_padding_is_zero)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 1);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What all tests share: assertions, limits, children. C and C++.
+ * What all test programs share: assertions, numbers from /proc, limits, children. The tests of
+ * exmap_user.h include this as C and as C++.
  */
 #ifndef TEST_BASE_H
 #define TEST_BASE_H
@@ -18,14 +19,15 @@
 #define TIB (1UL << 40)
 
 /*
- * Set in a child that is to be killed while it works. An assertion that holds leaves a note in
- * a file that is the parent's, too; a write to it that is cut short by the signal, at the end
- * of a page, would be the end of the whole program: "Bad message type".
+ * Set in a child that its test kills while the child works. Each assertion that holds writes a
+ * note to a file that the child shares with its parent. If the signal cut such a write short at
+ * the end of a page, the check library would end the whole program with "Bad message type". So
+ * the assertions of a doomed child write no notes.
  */
 static bool doomed;
 #define _mark_point(file, line) (doomed ? (void)0 : (_mark_point)(file, line))
 
-/* A call that returns -1 and this errno. */
+/* Assert that @call returns -1 and sets errno to @err. */
 #define assert_errno(call, err) do {						\
 	errno = 0;								\
 	long ret_ = (long)(call);						\
@@ -41,8 +43,8 @@ static bool doomed;
 } while (0)
 
 /*
- * How many rounds of something random to do: fewer where $EXMAP_TEST_SLOWDOWN says that
- * each takes that many times longer (vm/init sets it for the debug kernels).
+ * How many rounds to run instead of @rounds. vm/init sets $EXMAP_TEST_SLOWDOWN for the debug
+ * kernels: each round takes that many times longer, so the test runs that many times fewer.
  */
 static inline int scaled(int rounds)
 {
@@ -52,7 +54,7 @@ static inline int scaled(int rounds)
 	return times > 1 ? (rounds + times - 1) / times : rounds;
 }
 
-/* A number from a file of /proc: what comes after @key at the start of a line. */
+/* The number after @key, which starts a line of @file in /proc. */
 static inline long kib_of(const char *file, const char *key)
 {
 	char line[256];
@@ -68,7 +70,7 @@ static inline long kib_of(const char *file, const char *key)
 	return kib;
 }
 
-/* The number that is all of a file. */
+/* The number in a file that holds nothing else. */
 static inline long number_in(const char *path)
 {
 	FILE *f = fopen(path, "r");
@@ -79,7 +81,7 @@ static inline long number_in(const char *path)
 	return number;
 }
 
-/* What /proc/self/fdinfo says about an exmap; -1 where it says nothing. */
+/* The number after exmap-@key in /proc/self/fdinfo; -1 if fdinfo has no such line. */
 static inline long fdinfo(int fd, const char *key)
 {
 	char path[64], line[256];
@@ -101,8 +103,8 @@ static inline long fdinfo(int fd, const char *key)
 #define assert_fdinfo(fd, key, want) ck_assert_int_eq(fdinfo(fd, key), want)
 
 /*
- * Memory to be had, in KiB. What CPUs keep at hand of it (tens of MiB, since Linux 6.7)
- * the kernel does not count.
+ * Available memory, in KiB. The kernel's own figure leaves out the pages on the lists of each
+ * CPU, which are tens of MiB since Linux 6.7. They are added here.
  */
 static inline long available_kib(void)
 {
@@ -111,7 +113,7 @@ static inline long available_kib(void)
 	char line[256];
 	FILE *f;
 
-	/* Root may have what CPUs have counted by themselves counted in. */
+	/* The kernel adds up the counters of all CPUs; only root may ask for that. */
 	if (refresh >= 0) {
 		(void)!write(refresh, "1", 1);
 		close(refresh);
@@ -125,7 +127,10 @@ static inline long available_kib(void)
 	return kib_of("/proc/meminfo", "MemAvailable:") + pages * (long)(PAGE / 1024);
 }
 
-/* It is again as it was but for @slack KiB: soon, since RCU frees what others may look at. */
+/*
+ * Assert that less than @slack KiB of memory is missing compared with @before. RCU frees some of
+ * it late, so this waits up to 10 seconds.
+ */
 static inline void assert_available(long before, long slack)
 {
 	for (int i = 0; i < 100 && before - available_kib() >= slack; i++)
@@ -134,13 +139,13 @@ static inline void assert_available(long before, long slack)
 	ck_assert_msg(before < slack, "%ld KiB less memory than before", before);
 }
 
-/* Become a user without any capability. */
+/* Become a user without capabilities. */
 static inline void drop_privileges(void)
 {
 	assert_ok(setgroups(0, NULL));
 	assert_ok(setresgid(65534, 65534, 65534));
 	assert_ok(setresuid(65534, 65534, 65534));
-	/* Like one who has logged in as that user: he may look at himself in /proc. */
+	/* As for a user who has logged in: the process may read its own files in /proc. */
 	assert_ok(prctl(PR_SET_DUMPABLE, 1));
 }
 
@@ -156,7 +161,7 @@ static inline bool all_bytes(const char *page, char byte)
 	return page[0] == byte && !memcmp(page, page + 1, PAGE - 1);
 }
 
-/* A child's exit status: 0 where all its assertions held. */
+/* Wait for a child. It must exit with status @want, or end by signal @want. */
 static inline void wait_child(pid_t pid, int want)
 {
 	int status;

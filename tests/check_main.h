@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the test programs share: they run tests with the check
- * library, each in a process of its own, and after each look for complaints in
- * the kernel log, since what a test broke may only show when its process is gone.
+ * The main function of a test program. It runs each test in a process of its own, with the check
+ * library, and then looks for complaints in the kernel log. It looks after each test's process
+ * has ended, because some damage shows only then.
  */
 #ifndef CHECK_MAIN_H
 #define CHECK_MAIN_H
@@ -19,7 +19,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* What TEST() defines. Fields that TEST() does not name are zero. */
+/* A test, as TEST() defines it. Fields that TEST() does not name are zero. */
 struct test {
 	const char *name;
 	const TTest *test;
@@ -59,9 +59,9 @@ struct results {
 };
 
 /*
- * The first line of the kernel log since the last call that is a complaint, and not
- * one that was expected, nor in the stack below it, or NULL. The caller frees it. Only
- * root may read the log.
+ * The first complaint in the kernel log since the last call, or NULL. A line with @expected in it
+ * is no complaint; nor, if @expected is set, are the lines of a call stack. The caller frees the
+ * line. Only root may read the log; for others this returns NULL.
  */
 static char *kernel_complaint(const char *expected)
 {
@@ -96,7 +96,7 @@ static char *kernel_complaint(const char *expected)
 	return found;
 }
 
-/* Whether the processor has a feature, and the kernel makes use of it. */
+/* Whether /proc/cpuinfo shows this flag: the processor has the feature, and the kernel uses it. */
 static bool cpu_has(const char *flag)
 {
 	char line[16384], *word = NULL, *rest;
@@ -111,7 +111,7 @@ static bool cpu_has(const char *flag)
 	return word;
 }
 
-/* What a test needs and does not find, or NULL. */
+/* The name of what @test needs and this machine lacks, or NULL if nothing is missing. */
 static const char *missing_for(const struct test *test)
 {
 	const char *file = test->needs_env ? getenv(test->needs_env) : NULL;
@@ -125,7 +125,7 @@ static const char *missing_for(const struct test *test)
 	return test->needs && access(test->needs, R_OK | W_OK) ? test->needs : NULL;
 }
 
-/* Run one test and print its result; count what passed, failed and was skipped. */
+/* Run one test, print its result and count it. */
 static void run_test(const struct test *test, struct results *count)
 {
 	int nr = ++count->all;
@@ -147,7 +147,7 @@ static void run_test(const struct test *test, struct results *count)
 	tcase = tcase_create(test->name);
 	suite = suite_create(test->name);
 	runner = srunner_create(suite);
-	/* It hangs. None takes a tenth of that on a machine that has little else to do. */
+	/* A test that takes 300 seconds hangs: on an idle machine none takes a tenth of that. */
 	tcase_set_timeout(tcase, 300);
 	tcase_add_test_raise_signal(tcase, test->test, test->signal);
 	suite_add_tcase(suite, tcase);

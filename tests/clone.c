@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of CLONE: several files for one exmap.
+ * Tests of CLONE, with which several files share one exmap, and of files that a call refuses.
  */
 #include <sched.h>
 
@@ -71,7 +71,7 @@ TEST(clone_of_itself_is_einval)
 	assert_errno(exmap_clone(fd, clone), EINVAL);
 }
 
-/* A file that another works with has something to lose, too. */
+/* A file whose exmap another file shares cannot become a clone itself. */
 TEST(clone_into_one_that_was_cloned_is_ebusy)
 {
 	int a = exmap_open(), b = exmap_open(), c = exmap_open();
@@ -79,7 +79,7 @@ TEST(clone_into_one_that_was_cloned_is_ebusy)
 
 	assert_ok(exmap_clone(b, a));
 	assert_errno(exmap_clone(a, c), EBUSY);
-	/* The last of them, in a process that outlives the one it belongs to. */
+	/* A process that outlives the exmap's own process closes the last file of the exmap. */
 	pid = fork();
 	if (!pid) {
 		int mine = exmap_open(), clone = exmap_open();
@@ -121,7 +121,7 @@ TEST(clone_twice_is_ebusy)
 	assert_errno(exmap_clone(clone, b), EBUSY);
 }
 
-/* A clone, refused or not, does not keep an exmap alive: its pool is paid back. */
+/* After all files are closed, CLONE keeps no exmap alive: each round can charge a new pool. */
 TEST(clone_keeps_nothing)
 {
 	set_memlock(100 * PAGE);
@@ -139,7 +139,7 @@ TEST(clone_keeps_nothing)
 	}
 }
 
-/* Files that a refused call has looked at are let go again. */
+/* Assert that closing this end of the pipe closes it: no call has kept a reference. */
 static void assert_no_leak(int pipes[2])
 {
 	char byte;
@@ -149,6 +149,7 @@ static void assert_no_leak(int pipes[2])
 	ck_assert_int_eq(read(pipes[0], &byte, 1), 0);
 }
 
+/* SETUP and CLONE put the reference to a file that they refuse. */
 TEST(refused_files_are_let_go)
 {
 	struct exmap_ioctl_setup setup = { .max_interfaces = 1, .buffer_size = 1 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What tests of the module's calls share: an exmap with its interfaces, the calls. (Tests
- * of exmap_user.h have another struct exmap.)
+ * What the tests of the module's calls share: an exmap with its interfaces, and the calls. The
+ * tests of exmap_user.h cannot include this, because exmap_user.h has its own struct exmap.
  */
 #ifndef TEST_COMMON_H
 #define TEST_COMMON_H
@@ -60,7 +60,7 @@ static inline void *map_interface(int fd, unsigned long nr)
 	return mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, EXMAP_OFF_INTERFACE(nr));
 }
 
-/* All of it: a surface of @size bytes, a pool of @pages, all interfaces mapped. */
+/* A new exmap with a surface of @size bytes and a pool of @pages, all interfaces mapped. */
 static inline struct exmap *exmap_new_file(size_t size, size_t pages, int interfaces,
 					   uint64_t flags, int file)
 {
@@ -95,7 +95,7 @@ static inline int action(int fd, int interface, int opcode, int nr, uint64_t fla
 {
 	struct exmap_action_params params;
 
-	/* The hole is never looked at, nor what is not set. */
+	/* The module must ignore the padding. */
 	memset(&params, 0xa5, sizeof(params));
 	params.interface = interface;
 	params.iov_len = nr;
@@ -109,7 +109,7 @@ static inline void entry(struct exmap *ex, int interface, int i, uint64_t page, 
 	ex->interface[interface]->iov[i].value = (uint64_t)len << 52 | page;
 }
 
-/* ALLOC or FREE of one run. Returns how many pages, or the negative errno. */
+/* A call with one entry. Returns the number of pages done, or the negative errno. */
 static inline int run_flags(struct exmap *ex, int interface, int opcode, uint64_t page,
 			    unsigned int len, uint64_t flags)
 {
@@ -153,7 +153,7 @@ static inline struct exmap_ioctl_stats stats(struct exmap *ex)
 	return stats;
 }
 
-/* Where no call is at work, every page is in one place. */
+/* While no call runs, the numbers of pages in each place add up to those from the system. */
 static inline void assert_pages_add_up(int fd)
 {
 	assert_fdinfo(fd, "pages-system", fdinfo(fd, "pages-mapped") +
@@ -163,7 +163,7 @@ static inline void assert_pages_add_up(int fd)
 
 #define assert_mapped(ex, n) ck_assert_uint_eq(stats(ex).alloc_count, n)
 
-/* How many of some pages are resident, by mincore. */
+/* How many of @len pages from @page on are mapped, as mincore tells. */
 static inline size_t resident(struct exmap *ex, uint64_t page, size_t len)
 {
 	unsigned char vec[4096];
@@ -176,11 +176,14 @@ static inline size_t resident(struct exmap *ex, uint64_t page, size_t len)
 	return sum;
 }
 
-/* Have the kernel take back what it can, as when it is short of memory. Only for root. */
+/*
+ * Run the kernel's shrinkers, as if memory were short. Returns whether that succeeded; only root
+ * may do it.
+ */
 static inline bool shrink(void)
 {
 	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
-	/* Nothing in the log (4); dentries, inodes and whatever else has a shrinker (2). */
+	/* 4: no message in the kernel log. 2: shrink dentries, inodes and all other shrinkers. */
 	bool ok = fd >= 0 && pwrite(fd, "4", 1, 0) == 1 && pwrite(fd, "2", 1, 0) == 1;
 
 	close(fd);

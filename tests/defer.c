@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of EXMAP_FREE_DEFER: the flush is put off, and yet no page gets to anyone before it,
- * and no address gets another page.
+ * Tests of EXMAP_FREE_DEFER. The flush is put off, and until then nobody gets the page, and no
+ * other page is mapped at its address.
  */
 #include "io_common.h"
 #include "stale.h"
@@ -55,7 +55,7 @@ TEST(deferred_pages_are_neither_mapped_nor_free)
 	assert_fdinfo(ex->fd, "pages-free", free_before);
 	assert_pages_add_up(ex->fd);
 	ck_assert_int_eq(flushes(ex), 0);
-	/* What is not there, or not on the surface, is answered as by any FREE. */
+	/* For pages that are not mapped, or not on the surface, the answer is that of any FREE. */
 	entry(ex, 0, 0, 2, 4);
 	entry(ex, 0, 1, 1000, 1);
 	entry(ex, 0, 2, 1, 2);
@@ -63,7 +63,7 @@ TEST(deferred_pages_are_neither_mapped_nor_free)
 	assert_entry(ex, 0, 0, 0, 0);
 	assert_entry(ex, 0, 1, -EFAULT, 0);
 	assert_entry(ex, 0, 2, 0, 1);
-	/* A FREE that flushes has nothing to do with what another one has put off. */
+	/* A FREE that flushes leaves the quarantine as it is. */
 	ck_assert_int_eq(release(ex, 0, 0, 10), 5);
 	assert_deferred(ex, 5);
 
@@ -76,7 +76,7 @@ TEST(deferred_pages_are_neither_mapped_nor_free)
 	ck_assert_int_eq(flushes(ex), 2);
 }
 
-/* However many pages each call frees. */
+/* FREE flushes once for 512 deferred pages, however many of them each call frees. */
 TEST(one_flush_for_512_pages)
 {
 	enum { PAGES = 4096 };
@@ -100,14 +100,14 @@ TEST(one_flush_for_512_pages)
 		ck_assert_int_eq(flushes(ex) - before, PAGES / 512);
 		assert_pages_add_up(ex->fd);
 	}
-	/* Or each entry. */
+	/* The same if one entry has all of them. */
 	ck_assert_int_eq(alloc(ex, 0, 0, 4000), 4000);
 	ck_assert_int_eq(defer(ex, 0, 0, 4000), 4000);
 	assert_deferred(ex, 4000 % 512);
 	assert_pages_add_up(ex->fd);
 }
 
-/* An address that is due for a flush gets it before another page is mapped there. */
+/* An address in quarantine is flushed before another page is mapped there. */
 TEST(flushed_before_it_is_mapped_again)
 {
 	struct exmap *ex = exmap_new_flags(MIB, 100, 3, EXMAP_PAGEFAULT_ALLOC);
@@ -126,21 +126,21 @@ TEST(flushed_before_it_is_mapped_again)
 		case 0:	/* a single page, by another interface */
 			ck_assert_int_eq(alloc(ex, 2, 1, 1), 1);
 			break;
-		case 1:	/* by the same */
+		case 1:	/* a single page, by the interface that freed it */
 			ck_assert_int_eq(alloc(ex, 0, 1, 1), 1);
 			break;
-		case 2:	/* within a run */
+		case 2:	/* a run with the page in it */
 			ck_assert_int_eq(alloc(ex, 2, 1, 5), 5);
 			break;
-		case 3:	/* a touch; it may as well hit what is still in the TLB */
+		case 3:	/* a touch by the kernel; one by this thread might hit a stale TLB entry */
 			assert_ok(madvise(ex->surface + PAGE, PAGE, MADV_POPULATE_WRITE));
 			break;
 		}
-		/* Only what was with it in quarantine. */
+		/* Only the quarantine that has the page is flushed. */
 		ck_assert_int_eq(flushes(ex) - before, 1);
 		assert_deferred(ex, 4);
 		ck_assert_uint_eq(resident(ex, 1, 1), 1);
-		/* Elsewhere there is no reason to flush. */
+		/* ALLOC at another address does not flush. */
 		ck_assert_int_eq(alloc(ex, 2, 20, 1), 1);
 		assert_deferred(ex, 4);
 		ck_assert_int_eq(release(ex, 2, 0, 100), how == 2 ? 6 : 2);
@@ -150,6 +150,7 @@ TEST(flushed_before_it_is_mapped_again)
 	}
 }
 
+/* READ and pread flush an address in quarantine before they map a page there. */
 TEST_BOTH(flushed_before_it_is_read_again)
 {
 	int fd = backing_open(device, O_RDWR);
@@ -159,7 +160,7 @@ TEST_BOTH(flushed_before_it_is_read_again)
 	ck_assert_int_eq(alloc(ex, 0, 0, 20), 20);
 	memset(ex->surface, 'x', 20 * PAGE);
 	ck_assert_int_eq(defer(ex, 0, 0, 20), 20);
-	/* What is not mapped is not written. */
+	/* WRITE skips pages in quarantine, because they are not mapped. */
 	ck_assert_int_eq(run(ex, 1, EXMAP_OP_WRITE, 0, 20), 0);
 	ck_assert_int_eq(run(ex, 1, EXMAP_OP_READ, 5, 10), 10);
 	ck_assert_int_eq(flushes(ex) - before, 1);
@@ -175,7 +176,7 @@ TEST_BOTH(flushed_before_it_is_read_again)
 	assert_pages_add_up(ex->fd);
 }
 
-/* Pages in quarantine are no reason for ENOMEM, whoever put them there. */
+/* ALLOC does not return ENOMEM while pages are in quarantine, whichever interface freed them. */
 TEST(flushed_when_the_pool_is_empty)
 {
 	enum { INTERFACES = 20, EACH = 5, POOL = INTERFACES * EACH };
@@ -193,7 +194,7 @@ TEST(flushed_when_the_pool_is_empty)
 	for (int i = 0; i < INTERFACES; i++)
 		ck_assert_int_eq(defer(ex, i, i * EACH, EACH), EACH);
 	before = flushes(ex);
-	/* No more than it takes. */
+	/* ALLOC flushes no more quarantines than it needs pages from. */
 	ck_assert_int_eq(alloc(ex, 3, 200, 1), 1);
 	ck_assert_int_eq(flushes(ex) - before, 1);
 	ck_assert_int_eq(alloc(ex, 3, 100, POOL - 1), POOL - 1);
@@ -203,7 +204,10 @@ TEST(flushed_when_the_pool_is_empty)
 	assert_pages_add_up(ex->fd);
 }
 
-/* Threads that leave each other no other page: none of them may hear ENOMEM. */
+/*
+ * A thread that allocates pages, checks that nobody else writes to them, and frees them with the
+ * flush put off.
+ */
 struct worker {
 	struct exmap *ex;
 	pthread_t thread;
@@ -219,7 +223,7 @@ static void *deferring_worker(void *arg)
 	uint64_t first = w->interface * 100, *word;
 
 	for (int round = 0; round < w->rounds; round++) {
-		/* Elsewhere each time, but for every eighth, which is where it was. */
+		/* A new address in each round but every eighth, which uses a recent one again. */
 		uint64_t page = first + round / 8 * 7 % 90 + round % 8 % 7;
 
 		if (alloc(w->ex, w->interface, page, w->pages) != w->pages)
@@ -240,6 +244,7 @@ static void *deferring_worker(void *arg)
 	return NULL;
 }
 
+/* ALLOC does not return ENOMEM, although all pages that the threads need are often deferred. */
 TEST(no_false_enomem_while_pages_are_deferred)
 {
 	enum { THREADS = 4, PAGES = 3 };
@@ -260,8 +265,8 @@ TEST(no_false_enomem_while_pages_are_deferred)
 }
 
 /*
- * Threads that map and free the same addresses, and madvise: what for one is due for a
- * flush is there again for another.
+ * A thread that maps, frees and flushes random pages of a few addresses, and calls madvise. Other
+ * threads do the same at the same addresses.
  */
 static void *quarrelling_worker(void *arg)
 {
@@ -312,15 +317,15 @@ TEST(same_addresses_by_threads)
 	}
 	ck_assert_uint_eq(resident(ex, 0, 72), stats(ex).alloc_count);
 	assert_pages_add_up(ex->fd);
-	/* No address is left that nothing can be mapped to. */
+	/* A page can be mapped at each address: none is left marked as in quarantine. */
 	alloc(ex, 0, 0, 72);
 	ck_assert_uint_eq(resident(ex, 0, 72), 72);
 	assert_mapped(ex, 72);
 }
 
 /*
- * Another CPU goes on writing to page 0. Its page may come up at page 1 only when that
- * has ended, whatever has the pages flushed: here the pool of one page, which is empty.
+ * Another CPU writes to page 0 all the time. The pool has one page, so ALLOC of page 1 flushes it
+ * out of quarantine, if FLUSH has not done so. No write to page 0 may reach it after that.
  */
 TEST(stale_tlb_entries_reach_nothing)
 {
@@ -347,8 +352,8 @@ TEST(stale_tlb_entries_reach_nothing)
 }
 
 /*
- * Another CPU goes on writing to page 2, where another page is mapped meanwhile: what it
- * writes after that must arrive there.
+ * Another CPU writes to page 2 all the time, while FREE with a deferred flush and ALLOC map another
+ * page there. Its writes after ALLOC must reach the new page.
  */
 TEST(stale_tlb_entries_do_not_survive_alloc)
 {
@@ -356,7 +361,7 @@ TEST(stale_tlb_entries_do_not_survive_alloc)
 	volatile uint64_t *word = (void *)(ex->surface + 2 * PAGE);
 	struct stale_writer w;
 
-	/* Pages for the other one to take. */
+	/* Interface 1 has free pages, so its ALLOC does not flush for lack of pages. */
 	ck_assert_int_eq(alloc(ex, 1, 100, 50), 50);
 	ck_assert_int_eq(release(ex, 1, 100, 50), 50);
 	stale_writer_start(&w, ex->surface + 2 * PAGE);
@@ -364,8 +369,9 @@ TEST(stale_tlb_entries_do_not_survive_alloc)
 		ck_assert_int_eq(alloc(ex, 0, 0, 4), 4);
 		stale_writer_wait(&w);
 		/*
-		 * So that it is not the same page that comes back: the last in is the first
-		 * out. And not in order: neither the first nor the last bounds the flush.
+		 * Page 2 is not the last one freed, because the last free page is handed out
+		 * first, and the same page would come back. The order also puts neither the
+		 * first nor the last address of the range to be flushed at an end of the list.
 		 */
 		ck_assert_int_eq(defer(ex, 0, 1, 1), 1);
 		ck_assert_int_eq(defer(ex, 0, 3, 1), 1);
@@ -380,7 +386,10 @@ TEST(stale_tlb_entries_do_not_survive_alloc)
 	stale_writer_stop(&w);
 }
 
-/* The kernel takes the surface away, or a part: nothing may be due for a flush after that. */
+/*
+ * When the kernel works on the surface or a part of it, all quarantines are flushed: no address is
+ * in quarantine after that.
+ */
 TEST(madvise_and_clear_refs_flush)
 {
 	struct exmap *ex = exmap_new(64 * MIB, 3000, 2);
@@ -393,14 +402,14 @@ TEST(madvise_and_clear_refs_flush)
 		ck_assert_int_eq(alloc(ex, 0, 0, 2000), 2000);
 		ck_assert_int_eq(defer(ex, 0, 100, 200), 200);
 		ck_assert_int_eq(defer(ex, 1, 1500, 100), 100);
-		/* Of a page table that is empty after this, and may go. */
+		/* This page table is empty now, so the kernel may free it. */
 		ck_assert_int_eq(release(ex, 0, 512, 512), 512);
 		assert_deferred(ex, 300);
 		if (round == 0)
 			assert_ok(madvise(ex->surface, 512 * PAGE, MADV_DONTNEED));
 		else if (round == 1)
 			assert_ok(madvise(ex->surface + 2000 * PAGE, PAGE, MADV_DONTNEED));
-		else if (write(fd, "4", 1) != 1)	/* A kernel without soft-dirty bits. */
+		else if (write(fd, "4", 1) != 1)	/* no soft-dirty tracking */
 			ck_assert_int_eq(flush(ex, 0) + flush(ex, 1), 0);
 		assert_deferred(ex, 0);
 		mapped = stats(ex).alloc_count;
@@ -422,6 +431,7 @@ TEST(munmap_gives_deferred_pages_back)
 	assert_deferred(ex, 0);
 }
 
+/* No memory is lost if a process is killed while pages are in quarantine. */
 TEST(killed_with_deferred_pages)
 {
 	enum { PAGES = 1000 };
@@ -451,7 +461,7 @@ TEST(killed_with_deferred_pages)
 		close(ready[0]);
 		close(ready[1]);
 	}
-	/* A tenth of what each has. */
+	/* A tenth of the pages of each process. */
 	assert_available(before, scaled(100) * PAGES * 4 / 10);
 }
 

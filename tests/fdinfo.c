@@ -28,7 +28,7 @@ TEST(fdinfo_counts_pages)
 	ck_assert_int_eq(alloc(ex, 0, 0, 100), 100);
 	ck_assert_int_eq(alloc(ex, 0, 50, 50), 0);
 	ck_assert_int_eq(release(ex, 0, 10, 30), 30);
-	/* Nothing there: nothing to flush. */
+	/* No page is mapped there, so FREE must not flush. */
 	ck_assert_int_eq(release(ex, 0, 10, 30), 0);
 	assert_fdinfo(ex->fd, "pages-system", 100);
 	assert_fdinfo(ex->fd, "pages-mapped", 70);
@@ -40,7 +40,7 @@ TEST(fdinfo_counts_pages)
 	assert_fdinfo(ex->fd, "steals", 0);
 	assert_fdinfo(ex->fd, "reaped", 0);
 
-	/* The other interface has none, and the pool no more. */
+	/* Interface 1 has no free page and the pool is empty, so it steals from interface 0. */
 	ck_assert_int_eq(alloc(ex, 1, 10, 20), 20);
 	ck_assert_int_ge(fdinfo(ex->fd, "steals"), 20);
 	assert_fdinfo(ex->fd, "allocs", 120);
@@ -73,7 +73,7 @@ TEST(fdinfo_counts_touches)
 	assert_pages_add_up(ex->fd);
 }
 
-/* Any process may be looked into by who may trace it, whatever it is doing. */
+/* A process that may trace another can read its fdinfo at any time, also while calls run. */
 TEST(fdinfo_while_calls_run)
 {
 	struct exmap *ex = exmap_new(MIB, 100, 1);
@@ -84,7 +84,7 @@ TEST(fdinfo_while_calls_run)
 
 	if (!pid) {
 		doomed = true;
-		/* A child sees it as well, though it can do nothing with it. */
+		/* The child's own copy of the file shows the exmap, too; calls would get EPERM. */
 		for (;;) {
 			snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", getppid(), ex->fd);
 			f = fopen(path, "r");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of what the rest of the kernel does to the surface, alone and while calls run.
+ * Tests of the gate: the rest of the kernel works on the surface, alone and while calls run.
  */
 #include <sys/syscall.h>
 
@@ -17,7 +17,7 @@ TEST(madvise_dontneed_takes_pages_away)
 	ck_assert_uint_eq(resident(ex, 0, 3000), 1000);
 	ck_assert(all_bytes(ex->surface + 99 * PAGE, 'q'));
 	ck_assert(all_bytes(ex->surface + 2100 * PAGE, 'q'));
-	/* They can be had again, zeroed: they were the system's meanwhile. */
+	/* The pages went back to the system, so ALLOC maps zeroed pages there. */
 	ck_assert_int_eq(alloc(ex, 0, 0, 3000), 2000);
 	ck_assert(all_bytes(ex->surface + 100 * PAGE, 0));
 	ck_assert(all_bytes(ex->surface + 2099 * PAGE, 0));
@@ -26,8 +26,8 @@ TEST(madvise_dontneed_takes_pages_away)
 }
 
 /*
- * Where a huge page of a neighbour is split, 6.1 and 6.12 announce all of its 2 MiB, of which
- * the surface has a half.
+ * If the kernel splits a huge page, 6.1 and 6.12 announce all of its 2 MiB to MMU notifiers. Here
+ * the surface has replaced half of that huge page: its pages must stay.
  */
 TEST(huge_page_of_a_neighbour_is_split, .needs = "/sys/kernel/mm/transparent_hugepage")
 {
@@ -55,12 +55,15 @@ TEST(huge_page_of_a_neighbour_is_split, .needs = "/sys/kernel/mm/transparent_hug
 	ck_assert_uint_eq(resident(&ex, 0, PAGES), PAGES);
 	for (int page = 0; page < PAGES; page++)
 		ck_assert(all_bytes(ex.surface + page * PAGE, 'x'));
-	/* And the gate is as it was. */
+	/* The gate is open again, and closes and opens as before. */
 	assert_ok(madvise(ex.surface, MIB / 2, MADV_DONTNEED));
 	ck_assert_int_eq(release(&ex, 0, 0, PAGES), PAGES / 2);
 }
 
-/* Soft-dirty tracking takes write permission out of PTEs, then faults put it back. */
+/*
+ * clear_refs leaves pages mapped and writable. For soft-dirty tracking the kernel takes write
+ * permission out of PTEs, and page faults put it back.
+ */
 TEST(clear_refs_is_survived)
 {
 	struct exmap *ex = exmap_new(64 * MIB, 3000, 1);
@@ -70,7 +73,7 @@ TEST(clear_refs_is_survived)
 	ck_assert_int_eq(alloc(ex, 0, 0, 2000), 2000);
 	for (char how = '1'; how <= '4'; how++) {
 		memset(ex->surface, how, 2000 * PAGE);
-		/* A kernel without soft-dirty bits refuses 4. */
+		/* A kernel without soft-dirty tracking refuses 4. */
 		if (write(fd, &how, 1) != 1)
 			ck_assert_int_eq(errno, EINVAL);
 		ck_assert(all_bytes(ex->surface + 1999 * PAGE, how));
@@ -98,8 +101,9 @@ static void *madvise_worker(void *arg)
 }
 
 /*
- * SETUP while the kernel is at work on the surface, in a process that has an exmap already:
- * what has begun before must not end for the new one. (Its gate would stay closed for ever.)
+ * SETUP runs while madvise works on the surface, in a process that has another exmap. The new
+ * exmap has not seen the start of that work, so it must not count its end: otherwise its gate
+ * would stay closed forever.
  */
 TEST(setup_while_madvise_runs)
 {
@@ -109,7 +113,7 @@ TEST(setup_while_madvise_runs)
 	struct exmap ex = { .size = PAGES * PAGE };
 	pthread_t thread[2];
 
-	/* A place where nothing else comes. */
+	/* An address range that stays reserved between two surfaces. */
 	m.where = mmap(NULL, m.size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	assert_ok(m.where);
 	ck_assert_int_eq(alloc(first, 0, 0, 10), 10);
@@ -123,7 +127,7 @@ TEST(setup_while_madvise_runs)
 		assert_ok(exmap_setup(ex.fd, 1, PAGES, 0));
 		ex.interface[0] = map_interface(ex.fd, 0);
 		assert_ok(ex.interface[0]);
-		/* What it maps may be gone the next moment. */
+		/* madvise may unmap pages at any moment, so their number is not checked. */
 		ck_assert_int_ge(alloc(&ex, 0, 0, PAGES), 0);
 		ck_assert_int_ge(release(&ex, 0, 0, PAGES), 0);
 		assert_ok(mmap(m.where, m.size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
@@ -151,7 +155,7 @@ TEST(mlockall_and_populate_are_survived)
 	assert_mapped(ex, 0);
 }
 
-/* Two workers, at one interface or at two. */
+/* Start two workers, both at interface 0, or each at its own. */
 static void start_workers(struct exmap *ex, struct worker w[2], int interfaces, atomic_bool *stop)
 {
 	for (int i = 0; i < 2; i++) {
@@ -213,8 +217,9 @@ TEST(madvise_and_clear_refs_while_calls_run)
 }
 
 /*
- * Other memory where a surface has been is not ours: the kernel may take it away
- * without being able to wait (process_mrelease() as the OOM reaper does).
+ * After munmap of a surface, the process maps other memory at the same address. The kernel may
+ * take that memory away without being able to wait, as the OOM reaper does: exmap must not refuse.
+ * process_mrelease() does the same as the OOM reaper.
  */
 TEST(memory_in_place_of_a_surface)
 {
@@ -234,7 +239,7 @@ TEST(memory_in_place_of_a_surface)
 					      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
 					 ex->surface);
 			memset(ex->surface, 1, ex->size);
-			/* So much that its exit leaves time for the other. */
+			/* The exit of so much memory leaves time for process_mrelease(). */
 			memset(more, 1, 64 * MIB);
 			raise(SIGSTOP);
 			_exit(0);
@@ -250,7 +255,10 @@ TEST(memory_in_place_of_a_surface)
 	ck_assert_int_gt(reaped, 0);
 }
 
-/* Two threads at one interface are a mistake, but nobody else's problem. */
+/*
+ * Two threads at one interface may get wrong answers, because they share its entries. They do not
+ * harm the exmap: no page is lost, and it works as before.
+ */
 TEST(threads_sharing_an_interface)
 {
 	struct exmap *ex = exmap_new(64 * MIB, 3000, 1);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests with a virtual machine, by KVM, whose memory is the surface.
+ * Tests with a virtual machine of KVM that has the surface as its memory.
  */
 #include <linux/kvm.h>
 
 #include "worker.h"
 
 /*
- * A guest with two pages of code and, at 64 KiB, the surface as its memory. Its
- * program writes AL to DS:BX and halts.
+ * A guest. Its memory is 64 KiB for its code, and the surface from there on. Its program writes AL
+ * to DS:BX, which is byte 16 of the surface, and halts.
  */
 struct guest {
 	int cpu;
@@ -52,7 +52,7 @@ static struct guest guest_new(struct exmap *ex)
 	return guest;
 }
 
-/* Returns what KVM_RUN does: 0, or -1 where the guest hit a page that is not there. */
+/* Returns what KVM_RUN returns: 0, or -1 if the guest has touched an absent page. */
 static int guest_write(struct guest guest, unsigned char byte)
 {
 	struct kvm_regs regs = { .rip = 0x1000, .rflags = 2, .rax = byte, .rbx = 16 };
@@ -62,8 +62,8 @@ static int guest_write(struct guest guest, unsigned char byte)
 }
 
 /*
- * A guest's page tables follow ours without a reference to the pages. What was
- * freed, or taken away by the kernel, is out of its reach.
+ * KVM mirrors the page tables of the surface, without a reference to the pages. A guest can no
+ * longer reach a page that FREE or the kernel has unmapped.
  */
 TEST(guests_lose_what_is_freed, .needs = "/dev/kvm")
 {
@@ -79,7 +79,7 @@ TEST(guests_lose_what_is_freed, .needs = "/dev/kvm")
 	ck_assert_int_eq(guest_write(guest, 0xbb), -1);
 	ck_assert_uint_eq((unsigned char)ex->surface[PAGE + 16], 0xaa);
 
-	/* Where its flush is put off they lose it then. */
+	/* If the flush is put off, the guest loses the page at the flush. */
 	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
 	ck_assert_int_eq(guest_write(guest, 0xcc), 0);
 	ck_assert_int_eq(defer(ex, 0, 0, 1), 1);
@@ -111,7 +111,7 @@ static void *unmap_worker(void *arg)
 	return NULL;
 }
 
-/* A touch that comes at the wrong moment is put off, and succeeds in the end. */
+/* A guest that touches a page while the kernel unmaps the surface retries, and succeeds. */
 TEST(guests_touch_while_the_kernel_unmaps, .needs = "/dev/kvm")
 {
 	struct exmap *ex = exmap_new_flags(4 * MIB, 1000, 1, EXMAP_PAGEFAULT_ALLOC);
@@ -130,8 +130,9 @@ TEST(guests_touch_while_the_kernel_unmaps, .needs = "/dev/kvm")
 }
 
 /*
- * A machine that comes while pages go is not told just the end of that: it would wait for
- * ever, for as many beginnings, before its memory can be set again.
+ * KVM_CREATE_VM registers an MMU notifier while FREE runs. KVM must not be told the end of an
+ * invalidation whose start it has not seen: then it would wait forever when the guest's memory
+ * is set again.
  */
 TEST(guests_come_while_pages_go, .needs = "/dev/kvm")
 {
@@ -140,7 +141,7 @@ TEST(guests_come_while_pages_go, .needs = "/dev/kvm")
 	atomic_bool stop = false;
 	struct worker w = { .ex = ex, .pages = 1, .stop = &stop };
 
-	/* Stays: the kernel changes its code for the first machine, and after the last. */
+	/* One machine stays: the kernel patches its code for the first one and after the last. */
 	guest_vm(ex, low);
 	ck_assert(!pthread_create(&w.thread, NULL, alloc_free_worker, &w));
 	for (int round = scaled(100); round; round--)

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of pages that others hold when they leave the surface, and of pages with a memory error.
+ * Tests of pages that others have pinned when they leave the surface, and of pages with a memory
+ * error: neither are handed out again.
  */
 #include "common.h"
 
-/* By the slow way of get_user_pages(), which looks at the VMA. */
+/*
+ * The kernel can pin pages of the surface. process_vm_readv of another process takes the slow
+ * path of get_user_pages(), which looks at the VMA.
+ */
 TEST(pages_can_be_pinned_by_others)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 1);
@@ -23,7 +27,7 @@ TEST(pages_can_be_pinned_by_others)
 	wait_child(pid, 0);
 }
 
-/* What one of the kernel's files says about a page, or a page frame, by number. */
+/* The 64-bit word with index @number in a file that has one for each page or page frame. */
 static uint64_t page_number_in(const char *path, uint64_t number)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -51,13 +55,13 @@ static void break_frame(uint64_t frame)
 
 	assert_ok(fd);
 	snprintf(text, sizeof(text), "%#lx", frame * PAGE);
-	/* The kernel cannot take it from us, and says so. */
+	/* The write fails, because the kernel cannot take the page away from exmap. */
 	(void)!write(fd, text, strlen(text));
 	close(fd);
 	ck_assert(page_number_in("/proc/kpageflags", frame) >> KPF_HWPOISON & 1);
 }
 
-/* A page that the hardware has reported an error in does not come back. */
+/* A page in which the hardware has reported an error is not handed out again. */
 TEST(faulty_pages_are_not_recycled, .needs = HARD_OFFLINE)
 {
 	enum { POOL = 20 };
@@ -71,7 +75,7 @@ TEST(faulty_pages_are_not_recycled, .needs = HARD_OFFLINE)
 			ck_assert_int_eq(alloc(ex, 0, 0, POOL), POOL);
 			before = fdinfo(ex->fd, "pages-system");
 			frame = frame_of(ex->surface + 5 * PAGE);
-			/* The other way keeps a reference to the page, for ever. */
+			/* MADV_HWPOISON also keeps a reference to the page forever. */
 			if (how)
 				break_frame(frame);
 			else
@@ -94,12 +98,12 @@ TEST(faulty_pages_are_not_recycled, .needs = HARD_OFFLINE)
 }
 
 /*
- * A page that someone has pinned when it is freed, with these flags, is not handed out again
- * until he lets go of it. This user's RLIMIT_MEMLOCK has no room for others in their place.
+ * A page that is pinned when FREE with @flags unmaps it is not handed out again until its holder
+ * lets go of it. RLIMIT_MEMLOCK leaves no room for pages that replace the pinned ones.
  */
 static void pinned_pages_are_kept(uint64_t flags)
 {
-	/* The array of interfaces, the interface, and its quarantine. */
+	/* Pages charged for the array of interfaces, the interface and its quarantine. */
 	const int overhead = 1 + 4 + (flags & EXMAP_FREE_DEFER ? 2 : 0);
 	struct iovec iov = { .iov_len = 10 * PAGE };
 	struct exmap *ex;
@@ -116,13 +120,13 @@ static void pinned_pages_are_kept(uint64_t flags)
 	ck_assert_int_eq(vmsplice(pipes[1], &iov, 1, 0), 10 * PAGE);
 	ck_assert_int_eq(run_flags(ex, 0, EXMAP_OP_FREE, 0, 10, flags), 10);
 	assert_fdinfo(ex->fd, "pages-pinned", flags & EXMAP_FREE_DEFER ? 0 : 10);
-	/* They are in the books, and so there are but ten others. */
+	/* The pinned pages still count as taken, so the pool has only ten others. */
 	ck_assert_int_eq(alloc(ex, 0, 100, 10), 10);
 	memset(ex->surface + 100 * PAGE, 'B', 10 * PAGE);
 	ck_assert_int_eq(alloc(ex, 0, 0, 1), -ENOMEM);
 	assert_fdinfo(ex->fd, "pages-pinned", 10);
 	assert_pages_add_up(ex->fd);
-	/* One by one they can be had again: the same ones, and not before. */
+	/* As the pipe lets go of each page, ALLOC gets one page more, and no sooner. */
 	for (int i = 0; i < 10; i++) {
 		ck_assert_int_eq(read(pipes[0], buffer, PAGE), PAGE);
 		ck_assert(all_bytes(buffer, 'A'));
@@ -148,7 +152,7 @@ TEST(deferred_pinned_pages_are_not_recycled)
 	pinned_pages_are_kept(EXMAP_FREE_DEFER);
 }
 
-/* After it no new reference can be had, flushed or not. */
+/* After FREE nobody can pin a page anew, even if its flush is put off. */
 TEST(deferred_pages_cannot_be_pinned)
 {
 	struct exmap *ex = exmap_new(MIB, 20, 1);
@@ -161,7 +165,7 @@ TEST(deferred_pages_cannot_be_pinned)
 	assert_errno(vmsplice(pipes[1], &iov, 1, 0), EFAULT);
 }
 
-/* While there is room in RLIMIT_MEMLOCK the pool takes a fresh page for each that is pinned. */
+/* If RLIMIT_MEMLOCK leaves room, the pool takes a fresh page for each page that is pinned. */
 TEST(pinned_pages_are_replaced)
 {
 	struct exmap *ex = exmap_new(MIB, 20, 1);
@@ -175,7 +179,7 @@ TEST(pinned_pages_are_replaced)
 	memset(ex->surface, 'A', 10 * PAGE);
 	ck_assert_int_eq(vmsplice(pipes[1], &iov, 1, 0), 10 * PAGE);
 	ck_assert_int_eq(release(ex, 0, 0, 10), 10);
-	/* All of the pool, and the pinned ones are not among these. */
+	/* ALLOC gets as many pages as the whole pool has, none of them pinned. */
 	ck_assert_int_eq(alloc(ex, 0, 100, 20), 20);
 	memset(ex->surface + 100 * PAGE, 'B', 20 * PAGE);
 	ck_assert_int_eq(alloc(ex, 0, 0, 1), -ENOMEM);
@@ -187,7 +191,7 @@ TEST(pinned_pages_are_replaced)
 		ck_assert_int_eq(read(pipes[0], buffer, PAGE), PAGE);
 		ck_assert(all_bytes(buffer, 'A'));
 	}
-	/* They come back in the place of what was taken for them: the pool is as large as before. */
+	/* The pages that come back replace the fresh ones: the pool is as large as before. */
 	ck_assert_int_eq(alloc(ex, 0, 0, 1), -ENOMEM);
 	assert_fdinfo(ex->fd, "pages-pinned", 0);
 	assert_fdinfo(ex->fd, "pages-system", 20);

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of the pool: where free pages come from and go to.
+ * Tests of the pool: how free pages get to the interface that needs them, the shrinker, what the
+ * kernel accounts to the process, and that a long refill lets other tasks run.
  */
 #include <sched.h>
 
 #include "worker.h"
 
 /*
- * Free pages of other interfaces
+ * Free pages at other interfaces and in the depot
  */
 TEST(pool_any_free_page_can_be_had)
 {
 	struct exmap *ex = exmap_new(MIB, 128, 128);
 
-	/* One page in each interface's hands, the system has none left. */
+	/* Each interface has one free page, and the pool may take no more from the system. */
 	ck_assert_int_eq(alloc(ex, 0, 0, 128), 128);
 	for (int i = 0; i < 128; i++)
 		ck_assert_int_eq(release(ex, i, i, 1), 1);
@@ -38,7 +39,10 @@ TEST(pool_one_entry_takes_from_all_interfaces)
 	assert_mapped(ex, 4095);
 }
 
-/* Through the depot: one allocates, the other frees, more than bundles hold. */
+/*
+ * Interface 0 allocates and interface 1 frees more pages than their bundles hold. The pages come
+ * back to interface 0 through the depot.
+ */
 TEST(pool_pages_travel_between_interfaces)
 {
 	struct exmap *ex = exmap_new(64 * MIB, 3000, 2);
@@ -68,7 +72,7 @@ TEST(pool_1024_interfaces)
 	ck_assert_int_eq(alloc(ex, 500, 0, 256), 256);
 }
 
-/* Allocates and frees its own pages. No call may fail. */
+/* Allocate and free the worker's own pages. No call may fail. */
 static void *honest_worker(void *arg)
 {
 	struct worker *w = arg;
@@ -98,8 +102,9 @@ static void *honest_worker(void *arg)
 }
 
 /*
- * As many pages as the threads can use at a time, so each always finds one free,
- * but mostly in other hands, or on its way there.
+ * ALLOC does not return ENOMEM while the pool has a free page. The pool has exactly the pages
+ * that the threads use, so each ALLOC finds enough. Most of them are at another interface or on
+ * the way there.
  */
 TEST(pool_no_false_enomem)
 {
@@ -122,7 +127,8 @@ TEST(pool_no_false_enomem)
 /*
  * The shrinker
  */
-/* A process that does so all the time. */
+
+/* Start a process that calls the shrinkers all the time. */
 static pid_t start_shrinking(void)
 {
 	pid_t pid = fork();
@@ -130,7 +136,7 @@ static pid_t start_shrinking(void)
 	assert_ok(pid);
 	if (pid)
 		return pid;
-	/* No assertions: they write to a file that is the parent's, too. */
+	/* No assertions here: this child will be killed (see doomed in base.h). */
 	while (shrink())
 		;
 	_exit(1);
@@ -142,7 +148,7 @@ static void stop_shrinking(pid_t pid)
 	wait_child(pid, SIGKILL);
 }
 
-/* All free pages go, wherever they are; those that are mapped stay. */
+/* The shrinker takes the free pages of all interfaces, and leaves those that are mapped. */
 TEST(shrinker_takes_free_pages)
 {
 	enum { POOL = 4000, KEPT = 500, SLACK = 1024 };
@@ -170,7 +176,7 @@ TEST(shrinker_takes_free_pages)
 	ck_assert_int_eq(alloc(ex, 0, POOL, 1), -ENOMEM);
 }
 
-/* Pages that are on their way to the system are no reason for ENOMEM. */
+/* ALLOC does not return ENOMEM while the shrinker gives pages back to the system. */
 TEST(shrinker_while_calls_run)
 {
 	enum { THREADS = 4, PAGES = 3, BULK = 2000 };
@@ -183,7 +189,7 @@ TEST(shrinker_while_calls_run)
 				       .rounds = scaled(1000) };
 		ck_assert(!pthread_create(&w[i].thread, NULL, honest_worker, &w[i]));
 	}
-	/* Full bundles by way of the depot. */
+	/* These pages pass through the depot in full bundles. */
 	for (int round = scaled(200); round; round--) {
 		ck_assert_int_eq(alloc(ex, THREADS, 1024, BULK), BULK);
 		ck_assert_int_eq(release(ex, THREADS + 1, 1024, BULK), BULK);
@@ -197,7 +203,10 @@ TEST(shrinker_while_calls_run)
 	ck_assert_int_eq(alloc(ex, 0, 0, THREADS * PAGES + BULK), THREADS * PAGES + BULK);
 }
 
-/* The books of a process are right at its end, whoever has just taken its pages. */
+/*
+ * Processes exit while the shrinker takes their pages. The kernel would complain about a wrong
+ * resident set, and no memory may be lost.
+ */
 TEST(shrinker_while_processes_die)
 {
 	long before = available_kib();
@@ -221,9 +230,10 @@ TEST(shrinker_while_processes_die)
 }
 
 /*
- * What the kernel counts for the process
+ * What the kernel accounts to the process
  */
-/* What top shows grows with the pages taken, and is back to nothing at the end. */
+
+/* VmRSS grows with the pages that the pool takes, and is as before after munmap and close. */
 TEST(pool_counts_as_resident)
 {
 	long before = kib_of("/proc/self/status", "VmRSS:"), after;
@@ -237,7 +247,7 @@ TEST(pool_counts_as_resident)
 	ck_assert_int_lt(kib_of("/proc/self/status", "VmRSS:") - before, 2048);
 }
 
-/* The surface gone, the fd still open: no page is kept. */
+/* munmap gives all pages back to the system, although the file is still open. */
 TEST(pool_is_given_back_at_munmap)
 {
 	long before = kib_of("/proc/self/status", "VmRSS:");
@@ -253,7 +263,7 @@ TEST(pool_counts_as_pinned)
 {
 	struct exmap *ex = exmap_new(MIB, 1000, 1);
 
-	/* With what the interface takes, and one page for the array it is in. */
+	/* The pool, 16 KiB for the interface and a page for the array of interfaces. */
 	ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), 4000 + 16 + 4);
 	assert_ok(munmap(ex->interface[0], PAGE));
 	assert_ok(munmap(ex->surface, ex->size));
@@ -262,8 +272,10 @@ TEST(pool_counts_as_pinned)
 }
 
 /*
- * The longest time for which a real-time thread on the same CPU did not get to run
+ * Memory from the system
  */
+
+/* A real-time thread, and the longest time for which it did not get the CPU. */
 struct ticker {
 	atomic_bool stop;
 	atomic_bool runs;
@@ -299,7 +311,10 @@ static void *tick(void *arg)
 	return NULL;
 }
 
-/* Share of an ALLOC of so many pages new from the system for which the ticker had to wait. */
+/*
+ * Allocate @pages pages that come from the system. Returns for which share of the call the ticker
+ * had to wait.
+ */
 static double longest_wait(struct ticker *t, int pages)
 {
 	struct exmap_user_interface *interface;
@@ -323,7 +338,10 @@ static double longest_wait(struct ticker *t, int pages)
 	return (double)atomic_load(&t->gap) / time;
 }
 
-/* Also if the kernel does not preempt itself, as on the machine of tests/all --la57. */
+/*
+ * ALLOC of a long entry lets other tasks run, even if the kernel does not preempt itself.
+ * tests/all --la57 runs this test with such a kernel.
+ */
 TEST(alloc_of_a_long_entry_lets_others_run)
 {
 	struct ticker t = { };
@@ -337,7 +355,7 @@ TEST(alloc_of_a_long_entry_lets_others_run)
 	ck_assert(!pthread_create(&thread, NULL, tick, &t));
 	while (!atomic_load(&t.runs))
 		sched_yield();
-	/* The machine may have been away meanwhile: once is enough. */
+	/* The host may have stopped the virtual machine meanwhile, so one good try is enough. */
 	for (int i = 0; i < 20 && share > 0.5; i++)
 		share = longest_wait(&t, 4095);
 	atomic_store(&t.stop, true);

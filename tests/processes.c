@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of an exmap and processes: fork, exec, a file that is passed on, exit, kill.
+ * Tests of an exmap and other processes: fork, exec, a file passed over a socket, exit and kill.
  */
 #include <sys/socket.h>
 
@@ -38,7 +38,7 @@ static int receive_fd(int socket)
 	return fd;
 }
 
-/* Every call on an fd whose exmap is another process's. */
+/* Assert that every call on @fd returns EPERM, because its exmap belongs to another process. */
 static void assert_all_eperm(int fd)
 {
 	struct exmap_ioctl_stats s;
@@ -66,7 +66,7 @@ TEST(fork_inherits_only_a_useless_fd)
 	if (!pid) {
 		assert_all_eperm(ex->fd);
 		assert_all_eperm(unused);
-		/* Neither surface nor interface is mapped here. */
+		/* The child has inherited neither surface nor interface. */
 		assert_errno(msync(ex->surface, PAGE, MS_ASYNC), ENOMEM);
 		assert_errno(msync(ex->interface[0], PAGE, MS_ASYNC), ENOMEM);
 		_exit(0);
@@ -85,7 +85,7 @@ TEST(fork_after_madv_dofork_inherits_nothing)
 
 	ck_assert_int_eq(alloc(ex, 0, 0, 5), 5);
 	ex->surface[0] = 7;
-	/* Newer kernels refuse it. */
+	/* Newer kernels refuse MADV_DOFORK. */
 	if (madvise(ex->surface, ex->size, MADV_DOFORK))
 		ck_assert_int_eq(errno, EINVAL);
 	pid = fork();
@@ -107,7 +107,7 @@ TEST(fork_after_madv_dofork_inherits_no_interface)
 	entry(ex, 0, 7, 3, 1);
 	if (madvise(ex->interface[0], PAGE, MADV_DOFORK))
 		ck_assert_int_eq(errno, EINVAL);
-	/* Should it have been what kept the page from a child. */
+	/* Undo VM_WIPEONFORK, in case that is what keeps the page from a child. */
 	assert_ok(madvise(ex->interface[0], PAGE, MADV_KEEPONFORK));
 	pid = fork();
 	if (!pid) {
@@ -139,7 +139,7 @@ TEST(fd_passed_to_another_process_is_eperm)
 	assert_all_eperm(fd);
 	kill(pid, SIGKILL);
 	wait_child(pid, SIGKILL);
-	/* Its process is gone, its pages too; the last reference is here. */
+	/* The exmap's process is gone, and its pages are, too. This fd is the last reference. */
 	assert_all_eperm(fd);
 	close(fd);
 }
@@ -163,7 +163,7 @@ TEST(exec_leaves_a_useless_fd)
 	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
 }
 
-/* All pages mapped, and the kernel tears it down. */
+/* A process exits with all pages mapped; with its file closed before, or its surface unmapped. */
 TEST(exit_with_pages_mapped)
 {
 	for (int order = 0; order < 3; order++) {
@@ -184,7 +184,7 @@ TEST(exit_with_pages_mapped)
 	}
 }
 
-/* Processes killed at random moments leave no page behind. */
+/* No memory is lost if processes are killed at random moments. */
 TEST(kill_at_random_moments)
 {
 	enum { PAGES = 1000 };
@@ -202,7 +202,7 @@ TEST(kill_at_random_moments)
 			struct exmap *ex;
 
 			doomed = true;
-			/* Some are killed before, some after this. */
+			/* SIGKILL comes at any moment after this, even before SETUP. */
 			if (write(ready[1], "x", 1) != 1)
 				_exit(1);
 			ex = exmap_new(GIB, PAGES, 1);
@@ -219,7 +219,7 @@ TEST(kill_at_random_moments)
 		close(ready[0]);
 		close(ready[1]);
 	}
-	/* Two pages in each round would be about as much. */
+	/* A leak of two pages a round would be about as much as this slack. */
 	assert_available(before, 8 * 1024);
 }
 

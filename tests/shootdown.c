@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of the flush within FREE: how many shootdowns, and what stale TLB entries reach.
- * tests/defer.c has those of a flush that is put off.
+ * Tests of the flush within FREE: how many TLB shootdowns it sends, and that no stale TLB entry
+ * reaches a page after it. tests/defer.c tests flushes that are put off.
  */
 #include "common.h"
 #include "stale.h"
 
+/* Keep a CPU busy in user space: the kernel sends shootdowns only to CPUs that use this mm. */
 static void *spinning_worker(void *arg)
 {
 	atomic_bool *spinning = arg;
@@ -15,7 +16,7 @@ static void *spinning_worker(void *arg)
 	return NULL;
 }
 
-/* TLB shootdowns so far, of all CPUs. */
+/* TLB shootdowns that all CPUs have received since boot. */
 static long shootdowns(void)
 {
 	FILE *f = fopen("/proc/interrupts", "r");
@@ -34,7 +35,7 @@ static long shootdowns(void)
 	return sum;
 }
 
-/* One shootdown for all of a batch, with another CPU to be shot at. */
+/* FREE sends one shootdown for a whole batch to the other CPU, not one per page. */
 TEST(free_flushes_once_per_call)
 {
 	struct exmap *ex = exmap_new(64 * MIB, 512, 2);
@@ -51,7 +52,7 @@ TEST(free_flushes_once_per_call)
 	CPU_SET(0, &cpu);
 	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
 	before = shootdowns();
-	/* The other CPU may have something else to do, and then is not shot at. */
+	/* If the other CPU runs another task in a round, the kernel sends it no shootdown. */
 	for (rounds = 0; shootdowns() - before < 50; rounds++) {
 		atomic_store(&spinning, false);
 		while (!atomic_load(&spinning))
@@ -67,8 +68,8 @@ TEST(free_flushes_once_per_call)
 }
 
 /*
- * Another CPU writes to page 0 while it is freed and its frame mapped at page 1:
- * once FREE has returned no such write may arrive there.
+ * Another CPU writes to page 0, while FREE unmaps it and ALLOC maps the same frame as page 1.
+ * After FREE has returned, no write to page 0 may reach that frame.
  */
 TEST(stale_tlb_entries_reach_nothing)
 {
@@ -96,7 +97,10 @@ struct thief {
 	atomic_int caught;
 };
 
-/* Takes the page over the moment it is free, and looks whether it alone has it. */
+/*
+ * Allocate the only page as soon as it is free, and write to it. If another value appears there, a
+ * stale TLB entry of another CPU still reaches the page.
+ */
 static void *stale_thief(void *arg)
 {
 	struct thief *t = arg;
@@ -116,13 +120,13 @@ static void *stale_thief(void *arg)
 		}
 		entry(t->ex, 1, 0, 1, 1);
 		action(t->ex->fd, 1, EXMAP_OP_FREE, 1, 0);
-		for (volatile int i = 0; i < 3000; i++)	/* let the other have it again */
+		for (volatile int i = 0; i < 3000; i++)	/* let the test allocate it again */
 			;
 	}
 	return NULL;
 }
 
-/* No page may be free before the flush, not even while FREE is still at work. */
+/* A page is not free before its flush, even while FREE still runs. */
 TEST(stale_tlb_entries_reach_no_thief)
 {
 	struct exmap *ex = exmap_new(MIB, 1, 2);
@@ -130,7 +134,7 @@ TEST(stale_tlb_entries_reach_no_thief)
 	struct stale_writer w;
 	pthread_t thief;
 
-	/* Before this thread is bound to a CPU. */
+	/* The thief must not inherit this thread's CPU, so it starts before this thread has one. */
 	ck_assert(!pthread_create(&thief, NULL, stale_thief, &t));
 	stale_writer_start(&w, ex->surface);
 	for (int round = scaled(3000); round; round--) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A thread on another CPU that writes to an address all the time, whether a page is there
- * or not: what is still in that CPU's TLB after a page was freed, it finds.
+ * A thread on another CPU that writes to one address all the time and survives SIGSEGV. If that
+ * CPU's TLB still has the page of that address after FREE, the writes reach the freed page.
  */
 #ifndef TEST_STALE_H
 #define TEST_STALE_H
@@ -50,7 +50,7 @@ static void *stale_write(void *arg)
 	return NULL;
 }
 
-/* Start it on CPU 1, and go to CPU 0. */
+/* Start the writer on CPU 1, and move the calling thread to CPU 0. */
 static void stale_writer_start(struct stale_writer *w, void *where)
 {
 	struct sigaction sa = { .sa_handler = stale_segv, .sa_flags = SA_NODEFER };
@@ -65,12 +65,15 @@ static void stale_writer_start(struct stale_writer *w, void *where)
 	ck_assert(!pthread_create(&w->thread, NULL, stale_write, w));
 }
 
-/* Wait until it is surely at it, with the page in its TLB. */
+/* Wait until the writer has written to the page, so that CPU 1 has the page in its TLB. */
 static void stale_writer_wait(struct stale_writer *w)
 {
 	unsigned long before;
 
-	/* What the caller has written there may still be on its way, behind what is read here. */
+	/*
+	 * The caller's own write to the page must be visible before the first look at rounds.
+	 * Pairs with the atomic_fetch_add() in stale_write(), which is a full barrier.
+	 */
 	atomic_thread_fence(memory_order_seq_cst);
 	before = atomic_load(&w->rounds);
 	while (atomic_load(&w->rounds) < before + 2)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of the surface as a mapping: mmap, its size, changes that are refused, its end, and touches
- * of absent pages, with and without EXMAP_PAGEFAULT_ALLOC.
+ * Tests of the surface as a mapping: mmap, size, refused changes, munmap, and touches of absent
+ * pages with and without EXMAP_PAGEFAULT_ALLOC.
  */
 #include <pthread.h>
 #include <setjmp.h>
@@ -65,7 +65,7 @@ TEST(mmap_offsets_in_between_are_einval)
 }
 
 /*
- * Changes and size
+ * Refused changes, and sizes
  */
 TEST(surface_read_only, .signal = SIGSEGV)
 {
@@ -96,7 +96,7 @@ TEST(surface_changes_are_refused)
 	ck_assert_int_eq(release(ex, 0, 0, 10), 10);
 }
 
-/* The flags of a mapping, from smaps: dd is VM_DONTDUMP, de VM_DONTEXPAND. */
+/* Assert that smaps shows flag @want for the mapping at @address. dd is VM_DONTDUMP. */
 static void assert_vm_flags(void *address, const char *want)
 {
 	char line[512], key[32];
@@ -125,7 +125,7 @@ TEST(mappings_are_not_dumped)
 	assert_vm_flags(ex->interface[0], " dd");
 }
 
-/* A move is refused, but only after the kernel has had to clear the surface. */
+/* mremap refuses to move the surface. By then the surface is dead: the kernel has cleared it. */
 TEST(surface_does_not_move)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 1);
@@ -175,7 +175,7 @@ TEST(surface_of_100_tib_costs_nothing_untouched)
 	ck_assert_int_eq(alloc(ex, 0, 100 * TIB / PAGE, 1), -EFAULT);
 }
 
-/* As LeanStore does it: a little longer than the data, so not in whole tables. */
+/* The size of a surface need not be a multiple of what a page table maps. LeanStore's is not. */
 TEST(surface_of_an_odd_size)
 {
 	struct exmap *ex = exmap_new(MIB + 64 * 1024, 300, 1);
@@ -230,7 +230,10 @@ TEST(action_after_munmap_is_eproto)
 	assert_mapped(ex, 0);
 }
 
-/* Nobody told us, since without a pool there is nothing to tell. */
+/*
+ * A surface that is unmapped before SETUP is dead, although no MMU notifier is registered then.
+ * Calls must not reach the pages of another surface at the same address.
+ */
 TEST(action_after_munmap_before_setup_is_eproto)
 {
 	struct exmap a = { .fd = exmap_open(), .size = MIB };
@@ -238,7 +241,7 @@ TEST(action_after_munmap_before_setup_is_eproto)
 
 	a.surface = map_surface(a.fd, a.size);
 	assert_ok(munmap(a.surface, a.size));
-	/* Another's surface takes its place. */
+	/* The surface of another exmap takes its place. */
 	b.surface = mmap(a.surface, b.size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, b.fd,
 			 EXMAP_OFF_EXMAP);
 	ck_assert_ptr_eq(b.surface, a.surface);
@@ -294,7 +297,7 @@ static void catch_segv(void)
 	assert_ok(sigaction(SIGBUS, &sa, NULL));
 }
 
-/* vmcache catches it, looks at the address, and goes on. */
+/* A touch of an absent page gives SIGSEGV with its address. vmcache relies on that to go on. */
 TEST(touch_signal_tells_the_address)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 1);
@@ -360,7 +363,10 @@ TEST(pagefault_alloc_of_an_empty_pool_is_sigbus, .signal = SIGBUS)
 	ex->surface[10 * PAGE] = 1;
 }
 
-/* An access by the kernel to a dead surface must end: it could not be killed. */
+/*
+ * A touch of a dead surface by the kernel returns EFAULT. If the kernel retried the touch
+ * forever, no signal could kill the task.
+ */
 TEST(pagefault_alloc_on_a_dead_surface_is_efault)
 {
 	struct exmap *ex = exmap_new_flags(MIB, 10, 1, EXMAP_PAGEFAULT_ALLOC);
@@ -374,7 +380,7 @@ TEST(pagefault_alloc_on_a_dead_surface_is_efault)
 	assert_errno(write(pipes[1], ex->surface, 1), EFAULT);
 }
 
-/* Nor may one by a task that is being killed while the pool is empty. */
+/* A task that is killed while the kernel touches pages for it ends, even if the pool is empty. */
 TEST(pagefault_alloc_can_be_killed)
 {
 	for (int round = 0; round < 30; round++) {
@@ -416,7 +422,10 @@ static void *touching_thread(void *arg)
 	return NULL;
 }
 
-/* The pool has one page: who comes too late to get it finds it where it was touched. */
+/*
+ * Threads touch the same page at once, and the pool has only one page. A thread that gets none
+ * must find the page of another thread mapped at that address.
+ */
 TEST(pagefault_alloc_of_the_same_page_by_threads)
 {
 	struct exmap *ex = exmap_new_flags(MIB, 1, 1, EXMAP_PAGEFAULT_ALLOC);

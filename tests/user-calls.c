@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of exmap_user.h: calls for a page, a run, a list, a batch. Built as C and as C++: what is
- * here is both.
+ * Tests of exmap_user.h: calls for a page, a run, a list and a batch. The Makefile builds this as C
+ * and as C++.
  */
 #include "user_common.h"
 
@@ -69,7 +69,7 @@ TEST(run_longer_than_an_entry)
 
 	open_attached(&exmap, &interface, 10000, -1);
 	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_ALLOC, 100, 0), 0);
-	/* What is there already does not count. */
+	/* The result counts only pages that were not mapped before. */
 	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_ALLOC, 100 + EXMAP_MAX_RUN), 1);
 	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_ALLOC, 100, pages), (long)pages - 1);
 	assert_mapped(&exmap, pages);
@@ -84,7 +84,7 @@ TEST(run_longer_than_an_entry)
 	assert_mapped(&exmap, 0);
 }
 
-/* Pages at the ends of every batch, and nothing else. */
+/* exmap_run() of several batches. Only the pages at the ends of the batches are mapped. */
 TEST(run_longer_than_a_batch)
 {
 	const uint64_t batch = BATCH * EXMAP_MAX_RUN;
@@ -106,11 +106,11 @@ TEST(run_that_leaves_the_surface)
 	struct exmap exmap;
 
 	open_attached(&exmap, &interface, 10000, -1);
-	/* The first entry can be done, and is. */
+	/* The first entry is within the surface, so its pages are mapped. */
 	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_ALLOC, SURFACE - EXMAP_MAX_RUN,
 				   EXMAP_MAX_RUN + 1), -EFAULT);
 	assert_mapped(&exmap, EXMAP_MAX_RUN);
-	/* Of these none, and no page at the beginning of the surface. */
+	/* These map no page. A page number that wraps around must not reach page 0. */
 	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_ALLOC, UINT64_MAX - 10, 20), -EINVAL);
 	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_ALLOC, UINT64_MAX - EXMAP_MAX_RUN + 1,
 				   EXMAP_MAX_RUN + 1), -EINVAL);
@@ -145,7 +145,7 @@ TEST(run_is_read_and_written)
  */
 #define LIST (2 * BATCH + 100)
 
-/* Every other page: no two of them are neighbours. */
+/* Fill a list with every other page: no two of them are adjacent. */
 static void fill_list(uint64_t *page)
 {
 	for (unsigned int i = 0; i < LIST; i++)
@@ -172,7 +172,7 @@ TEST(list_longer_than_a_batch)
 	assert_mapped(&exmap, 0);
 }
 
-/* One that fails, in the first batch, the second, or as the last of all. */
+/* exmap_list() with @number as element @where returns -@err, and does all other pages. */
 static void list_with(unsigned int where, uint64_t number, int err)
 {
 	struct exmap_interface interface;
@@ -184,7 +184,7 @@ static void list_with(unsigned int where, uint64_t number, int err)
 	page[where] = number;
 	open_attached(&exmap, &interface, LIST, -1);
 	ck_assert_int_eq(exmap_list(&interface, EXMAP_OP_ALLOC, page, LIST), -err);
-	/* All others are there, and nothing else is. */
+	/* All other pages are mapped. */
 	assert_mapped(&exmap, LIST - 1);
 	page[where] = good;
 	ck_assert_int_eq(exmap_list(&interface, EXMAP_OP_FREE, page, LIST), LIST - 1);
@@ -229,7 +229,7 @@ TEST(list_is_read)
 	assert_mapped(&exmap, 4);
 }
 
-/* Nothing can be done by who may not, or without a surface: that is no answer, but an errno. */
+/* If the module refuses a whole call, the functions return its error: EPERM or EPROTO. */
 TEST(refusals_reach_the_caller)
 {
 	const uint64_t page[] = { 1, 3 };
@@ -240,7 +240,7 @@ TEST(refusals_reach_the_caller)
 	open_attached(&exmap, &interface, 10, -1);
 	child = fork();
 	if (!child) {
-		/* It inherits no entries: here are some. */
+		/* The child has not inherited the entries, so it gets a page for them. */
 		interface.user = (struct exmap_user_interface *)calloc(1, EXMAP_PAGE_SIZE);
 		_exit(exmap_page(&interface, EXMAP_OP_ALLOC, 1) != -EPERM ||
 		      exmap_run(&interface, EXMAP_OP_ALLOC, 1, 10000) != -EPERM ||
@@ -274,7 +274,7 @@ TEST(batch_has_512_entries)
 		ck_assert_int_eq(exmap_batch_answer(&interface, i), 2);
 	assert_mapped(&exmap, 2 * BATCH);
 
-	/* The first after that is the first of the next batch. */
+	/* The next exmap_batch_add() starts a new batch. */
 	ck_assert_int_eq(exmap_batch_add(&interface, 0, 2), 0);
 	ck_assert_uint_eq(interface.nr, 1);
 	ck_assert_int_eq(exmap_batch_run(&interface, EXMAP_OP_FREE, 0), 0);
@@ -319,13 +319,13 @@ TEST(batch_answers_in_order)
 	ck_assert_int_eq(exmap_batch_answer(&interface, 3), -EFAULT);
 	assert_mapped(&exmap, 8);
 
-	/* Where the requests were there are answers now: not to be carried out. */
+	/* The entries hold answers now. They must not be run as requests. */
 	ck_assert_int_eq(exmap_batch_run(&interface, EXMAP_OP_FREE, 0), -EINVAL);
 	ck_assert_int_eq(exmap_batch_answer(&interface, 0), 4);
 	assert_mapped(&exmap, 8);
 }
 
-/* The answer to an entry of which some pages could be written, and then none. */
+/* If WRITE fails after some pages of an entry, the answer is the error. */
 TEST(batch_answer_is_the_error)
 {
 	struct rlimit two_pages = { 2 * EXMAP_PAGE_SIZE, 2 * EXMAP_PAGE_SIZE };
@@ -345,6 +345,7 @@ TEST(batch_answer_is_the_error)
 	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_WRITE, 0, 2), 2);
 }
 
+/* exmap_batch_clear() forgets the batch, and so does each simple call. */
 TEST(batch_is_forgotten)
 {
 	struct exmap_interface interface;
@@ -357,7 +358,7 @@ TEST(batch_is_forgotten)
 	exmap_batch_clear(&interface);
 	ck_assert_int_eq(exmap_batch_run(&interface, EXMAP_OP_ALLOC, 0), 0);
 	assert_mapped(&exmap, 0);
-	/* So do the simple calls: none of them carries out more than it was told. */
+	/* A simple call must not run the entries that were added before it. */
 	exmap_batch_clear(&interface);
 	ck_assert_int_eq(exmap_batch_add(&interface, 10, 5), 0);
 	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_ALLOC, 1), 1);
@@ -400,7 +401,7 @@ TEST(flush_can_be_put_off)
 	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_FREE, 20, 10), 10);
 	ck_assert_int_eq(exmap_list(&interface, EXMAP_OP_FREE, list, 2), 2);
 	assert_deferred(&exmap, 13);
-	/* It is no flag of ALLOC. */
+	/* EXMAP_FREE_DEFER is no flag of ALLOC; exmap_defer() does not affect ALLOC. */
 	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_ALLOC, 1000), 1);
 	exmap_defer(&interface, 0);
 	ck_assert_int_eq(exmap_flush(&interface), 0);
@@ -429,7 +430,7 @@ TEST(batch_can_be_run_again_after_enomem)
 		ck_assert_int_eq(exmap_batch_run(&one, EXMAP_OP_ALLOC, 0), -ENOMEM);
 	ck_assert_uint_eq(one.nr, 2);
 	assert_mapped(&exmap, 100);
-	/* There is room in it, too. */
+	/* More entries can be added to it. */
 	ck_assert_int_eq(exmap_batch_add(&one, 30, 1), 0);
 	ck_assert_int_eq(exmap_run(&other, EXMAP_OP_FREE, 1000, 100), 100);
 	ck_assert_int_eq(exmap_batch_run(&one, EXMAP_OP_ALLOC, 0), 0);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Tests of exmap_user.h: exmap_open() and exmap_close(), exmap_attach() and exmap_detach(), fork.
- * Built as C and as C++: what is here is both.
+ * The Makefile builds this as C and as C++.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -26,7 +26,7 @@ TEST(open_sets_up_and_close_undoes_it)
 	ck_assert_uint_eq(stats(&exmap).flags, EXMAP_PAGEFAULT_ALLOC);
 	ck_assert_int_eq(fcntl(exmap.fd, F_GETFD), FD_CLOEXEC);
 
-	/* The surface is as large as was asked for: its last page can be there. */
+	/* The surface is as large as requested: a touch maps its last page. */
 	ck_assert_ptr_eq(exmap_address(&exmap, 0), exmap.surface);
 	ck_assert_ptr_eq(exmap_address(&exmap, 3), exmap.surface + 12288);
 	*(char *)exmap_address(&exmap, SURFACE - 1) = 1;
@@ -36,7 +36,7 @@ TEST(open_sets_up_and_close_undoes_it)
 	surface = exmap.surface;
 	exmap_close(&exmap);
 	ck_assert_int_eq(held(), before);
-	/* Once more: what has come there since is not the exmap's. */
+	/* A second close leaves alone what has the descriptor's number and the address now. */
 	ck_assert_int_eq(open("/dev/null", O_RDONLY), fd);
 	ck_assert_ptr_eq(mmap(surface, EXMAP_PAGE_SIZE, PROT_READ,
 			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), surface);
@@ -58,7 +58,7 @@ TEST(open_out_of_range)
 		{ 0, 1, 1, 0, EINVAL },
 		{ WIDE, 1, 1, 0, EINVAL },
 		{ UINT64_MAX, 1, 1, 0, EINVAL },
-		{ WIDE - 1, 1, 1, 0, ENOMEM },	/* of addresses */
+		{ WIDE - 1, 1, 1, 0, ENOMEM },	/* not enough addresses */
 		{ 1, 0, 1, 0, EINVAL },
 		{ 1, UINT64_MAX, 1, 0, EINVAL },
 		{ 1, 1, 0, 0, EINVAL },
@@ -80,7 +80,7 @@ TEST(open_out_of_range)
 		if (!err)
 			exmap_close(&exmap);
 		ck_assert_int_eq(held(), before);
-		/* Nothing is left to be closed: not a descriptor that is another's by now. */
+		/* After a failure exmap_close() closes nothing. */
 		exmap_close(&exmap);
 		ck_assert_int_eq(held(), before);
 	}
@@ -126,12 +126,12 @@ TEST(open_within_memlock)
 	int before = held();
 	struct exmap exmap;
 
-	/* A page for the array of interfaces, four for each that is used. */
+	/* A page is charged for the array of interfaces, and four for each that is used. */
 	set_memlock((100 + 1 + 4) * EXMAP_PAGE_SIZE);
 	drop_privileges();
 	ck_assert_int_eq(exmap_open(&exmap, SURFACE, 105, 1, -1, 0), -ENOMEM);
 	ck_assert_int_eq(held(), before);
-	/* Neither that one nor these count any more. */
+	/* An exmap that failed or was closed is no longer charged, so each round succeeds. */
 	for (int i = 0; i < 3; i++) {
 		ck_assert_int_eq(exmap_open(&exmap, SURFACE, 101, 1, -1, 0), 0);
 		ck_assert_int_eq(exmap_attach(&exmap, &interface), -ENOMEM);
@@ -147,7 +147,7 @@ TEST(open_within_memlock)
 	ck_assert_int_eq(held(), before);
 }
 
-/* With another /dev, for this process alone. */
+/* exmap_open() without /dev/exmap, or without permission. Only this process sees that /dev. */
 TEST(open_without_device)
 {
 	int before = held();
@@ -205,7 +205,7 @@ TEST(attach_until_all_are_taken)
 	}
 	ck_assert_int_eq(exmap_attach(&exmap, &one_more), -EBUSY);
 
-	/* One that is given back is there for the next who comes, with an empty batch. */
+	/* The next exmap_attach() gets an interface that was detached, with an empty batch. */
 	ck_assert_int_eq(exmap_batch_add(&interface[700], 1, 1), 0);
 	exmap_detach(&interface[700]);
 	ck_assert_int_eq(exmap_attach(&exmap, &one_more), 0);
@@ -216,7 +216,7 @@ TEST(attach_until_all_are_taken)
 
 	for (int i = 0; i < EXMAP_MAX_INTERFACES; i++)
 		exmap_detach(&interface[i]);
-	/* Pages stay. */
+	/* Pages stay mapped after detach. */
 	assert_mapped(&exmap, 1);
 	exmap_close(&exmap);
 	ck_assert_int_eq(held(), before);
@@ -234,7 +234,7 @@ TEST(attach_to_a_number)
 	ck_assert_uint_eq(one.number, 1);
 	ck_assert_int_eq(exmap_page(&one, EXMAP_OP_ALLOC, 5), 1);
 
-	/* Who does not give a number gets none of those. */
+	/* exmap_attach() returns only interfaces that nobody has attached to by number. */
 	ck_assert_int_eq(exmap_attach(&exmap, &other), 0);
 	ck_assert_uint_eq(other.number, 0);
 	ck_assert_int_eq(exmap_attach(&exmap, &third), 0);
@@ -267,12 +267,12 @@ TEST(attach_failure_takes_nothing)
 
 struct crowd {
 	struct exmap exmap;
-	int owners[INTERFACES];	/* threads that have it */
+	int owners[INTERFACES];	/* how many threads are attached to each */
 	int attached;
 	int rounds;
 };
 
-/* There are more threads than interfaces, and all want one all the time. */
+/* Attach, use the interface and detach, again and again. The threads outnumber the interfaces. */
 static void *attach_and_detach(void *arg)
 {
 	struct crowd *crowd = (struct crowd *)arg;
@@ -326,7 +326,7 @@ TEST(own_fd_does_the_same)
 	ck_assert_int_eq(exmap_own_fd(&interface), 0);
 	ck_assert_int_ne(interface.fd, exmap.fd);
 	with_one = held();
-	/* A second one takes the first one's place. */
+	/* A second descriptor replaces the first. */
 	ck_assert_int_eq(exmap_own_fd(&interface), 0);
 	ck_assert_int_eq(held(), with_one);
 	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_FREE, 5), 1);
@@ -335,12 +335,12 @@ TEST(own_fd_does_the_same)
 	fd = interface.fd;
 	exmap_detach(&interface);
 	ck_assert_int_eq(held(), before + 2);	/* file and surface */
-	/* Another's file has the number now: a second time does nothing. */
+	/* The number now names another file. A second detach must not close it. */
 	ck_assert_int_eq(dup2(exmap.fd, fd), fd);
 	exmap_detach(&interface);
 	assert_ok(close(fd));
 
-	/* Where there is none to be had it works on with the other. */
+	/* If exmap_own_fd() fails, the interface still works with the shared descriptor. */
 	ck_assert_int_eq(exmap_attach(&exmap, &interface), 0);
 	with_one = held();
 	assert_ok(prlimit(0, RLIMIT_NOFILE, &few, NULL));
@@ -350,7 +350,7 @@ TEST(own_fd_does_the_same)
 	ck_assert_int_eq(held(), with_one);
 	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_FREE, 6), 1);
 
-	/* Detached too late: what has the descriptor's number by now is not the exmap's. */
+	/* Detach after close must not close a file that has the descriptor's number now. */
 	exmap_close(&exmap);
 	fd = open("/dev/null", O_RDONLY);
 	exmap_detach(&interface);
@@ -364,8 +364,8 @@ TEST(own_fd_does_the_same)
 static struct {
 	struct exmap exmap;
 	struct exmap_interface interface;
-	char *place[2];		/* where surface and interface are */
-	int before;		/* what held() was */
+	char *place[2];		/* addresses of surface and interface */
+	int before;		/* result of held() before exmap_open() */
 	pid_t parent;
 } forked;
 
@@ -375,7 +375,10 @@ static void *map_over(void *where)
 		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 }
 
-/* As destructors and atexit handlers do, in every process in which they run. */
+/*
+ * Detach and close, as destructors and atexit handlers do in every process in which they run.
+ * In a child this must close descriptors only.
+ */
 static void close_forked(void)
 {
 	exmap_detach(&forked.interface);
@@ -384,7 +387,7 @@ static void close_forked(void)
 		ck_assert_int_eq(held(), forked.before);
 		ck_assert_int_eq(*forked.place[0], 'S');
 		ck_assert_int_eq(*forked.place[1], 'I');
-		/* Once more: the descriptors may be others' by now. */
+		/* A second time must not close descriptors that have these numbers now. */
 		ck_assert_int_ge(open("/dev/null", O_RDONLY), 0);
 		ck_assert_int_ge(open("/dev/null", O_RDONLY), 0);
 		exmap_detach(&forked.interface);
@@ -411,7 +414,7 @@ TEST(close_in_a_child_closes_descriptors_only)
 	pid = fork();
 	assert_ok(pid);
 	if (!pid) {
-		/* Something of the child's comes to be where they were in the parent. */
+		/* The child maps memory at the addresses of the parent's surface and interface. */
 		ck_assert_ptr_eq(map_over(forked.place[0]), forked.place[0]);
 		ck_assert_ptr_eq(map_over(forked.place[1]), forked.place[1]);
 		*forked.place[0] = 'S';
@@ -420,7 +423,7 @@ TEST(close_in_a_child_closes_descriptors_only)
 	}
 	wait_child(pid, 0);
 
-	/* The parent has all of it. */
+	/* Everything still works in the parent. */
 	ck_assert_int_eq(*forked.place[0], 'P');
 	ck_assert_int_eq(exmap_page(&forked.interface, EXMAP_OP_FREE, 0), 1);
 	close_forked();

@@ -10,17 +10,20 @@
 #include "exmap_user.h"
 #include "base.h"
 
-/* As the surface of most tests: longer than a table of page tables. */
+/*
+ * Pages of most surfaces: more than a table of page tables maps, and more than one batch of the
+ * longest entries has.
+ */
 #define SURFACE ((uint64_t)1 << 22)
 #define BATCH EXMAP_USER_INTERFACE_PAGES
-#define WIDE ((uint64_t)1 << 52)	/* what a page's number must be below */
+#define WIDE ((uint64_t)1 << 52)	/* all page numbers are below this */
 
-/* How many file descriptors and mappings of exmaps the process has. */
+/* How many file descriptors and how many mappings of exmaps the process has, in all. */
 static inline int held(void)
 {
 	DIR *directory = opendir("/proc/self/fd");
 	char line[4096];
-	int sum = -3;	/* . and .. and this one */
+	int sum = -3;	/* without ".", ".." and the descriptor of @directory */
 	FILE *maps;
 
 	ck_assert_ptr_nonnull(directory);
@@ -40,7 +43,7 @@ static inline void open_one(struct exmap *exmap, uint64_t pool, unsigned int int
 	ck_assert_int_eq(exmap_open(exmap, SURFACE, pool, interfaces, -1, 0), 0);
 }
 
-/* One with an interface that is attached to. */
+/* Open an exmap with one interface, and attach to that. */
 static inline void open_attached(struct exmap *exmap, struct exmap_interface *interface,
 				 uint64_t pool, int backing)
 {
@@ -58,7 +61,7 @@ static inline struct exmap_ioctl_stats stats(const struct exmap *exmap)
 
 #define assert_mapped(exmap, n) ck_assert_uint_eq(stats(exmap).alloc_count, n)
 
-/* A new file of so many pages, each full of a letter: A, B, and so on. */
+/* A new file of @pages pages. Each page is full of one letter: A, B and so on. */
 static inline int file_of_letters(unsigned int pages)
 {
 	char path[] = "/tmp/test-user-XXXXXX", page[EXMAP_PAGE_SIZE];

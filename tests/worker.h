@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A thread that works with an interface while a test does something else.
+ * A thread that makes calls at an interface while its test does something else.
  */
 #ifndef TEST_WORKER_H
 #define TEST_WORKER_H
@@ -13,15 +13,15 @@
 struct worker {
 	struct exmap *ex;
 	int interface;
-	int pages;
-	int rounds;
+	int pages;		/* per call */
+	int rounds;		/* how many; or until @stop is set */
 	atomic_bool *stop;
 	pthread_t thread;
-	bool surface_gone;
-	char error[128];
+	bool surface_gone;	/* the thread ended because calls returned EPROTO */
+	char error[128];	/* the first error; empty if none */
 };
 
-/* Note what went wrong, the first time that something did. */
+/* Record an error, unless the worker has recorded one before. */
 static inline void worker_error(struct worker *w, const char *what, int ret)
 {
 	if (!w->error[0])
@@ -30,6 +30,7 @@ static inline void worker_error(struct worker *w, const char *what, int ret)
 			 w->ex->interface[w->interface]->iov[0].res);
 }
 
+/* Allocate and free every other page of the worker's own 4 MiB, until @stop or munmap. */
 static inline void *alloc_free_worker(void *arg)
 {
 	struct worker *w = arg;
@@ -41,7 +42,7 @@ static inline void *alloc_free_worker(void *arg)
 			for (int i = 0; i < w->pages; i++)
 				entry(w->ex, w->interface, i, first + i * 2, 1);
 			ret = action(w->ex->fd, w->interface, op, w->pages, 0);
-			/* The surface may go before the call or in the middle of it. */
+			/* munmap may come before the call or in the middle of it. */
 			if ((ret < 0 && errno == EPROTO) ||
 			    (ret > 0 && w->ex->interface[w->interface]->iov[w->pages - 1].res == -EPROTO)) {
 				w->surface_gone = true;
