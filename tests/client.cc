@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A program in the style of those that were written for the first exmap: it includes
- * linux/exmap.h alone, names the types of that header, leaves SETUP's flags as the stack
- * had them, and looks only for results below 0. C++17 to C++23, without a warning.
+ * A program in the style of those that were written for the published module. It includes only
+ * linux/exmap.h, names the types of that header, leaves SETUP's flags uninitialized, and treats
+ * only results below 0 as failures. It must compile without a warning as C++17 to C++23.
  */
 #include <cerrno>
 #include <cstdio>
@@ -28,7 +28,7 @@ static void check(bool good, const char *what)
 
 #define CHECK(condition) check(condition, #condition)
 
-/* As vmcache fills in an ACTION: the parameter has the type of the opcodes. */
+/* ACTION as vmcache calls it: the parameter has the type of the opcodes. */
 static int action(int fd, exmap_opcode op, uint16_t interface, uint16_t len)
 {
 #if __cplusplus >= 202002L
@@ -46,12 +46,12 @@ static int action(int fd, exmap_opcode op, uint16_t interface, uint16_t len)
 	return ioctl(fd, EXMAP_IOCTL_ACTION, &params);
 }
 
-/* As LeanStore does: flags is the one word that nobody sets. */
+/* SETUP as LeanStore calls it, which leaves the flags as they are on its stack. */
 static int setup(int fd, int backing, int interfaces, size_t pages)
 {
 	struct exmap_ioctl_setup buffer;
 
-	/* What LeanStore's stack held. */
+	/* LeanStore's stack held this. */
 	buffer.flags = 0x383131ffffffdc38;
 	buffer.fd = backing;
 	buffer.max_interfaces = interfaces;
@@ -59,7 +59,7 @@ static int setup(int fd, int backing, int interfaces, size_t pages)
 	return ioctl(fd, EXMAP_IOCTL_SETUP, &buffer);
 }
 
-/* And who does set it has a variable of the flags' type. */
+/* SETUP as a program calls it that sets the flags, with a variable of their type. */
 static int setup_flags(int fd, int interfaces, size_t pages, exmap_flags flags)
 {
 	struct exmap_ioctl_setup buffer{};
@@ -115,18 +115,18 @@ int main()
 						fd, EXMAP_OFF_EXMAP));
 	CHECK(memory != MAP_FAILED);
 
-	/* A page that is new. */
+	/* A new page. */
 	interface[3]->iov[0].page = 100;
 	interface[3]->iov[0].len = 1;
 	CHECK(action(fd, EXMAP_OP_ALLOC, 3, 1) >= 0);
 	CHECK(interface[3]->iov[0].res == 0 && interface[3]->iov[0].pages == 1);
 	memory[100][0] = 'Z';
 
-	/* A miss. */
+	/* A miss: pread reads the page from the backing file. */
 	CHECK(pread(fd, memory + 5, sizeof(Page), 127) == sizeof(Page));
 	CHECK(memory[5][0] == 'F' && memory[5][4095] == 'F');
 
-	/* An entry that finds no memory is not overwritten, so it is simply tried again. */
+	/* ENOMEM leaves the entry unchanged, so the program repeats the call as it is. */
 	interface[0]->iov[0].value = 0;
 	interface[0]->iov[0].page = 1000;
 	interface[0]->iov[0].len = pool - 2;
@@ -148,7 +148,7 @@ int main()
 	CHECK(setup_flags(other, 1, 1, EXMAP_PAGEFAULT_ALLOC) >= 0);
 	CHECK(flags_that_hold(other) == EXMAP_PAGEFAULT_ALLOC);
 
-	/* What goes in a submission queue entry of io_uring. */
+	/* A command must fit into a submission queue entry of io_uring. */
 	struct exmap_uring_cmd command{};
 
 	command.iov.iov_base = memory;
