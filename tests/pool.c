@@ -3,8 +3,7 @@
  * Tests of the pool: how free pages get to the interface that needs them, the shrinker, what the
  * kernel accounts to the process, and that a long refill lets other tasks run.
  */
-#include <sched.h>
-
+#include "cpu.h"
 #include "worker.h"
 
 /*
@@ -347,11 +346,8 @@ TEST(alloc_of_a_long_entry_lets_others_run)
 	struct ticker t = { };
 	double share = 1;
 	pthread_t thread;
-	cpu_set_t cpu;
 
-	CPU_ZERO(&cpu);
-	CPU_SET(1, &cpu);
-	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
+	run_on(1);
 	ck_assert(!pthread_create(&thread, NULL, tick, &t));
 	while (!atomic_load(&t.runs))
 		sched_yield();

@@ -42,15 +42,10 @@ TEST(free_flushes_once_per_call)
 	static atomic_bool spinning;
 	long before, rounds;
 	pthread_t thread;
-	cpu_set_t cpu;
 
-	CPU_ZERO(&cpu);
-	CPU_SET(1, &cpu);
-	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
+	run_on(1);
 	ck_assert(!pthread_create(&thread, NULL, spinning_worker, &spinning));
-	CPU_ZERO(&cpu);
-	CPU_SET(0, &cpu);
-	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
+	run_on(0);
 	before = shootdowns();
 	/* If the other CPU runs another task in a round, the kernel sends it no shootdown. */
 	for (rounds = 0; shootdowns() - before < 50; rounds++) {

@@ -7,11 +7,10 @@
 #define TEST_STALE_H
 
 #include <pthread.h>
-#include <sched.h>
 #include <setjmp.h>
 #include <stdatomic.h>
 
-#include "base.h"
+#include "cpu.h"
 
 #define STALE_WORD 0x5741e5741e5741e5
 
@@ -32,11 +31,8 @@ static void stale_segv(int sig)
 static void *stale_write(void *arg)
 {
 	struct stale_writer *w = arg;
-	cpu_set_t cpu;
 
-	CPU_ZERO(&cpu);
-	CPU_SET(1, &cpu);
-	sched_setaffinity(0, sizeof(cpu), &cpu);
+	run_on(1);
 	while (!atomic_load(&w->stop)) {
 		if (!sigsetjmp(stale_jump, 0))
 			for (;;) {
@@ -54,13 +50,10 @@ static void *stale_write(void *arg)
 static void stale_writer_start(struct stale_writer *w, void *where)
 {
 	struct sigaction sa = { .sa_handler = stale_segv, .sa_flags = SA_NODEFER };
-	cpu_set_t cpu;
 
 	*w = (struct stale_writer){ .where = where };
 	ck_assert_msg(sysconf(_SC_NPROCESSORS_ONLN) > 1, "this test needs two CPUs");
-	CPU_ZERO(&cpu);
-	CPU_SET(0, &cpu);
-	assert_ok(sched_setaffinity(0, sizeof(cpu), &cpu));
+	run_on(0);
 	assert_ok(sigaction(SIGSEGV, &sa, NULL));
 	ck_assert(!pthread_create(&w->thread, NULL, stale_write, w));
 }
