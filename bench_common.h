@@ -31,33 +31,33 @@
 
 #include "exmap_user.h"
 
-#define BENCH_SKIP 77		/* exit status: cannot be measured here */
+#define BENCH_SKIP 77		/* exit status: this machine cannot run the benchmark */
 #define BENCH_PAGE_SIZE EXMAP_PAGE_SIZE
 #define BENCH_TABLE_PAGES 512	/* pages that one page table maps */
 
 /*
- * A batch is every other page: no two of its pages are neighbours, as in a
- * buffer pool, and nothing can treat a batch as one range.
+ * A batch is every other page. As in a buffer pool no two of its pages are adjacent, so nothing
+ * can treat a batch as one range.
  */
 #define BENCH_STRIDE 2
 
 /**
- * struct bench - what is measured, and how
- * @threads: how many threads
+ * struct bench - the parameters of a measurement
+ * @threads: number of threads
  * @batch: pages per batch
- * @run: pages per entry: a batch is @batch / @run entries
- * @stride: from the first page of an entry to that of the next
- * @seconds: for how long
+ * @run: pages per entry; a batch has @batch / @run entries
+ * @stride: pages from the first page of an entry to that of the next
+ * @seconds: how long to measure
  * @pages: the exmap's buffer_size
- * @backing: the exmap's backing file; -1 where there is none
- * @header: print what the columns are, too
- * @threads_given: @threads is from the command line
- * @exmap: the exmap; its fd is -1 where there is none
- * @base: where the parts of the threads start
+ * @backing: the exmap's backing file; -1 if it has none
+ * @header: print a line that names the columns first
+ * @threads_given: the command line gives @threads
+ * @exmap: the exmap; its fd is -1 if the benchmark uses none
+ * @base: address at which the parts of the threads start
  * @first: page number of @base on the surface
  * @part: pages in the part of one thread
- * @start: all threads and bench_run() meet here before the clock runs
- * @stop: time is up
+ * @start: all threads and bench_run() wait here for each other before the clock runs
+ * @stop: set when the time is up
  */
 struct bench {
 	unsigned int threads;
@@ -89,7 +89,7 @@ static struct bench bench = {
 	.exmap.fd = -1,
 };
 
-/* Print one line and end the program, whichever thread notices first. */
+/* Print one line and end the program. Only the first thread that calls this prints. */
 static inline void __attribute__((noreturn, format(printf, 2, 3)))
 bench_exit(int status, const char *format, ...)
 {
@@ -108,7 +108,7 @@ bench_exit(int status, const char *format, ...)
 
 #define bench_fail(...) bench_exit(1, __VA_ARGS__)
 
-/* A call that failed, and what exmap_strerror() says about it. */
+/* Fail because call @what has returned @err. */
 static inline void __attribute__((noreturn)) bench_fail_with(const char *what, int err)
 {
 	bench_fail("%s: %s", what, exmap_strerror(err));

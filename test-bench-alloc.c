@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The paper's 1 IF: each thread allocates a batch of single pages at its own
- * interface and frees it at the same one; and what Linux has for it otherwise.
+ * The paper's 1 IF: each thread allocates and frees a batch of single pages at its own interface.
+ * --baseline measures what Linux offers instead.
  */
 #include "bench/run.h"
 
@@ -18,53 +18,52 @@ static const struct option options[] = {
 	{ }
 };
 
-static int variant;	/* one of these, or 0 */
+static int variant;	/* one of the options above, or 0 */
 static const char *baseline;
-static int self;	/* pidfd */
+static int self;	/* pidfd of this process */
 
 static void option(int value, const char *argument)
 {
 	if (variant)
-		bench_fail("--shared-fd, --own-exmap, --defer and --baseline: take one of them");
+		bench_fail("--shared-fd, --own-exmap, --defer and --baseline exclude each other");
 	variant = value;
 	if (value != BASELINE)
 		return;
 	if (strcmp(argument, "madvise") && strcmp(argument, "process_madvise"))
-		bench_fail("--baseline is '%s' and should be madvise or process_madvise", argument);
+		bench_fail("--baseline is '%s', but must be madvise or process_madvise", argument);
 	baseline = argument;
 }
 
 static const struct bench_program program = {
 	.about =
-	"Measures how fast single pages are allocated and freed, in batches, each thread at\n"
+	"Measures how fast threads allocate and free batches of single pages, each thread at\n"
 	"an interface of its own: the paper's 1 IF. Pages are mapped, but not touched.\n"
-	"Exits 0, 1 on failure (also where pages are left over), 77 where the kernel\n"
-	"refuses the baseline.\n",
+	"Exits with 0; 1 on failure, also if pages are left over; 77 if the kernel refuses\n"
+	"the baseline.\n",
 	.options = options,
 	.option = option,
 	.own_help =
-	"      --shared-fd        one fd for all threads, not one CLONEd for each;\n"
-	"                         scenario 1if-shared instead of 1if\n"
-	"      --own-exmap        an exmap for each thread: they share the process and what\n"
-	"                         comes with it, but nothing of exmap; scenario 1if-own\n"
-	"      --defer            free with EXMAP_FREE_DEFER, and come back to the same\n"
-	"                         addresses after 1024 other pages or more; scenario\n"
-	"                         1if-deferred\n"
+	"      --shared-fd        one fd for all threads, not a clone for each; the scenario is\n"
+	"                         1if-shared instead of 1if\n"
+	"      --own-exmap        an exmap for each thread: the threads share the process, but\n"
+	"                         nothing of exmap; the scenario is 1if-own\n"
+	"      --defer            free with EXMAP_FREE_DEFER, and use an address again after\n"
+	"                         1024 other pages or more; the scenario is 1if-deferred\n"
 	"      --baseline HOW     without exmap: touch every page of a batch of anonymous\n"
-	"                         memory, then free them one by one with\n"
+	"                         memory, then free the pages with\n"
 	"                           madvise          a call for each page\n"
 	"                           process_madvise  one call per batch (Linux 6.13 and later)\n",
 	.min_threads = 1,
 	.max_threads = EXMAP_MAX_INTERFACES,
 };
 
-/* So many that what is in quarantine is flushed before its address comes round again. */
+/* Batches of a thread. With --defer, its quarantine is flushed before an address comes again. */
 static unsigned int batches(void)
 {
 	return variant == DEFER ? 1 + (1023 + bench.batch) / bench.batch : 1;
 }
 
-/* The same as bench_setup() has made, but for the place of its surface. */
+/* Open an exmap like that of bench_setup(). Only the place of its surface may differ. */
 static void attach_own(struct exmap *exmap, struct exmap_interface *interface)
 {
 	int err = exmap_open(exmap, bench.exmap.surface_pages, bench.pages, 1, -1, 0);
@@ -123,7 +122,7 @@ static void each_madvise(struct bench_thread *thread)
 		for (i = 0; i < bench.batch && !bench_stopped(); i++) {
 			if (madvise(iovec[i].iov_base, iovec[i].iov_len, MADV_DONTNEED))
 				bench_fail("madvise: %s", strerror(errno));
-			/* One by one: a whole batch can take a second. */
+			/* Count each page, because a whole batch can take a second. */
 			bench_count(thread, 1);
 		}
 	}
@@ -162,11 +161,11 @@ static void run_baseline(void)
 	self = pidfd_open(getpid(), 0);
 	if (self < 0 || process_madvise(self, &one, 1, MADV_DONTNEED, 0) < 0)
 		bench_exit(BENCH_SKIP, "this kernel refuses process_madvise(MADV_DONTNEED) for the "
-			   "own process (%s): 6.13 and later take it", strerror(errno));
+			   "own process (%s): it needs 6.13 or later", strerror(errno));
 	bench_run(baseline, batch_madvise);
 }
 
-/* What it is called in the output. */
+/* The name of the scenario in the output. */
 static const char *scenario(void)
 {
 	switch (variant) {

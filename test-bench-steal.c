@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Pages that are freed at another interface than they were allocated at, so that
- * the pool has to carry them back. Built with SAME_THREAD, the paper's 2 IF: each
- * thread allocates at one interface and frees at another. Built without, the
- * paper's pool: half of the threads allocate, the other half free.
+ * Pages are freed at another interface than the one that allocated them, so the pool must carry
+ * them back. Built with SAME_THREAD, this is the paper's 2 IF: each thread allocates at one
+ * interface and frees at another. Built without, it is the paper's pool: half of the threads
+ * allocate, and the other half free.
  */
 #include "bench/run.h"
 
@@ -11,9 +11,9 @@
 
 static const struct bench_program program = {
 	.about =
-	"Measures how fast single pages are allocated and freed, in batches, each thread\n"
-	"allocating at one interface and freeing at another: the paper's 2 IF. Pages are\n"
-	"mapped, but not touched. Exits 0, or 1 on failure (also where pages are left over).\n",
+	"Measures how fast threads allocate and free batches of single pages. Each thread\n"
+	"allocates at one interface and frees at another: the paper's 2 IF. Pages are mapped,\n"
+	"but not touched. Exits with 0, or 1 on failure, also if pages are left over.\n",
 	.own_help = "",
 	.min_threads = 1,
 	.max_threads = EXMAP_MAX_INTERFACES / 2,
@@ -25,7 +25,7 @@ static void two_interfaces(struct bench_thread *thread)
 
 	bench_attach(&alloc, 2 * thread->id);
 	bench_attach_shared(&free, 2 * thread->id + 1);
-	free.fd = alloc.fd;	/* one for the thread */
+	free.fd = alloc.fd;	/* one fd for each thread */
 	bench_alloc_free(thread, &alloc, &free, 1);
 }
 
@@ -42,32 +42,32 @@ int main(int argc, char **argv)
 
 static const struct bench_program program = {
 	.about =
-	"Measures how fast single pages are allocated and freed, in batches, half of the\n"
-	"threads allocating and the other half freeing what they get from them: the paper's\n"
-	"pool. Pages are mapped, but not touched. Of an odd number of threads one more\n"
-	"allocates. Exits 0, or 1 on failure (also where pages are left over).\n",
+	"Measures how fast threads allocate and free batches of single pages. Half of the\n"
+	"threads allocate, and the other half free the same pages: the paper's pool. Pages are\n"
+	"mapped, but not touched. If the number of threads is odd, one more allocates. Exits\n"
+	"with 0, or 1 on failure, also if pages are left over.\n",
 	.own_help =
 	"\n"
-	"In the environment, where there is no --threads:\n"
+	"The environment gives these if --threads is not given:\n"
 	"  ALLOC       how many threads allocate (default half of them)\n"
 	"  FREE        how many threads free (default half of them)\n",
 	.min_threads = 2,
 	.max_threads = EXMAP_MAX_INTERFACES,
 };
 
-/* Batches that an allocating thread can have under way. */
+/* The most batches that an allocating thread can have mapped. */
 #define BATCHES 16
-/* Batches between the threads. So few that the default pool does for all. */
+/* The most batches on the way from thread to thread. The default pool has room for all. */
 #define QUEUE_SIZE 64
 
 /**
  * struct batch - a batch, at its own place on the surface
- * @page: where it starts, a page number
+ * @page: number of its first page
  * @nr: how many of its pages are mapped
- * @busy: pages may be mapped there. Set by the thread that allocates there, and
- *	cleared by the one that has freed it
+ * @busy: pages may be mapped there. The allocating thread sets it, and the freeing thread clears
+ *	it after FREE
  *
- * Belongs to the allocating thread, then to the queue, then to the freeing thread.
+ * A batch belongs to the allocating thread, then to the queue, then to the freeing thread.
  */
 struct batch {
 	uint64_t page;
@@ -79,10 +79,10 @@ struct batch {
  * Dmitry Vyukov's bounded MPMC queue
  * (https://www.1024cores.net/home/lock-free-algorithms/queues/bounded-mpmc-queue).
  *
- * A cell's sequence says whose turn it is: position n of the stream may be pushed
- * to it at n, popped from it at n + 1, and then it is the turn of n + QUEUE_SIZE.
- * Positions never come again, so a thread that was asleep in between cannot
- * mistake one for another (no ABA).
+ * A cell's sequence tells which operation comes next. If it is n, position n of the stream may be
+ * pushed to the cell. If it is n + 1, position n may be popped, and then the sequence becomes
+ * n + QUEUE_SIZE. A position never comes again, so a thread that slept cannot mistake one position
+ * for another (no ABA).
  */
 struct cell {
 	atomic_size_t sequence;
@@ -104,8 +104,8 @@ static void queue_init(void)
 }
 
 /*
- * Take the next position of @end whose cell has come to its turn, @turn after the
- * position. NULL where the cell has not: the queue is full, or empty.
+ * Take the next position of @end. Its cell must have the sequence @turn after that position.
+ * Returns NULL if the sequence is lower: then the queue is full, or empty.
  */
 static struct cell *queue_claim(atomic_size_t *end, size_t turn, size_t *position)
 {
@@ -113,7 +113,7 @@ static struct cell *queue_claim(atomic_size_t *end, size_t turn, size_t *positio
 
 	for (;;) {
 		struct cell *cell = &queue.cell[at % QUEUE_SIZE];
-		/* Pairs with the release by whose turn it was. */
+		/* Pairs with the store-release in queue_pop() or queue_push(). */
 		size_t sequence = atomic_load_explicit(&cell->sequence, memory_order_acquire);
 		ssize_t ahead = sequence - (at + turn);
 
@@ -155,26 +155,29 @@ static struct batch *queue_pop(void)
 	return batch;
 }
 
-/* The threads: those below nr_alloc allocate. */
+/* The threads. Those with an id below nr_alloc allocate. */
 
 static unsigned int nr_alloc;
 static atomic_uint allocating;	/* threads that may still push */
 
-/* A batch with nothing mapped, looking at the one after the last first, or NULL. */
+/* A batch without mapped pages, or NULL. The search starts after the last one found. */
 static struct batch *next_batch(struct batch *batches, unsigned int *last)
 {
 	unsigned int i;
 
 	for (i = 0; i < BATCHES; i++) {
 		*last = (*last + 1) % BATCHES;
-		/* Pairs with the release in free_batches(): its FREE is over. */
+		/* Pairs with the store-release in free_batches(): FREE of this batch is over. */
 		if (!atomic_load_explicit(&batches[*last].busy, memory_order_acquire))
 			return &batches[*last];
 	}
 	return NULL;
 }
 
-/* Nothing is held while waiting for a page, so that there will be one. */
+/*
+ * Allocate batches and push them, until the time is up. A thread that waits for free pages holds
+ * no pages itself, so the freeing threads can always free some for it.
+ */
 static void alloc_batches(struct exmap_interface *interface, struct batch *batches)
 {
 	unsigned int last = 0;
@@ -188,13 +191,13 @@ static void alloc_batches(struct exmap_interface *interface, struct batch *batch
 			continue;
 		}
 		bench_fill(interface, batch->page, bench.batch);
-		/* Not filled in again: a call without memory leaves the entries alone. */
+		/* The entries need not be filled in again: ENOMEM leaves them unchanged. */
 		while ((nr = bench_action(interface, EXMAP_OP_ALLOC)) < 0) {
 			if (bench_stopped())
 				return;
 			sched_yield();
 		}
-		/* Where memory ran out half-way these are the first of them. */
+		/* If memory ran out half-way, the first nr entries have pages. */
 		batch->nr = nr;
 		atomic_store_explicit(&batch->busy, true, memory_order_relaxed);
 		while (!queue_push(batch))
@@ -202,13 +205,17 @@ static void alloc_batches(struct exmap_interface *interface, struct batch *batch
 	}
 }
 
+/* Pop batches and free them, until no thread allocates any more and the queue is empty. */
 static void free_batches(struct bench_thread *thread, struct exmap_interface *interface)
 {
 	struct batch *batch;
 	unsigned int nr;
 
 	for (;;) {
-		/* Before the look at the queue: then an empty one stays empty. */
+		/*
+		 * Pairs with the release in pool(). If no thread could push before this looks
+		 * at the queue, an empty queue stays empty.
+		 */
 		bool last = !atomic_load_explicit(&allocating, memory_order_acquire);
 
 		batch = queue_pop();
@@ -229,7 +236,7 @@ static void free_batches(struct bench_thread *thread, struct exmap_interface *in
 static void pool(struct bench_thread *thread)
 {
 	struct exmap_interface interface;
-	/* Static: a freeing thread may still be at them when this one is over. */
+	/* Static, because freeing threads may still use the batches after this thread has ended. */
 	static struct batch batches[EXMAP_MAX_INTERFACES][BATCHES];
 	struct batch *mine = batches[thread->id];
 	unsigned int i;

@@ -1,20 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * An exmap, its interfaces, where the threads' batches lie on it, and calls for a batch.
+ * The exmap of a benchmark: its interfaces, the batches of the threads on its surface, and calls
+ * for a batch.
  */
 #ifndef BENCH_BATCH_H
 #define BENCH_BATCH_H
 
 #include "bench_common.h"
 
+/* Entries of a batch. */
 static inline unsigned int bench_entries(void)
 {
 	return bench.batch / bench.run;
 }
 
 /*
- * How many pages a part for each thread takes, with room for so many batches. Each
- * starts with a page table of its own: neighbours share none.
+ * Set bench.part so that each thread has room for @batches batches. Returns how many pages all
+ * parts need. Each part starts with a page table of its own, so threads share none.
  */
 static inline uint64_t bench_pages(unsigned int batches)
 {
@@ -23,7 +25,7 @@ static inline uint64_t bench_pages(unsigned int batches)
 	return bench.threads * bench.part + BENCH_TABLE_PAGES;
 }
 
-/* That is where they are. */
+/* Place the parts at the first page table that begins at @start or after it. */
 static inline void bench_place(char *start)
 {
 	uint64_t address = (uintptr_t)start / BENCH_PAGE_SIZE;
@@ -32,7 +34,7 @@ static inline void bench_place(char *start)
 	bench.base = start + bench.first * BENCH_PAGE_SIZE;
 }
 
-/* Without an exmap, to be compared with one: anonymous memory, page by page, too. */
+/* Map anonymous memory of 4 KiB pages instead of an exmap, for comparison. */
 static inline void bench_map_anonymous(unsigned int batches)
 {
 	const size_t size = bench_pages(batches) * BENCH_PAGE_SIZE;
@@ -40,15 +42,15 @@ static inline void bench_map_anonymous(unsigned int batches)
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (start == MAP_FAILED)
-		bench_fail("mmap of %lu bytes for %u threads: %s", size, bench.threads,
+		bench_fail("mmap of %lu bytes, for %u threads: %s", size, bench.threads,
 			   strerror(errno));
 	if (madvise(start, size, MADV_NOHUGEPAGE) &&
-	    errno != EINVAL)	/* which is a kernel without huge pages */
+	    errno != EINVAL)	/* EINVAL: a kernel without huge pages */
 		bench_fail("madvise(MADV_NOHUGEPAGE): %s", strerror(errno));
 	bench_place(start);
 }
 
-/* Open an exmap with room for that. */
+/* Open an exmap with room for @batches batches of each thread. */
 static inline void bench_setup(unsigned int interfaces, unsigned int batches)
 {
 	int err = exmap_open(&bench.exmap, bench_pages(batches), bench.pages, interfaces,
@@ -60,7 +62,7 @@ static inline void bench_setup(unsigned int interfaces, unsigned int batches)
 	bench_place(bench.exmap.surface);
 }
 
-/* An interface whose calls go to the one fd that all threads share. */
+/* Attach to an interface. All threads that use this share one fd. */
 static inline void bench_attach_shared(struct exmap_interface *interface, unsigned int nr)
 {
 	int err = exmap_attach_to(&bench.exmap, interface, nr);
@@ -69,7 +71,7 @@ static inline void bench_attach_shared(struct exmap_interface *interface, unsign
 		bench_fail("interface %u: %s", nr, exmap_strerror(err));
 }
 
-/* One with an fd of its own, so that threads do not share a struct file. */
+/* Attach to an interface with an fd of its own, so that threads do not share a struct file. */
 static inline void bench_attach(struct exmap_interface *interface, unsigned int nr)
 {
 	int err;
@@ -80,22 +82,22 @@ static inline void bench_attach(struct exmap_interface *interface, unsigned int 
 		bench_fail("an fd for interface %u: %s", nr, exmap_strerror(err));
 }
 
-/* Page number on the surface of a thread's batch. */
+/* The number of the first page of a thread's batch. */
 static inline uint64_t bench_batch_page(unsigned int thread, unsigned int batch)
 {
 	return bench.first + thread * bench.part +
 	       (uint64_t)batch * bench_entries() * bench.stride;
 }
 
-/* Its address. */
+/* The address of that page. */
 static inline char *bench_batch_address(unsigned int thread, unsigned int batch)
 {
 	return bench.base + (bench_batch_page(thread, batch) - bench.first) * BENCH_PAGE_SIZE;
 }
 
 /*
- * Request the first nr entries of the batch that starts there. By hand: the checks of
- * exmap_batch_add() are 4 % of an ALLOC and FREE.
+ * Request the first @nr entries of the batch that starts at @page. This writes the entries
+ * directly, because the checks of exmap_batch_add() cost 4 % of an ALLOC and FREE.
  */
 static inline void bench_fill(struct exmap_interface *interface, uint64_t page, unsigned int nr)
 {
@@ -111,9 +113,8 @@ static inline void bench_fill(struct exmap_interface *interface, uint64_t page, 
 }
 
 /*
- * Carry out the batch. Returns how many of its entries came off; -1 where not even the
- * first did, for lack of memory: then all are as they were. Anything else that goes
- * wrong ends the program.
+ * Run the batch. Returns how many of its entries succeeded, or -1 if the call found no memory
+ * for the first one: then all entries are unchanged. Any other error ends the program.
  */
 static inline int bench_action(struct exmap_interface *interface, unsigned int opcode)
 {
@@ -129,7 +130,7 @@ static inline int bench_action(struct exmap_interface *interface, unsigned int o
 	if (failed < 0)
 		bench_fail("%s at interface %u: %s", name, interface->number, strerror(-failed));
 
-	/* From where on a call fails for lack of memory, it fails to the end. */
+	/* After the first entry without memory, all later entries fail, too. */
 	while (done < nr && iov[done].res == 0 && iov[done].pages == (int)bench.run)
 		done++;
 	for (i = done; i < nr && iov[i].res == -ENOMEM && iov[i].pages == 0; i++)
@@ -137,14 +138,14 @@ static inline int bench_action(struct exmap_interface *interface, unsigned int o
 	if (i == nr && done + failed == nr && (done == nr || (done && opcode != EXMAP_OP_FREE)))
 		return done;
 	i = i < nr ? i : nr - 1;
-	bench_fail("%s at interface %u returned %d for %u entries of which entry %u says res %d, "
+	bench_fail("%s at interface %u returned %d for %u entries, but entry %u has res %d and "
 		   "pages %d: that is a bug in the module%s", name, interface->number, failed, nr,
 		   i, iov[i].res, iov[i].pages,
 		   opcode == EXMAP_OP_READ ? ", or an error of the device" : "");
 }
 
 /*
- * Carry out a batch of single pages, all of which have to come off. Returns how many
+ * Run a batch of single pages. The program ends unless all entries succeed. Returns how many
  * nanoseconds the call itself took.
  */
 static inline uint64_t bench_timed_action(struct exmap_interface *interface, unsigned int opcode)
@@ -170,7 +171,7 @@ static inline uint64_t bench_timed_action(struct exmap_interface *interface, uns
 	return spent;
 }
 
-/* Where each thread holds at most one batch, the pool must do for all of them. */
+/* Fail if the pool is too small for one batch of each thread. */
 static inline void bench_need_pages(void)
 {
 	unsigned long pages = (unsigned long)bench.threads * bench.batch;
@@ -180,7 +181,7 @@ static inline void bench_need_pages(void)
 			   bench.threads, bench.batch, pages);
 }
 
-/* After the last FREE nothing may be left on the surface. */
+/* Fail if pages are left on the surface after the last FREE. */
 static inline void bench_check_stats(void)
 {
 	struct exmap_ioctl_stats stats;
@@ -188,8 +189,8 @@ static inline void bench_check_stats(void)
 	if (ioctl(bench.exmap.fd, EXMAP_IOCTL_STATS, &stats))
 		bench_fail("EXMAP_IOCTL_STATS: %s", strerror(errno));
 	if (stats.alloc_count || stats.buffer_size != bench.pages)
-		bench_fail("EXMAP_IOCTL_STATS says alloc_count %lu and buffer_size %lu where 0 "
-			   "and %lu are right: that is a bug in the module",
+		bench_fail("EXMAP_IOCTL_STATS says alloc_count %lu and buffer_size %lu, expected 0 "
+			   "and %lu: that is a bug in the module",
 			   stats.alloc_count, stats.buffer_size, bench.pages);
 }
 

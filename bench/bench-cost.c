@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What each call costs per page, on a clock that goes one nanosecond further with each
- * instruction (vm/run -i): what exmap does, and what the kernel has instead.
+ * What each call of exmap costs per page, and what the kernel offers instead. It is meant for a
+ * clock that advances one nanosecond with each instruction (vm/run -i).
  *
- * Each figure is of 4096 pages, the best of three rounds, and has in it the two readings
- * of the clock around each call. What is measured has been done before: pages are in the
- * pool, page tables are there.
+ * Each figure is for 4096 pages, the best of three rounds, and includes the two readings of the
+ * clock around each call. Every operation has run before, so the pages are in the pool and the
+ * page tables exist; alloc-new alone is the first ALLOC.
  */
 #include "batch.h"
 
@@ -16,7 +16,7 @@
 #define ROUNDS 3
 #define MAX_STRIDE 16
 
-/* Not in the C library of every release. */
+/* Some releases of the C library do not have this. */
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -26,7 +26,7 @@ static struct exmap_interface interface[2];
 static char *anonymous;
 static uint64_t spent;
 
-/* Evaluates to what @call does, and adds the time to @spent. */
+/* Evaluates to the value of @call, and adds the time that it takes to @spent. */
 #define timed(call) ({					\
 	uint64_t start_ = bench_nanoseconds();		\
 	long ret_ = (long)(call);			\
@@ -35,7 +35,7 @@ static uint64_t spent;
 	ret_;						\
 })
 
-/* A batch of single pages at one interface; only the call itself counts. */
+/* Run a batch of single pages at one interface. Only the time of the call itself counts. */
 static void call(int which, unsigned int opcode, uint64_t page, unsigned int batch,
 		 unsigned int stride)
 {
@@ -47,6 +47,7 @@ static void call(int which, unsigned int opcode, uint64_t page, unsigned int bat
 	spent += bench_timed_action(&interface[which], opcode);
 }
 
+/* Run batches for all pages of a round. */
 static void sweep(int which, unsigned int opcode, unsigned int batch, unsigned int stride)
 {
 	unsigned int done;
@@ -68,7 +69,7 @@ static void print(const char *operation, unsigned int batch, unsigned int stride
 	fflush(stdout);
 }
 
-/* ALLOC, or READ, and FREE, at one interface or two. */
+/* ALLOC or READ at interface 0, and FREE at interface @free_at. */
 static void alloc_and_free(const char *name, unsigned int opcode, int free_at, unsigned int batch,
 			   unsigned int stride)
 {
@@ -87,7 +88,7 @@ static void alloc_and_free(const char *name, unsigned int opcode, int free_at, u
 		print(free_at ? "free-elsewhere" : "free", batch, stride, second);
 }
 
-/* FREE whose flushes are put off; they count, with what is left of them at the end. */
+/* FREE with deferred flushes. The flushes count, and so does a FLUSH at the end of each round. */
 static void free_deferred(unsigned int batch)
 {
 	uint64_t best = UINT64_MAX;
@@ -107,7 +108,7 @@ static void free_deferred(unsigned int batch)
 	print("free-deferred", batch, 1, best);
 }
 
-/* ALLOC at one interface of what was freed at the other, with no page elsewhere. */
+/* ALLOC at interface 0 of pages that interface 1 has freed. No other page is free. */
 static void steal(unsigned int batch)
 {
 	uint64_t best = UINT64_MAX, discarded;
@@ -128,8 +129,8 @@ static void steal(unsigned int batch)
 }
 
 /*
- * ALLOC and FREE together, in the scenarios of the paper: 1 IF and 2 IF free each batch
- * before the next, in the pool several are on their way from one thread to another.
+ * ALLOC and FREE together, in the scenarios of the paper. 1 IF and 2 IF free each batch before
+ * they allocate the next. In the pool, @on_the_way pages are mapped before the first is freed.
  */
 static void scenario(const char *name, int free_at, unsigned int on_the_way)
 {
@@ -150,7 +151,7 @@ static void scenario(const char *name, int free_at, unsigned int on_the_way)
 	print(name, 512, 1, best);
 }
 
-/* A first write to each page of an ALLOC. */
+/* The first write to each page after ALLOC. */
 static void touch(void)
 {
 	uint64_t best = UINT64_MAX;
@@ -168,7 +169,7 @@ static void touch(void)
 	print("touch", 1, 1, best);
 }
 
-/* What the kernel has instead, on anonymous memory. */
+/* What the kernel offers instead, with anonymous memory. */
 
 static void touch_anonymous(void)
 {
@@ -217,7 +218,7 @@ static void populate(void)
 	print("populate", 512, 1, best);
 }
 
-/* Of the own process it is refused before Linux 6.13: then there is no line. */
+/* Before Linux 6.13 the kernel refuses this for the own process. Then no line is printed. */
 static void process_madvise_batches(void)
 {
 	int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
@@ -245,7 +246,7 @@ static void process_madvise_batches(void)
 	close(self);
 }
 
-/* As the kernel does it: the clock counts each byte. */
+/* Zero a page as the kernel does. The clock counts each byte as an instruction. */
 static int zero(char *page)
 {
 	size_t left = EXMAP_PAGE_SIZE;
@@ -254,7 +255,7 @@ static int zero(char *page)
 	return 0;
 }
 
-/* What nothing can do without. */
+/* The costs that no call can avoid: a system call, an ioctl that is refused, zeroing a page. */
 static void floors(void)
 {
 	static char page[4096];
@@ -298,8 +299,8 @@ static void usage(void)
 	     "\n"
 	     "Prints what each call costs per page, as\n"
 	     "  operation,batch,stride,nanoseconds_per_page\n"
-	     "which are instructions where the clock counts these: vm/run -i. READ is measured\n"
-	     "where a DEVICE of 256 MiB is given. make cost makes a table of it.");
+	     "With the clock of vm/run -i, nanoseconds are instructions. READ is measured only if\n"
+	     "a DEVICE of 256 MiB is given. make cost makes a table of the output.");
 }
 
 int main(int argc, char **argv)

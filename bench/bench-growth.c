@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Whether what exmap costs grows with what there is: the size of the surface, interfaces,
- * exmaps in this process and in others, the size of the pool; and what it takes of the
- * kernel's memory. On a clock that goes one nanosecond further with each instruction
- * (vm/run -i).
+ * Does the cost of exmap grow with the surface, the interfaces, the exmaps in this process and in
+ * others, or the pool? And how much kernel memory does exmap use? It is meant for a clock that
+ * advances one nanosecond with each instruction (vm/run -i).
  *
- * Cost per page is of 4096 pages, the best of three rounds after one that does not count:
- * then pages are in the pool, and page tables are there.
+ * The cost per page is for 4096 pages, the best of three rounds. A round before them does not
+ * count: after it the pages are in the pool, and the page tables exist.
  */
 #include "batch.h"
 
@@ -21,15 +20,17 @@
 #define MANY 64U	/* exmaps; and interfaces in the larger case for memory */
 
 /*
- * A surface of any size is used in the same way: of so many page tables, which lie
- * equally far apart over all of it, eight pages each. A batch of 512 pages, picked in no
- * order, has each of its pages in another table, as one picked at random on a large
- * surface has. That is all of them where the surface is 1 GiB; on a larger one picking at
- * random would take more tables in all, but no more per page.
+ * The benchmark uses this many page tables of a surface of any size. They are spread evenly over
+ * the surface, and it uses eight pages of each. In a batch of 512 pages each page belongs to
+ * another table, as in a batch picked at random on a large surface. A surface of 1 GiB has no other
+ * tables. On a larger one random pages would use more tables in all, but no more per page.
  */
 #define TABLES 512U
 
-/* Page numbers of the pages that are used: adjacent ones where @spread is 0. */
+/*
+ * The pages that a measurement uses: from @first on, in page tables that are @spread pages apart;
+ * adjacent pages if @spread is 0.
+ */
 struct place {
 	uint64_t first;
 	uint64_t spread;
@@ -55,12 +56,12 @@ print(double value, const char *format, ...)
 
 static uint64_t nth_page(const struct place *place, unsigned int n)
 {
-	/* An odd factor: n % TABLES goes to each table once. */
+	/* The factor is odd, so TABLES consecutive values of n use each table once. */
 	return place->first + (place->spread ?
 			       n * 211 % TABLES * place->spread + n / TABLES * 64 : n);
 }
 
-/* All pages, at interface 0. Returns the time spent in calls. */
+/* Run batches for all pages, at interface 0. Returns the time spent in calls. */
 static uint64_t sweep(const struct place *place, unsigned int opcode, unsigned int batch)
 {
 	uint64_t spent = 0;
@@ -75,7 +76,7 @@ static uint64_t sweep(const struct place *place, unsigned int opcode, unsigned i
 	return spent;
 }
 
-/* What it costs at interface 0. */
+/* Print the cost of ALLOC and FREE at interface 0. */
 static void measure(const char *what, uint64_t size, const struct place *place)
 {
 	static const unsigned int batches[] = { 1, 512 };
@@ -106,7 +107,7 @@ static void open_exmap(struct exmap *new, uint64_t surface, uint64_t pool, unsig
 		bench_fail_with("an exmap", err);
 }
 
-/* With the number of an interface and a page of its own, which is gone again after that. */
+/* Attach to interface @number, and allocate and free page @number there. */
 static void use(struct exmap *of, struct exmap_interface *with, unsigned int number)
 {
 	int err = exmap_attach_to(of, with, number);
@@ -133,7 +134,7 @@ static void surfaces(void)
 	for (i = 0; i < 3; i++) {
 		struct place place = { .spread = sizes[i] / TABLES };
 
-		/* Up to a table more, so that it can begin with one. */
+		/* The surface is one page table longer, so that it can start with a whole one. */
 		open_exmap(&exmap[0], sizes[i] + BENCH_TABLE_PAGES, TOTAL + GROW, 1);
 		use(&exmap[0], &interface[0], 0);
 		place.first = -((uintptr_t)exmap[0].surface / BENCH_PAGE_SIZE) % BENCH_TABLE_PAGES;
@@ -143,7 +144,7 @@ static void surfaces(void)
 	}
 }
 
-/* The others adjacent pages, which cost least: then a call more shows most. */
+/* The other measurements use adjacent pages. These cost least, so growth shows most. */
 static const struct place adjacent;
 
 static void interfaces(void)
@@ -161,7 +162,7 @@ static void interfaces(void)
 	}
 }
 
-/* Open, mapped, set up, and used once, each. */
+/* Each exmap is open, mapped, set up, and has been used once. */
 static void exmaps(void)
 {
 	static const unsigned int numbers[] = { 1, 8, MANY };
@@ -179,7 +180,7 @@ static void exmaps(void)
 	}
 }
 
-/* A process with an exmap, until there is no writer to @until any more. */
+/* A process with an exmap. It exits when the last writer of @until has closed it. */
 static void __attribute__((noreturn)) child(int ready, int until)
 {
 	char byte = 0;
@@ -193,7 +194,7 @@ static void __attribute__((noreturn)) child(int ready, int until)
 	_exit(0);
 }
 
-/* The same with all but one of them in processes of their own. */
+/* As exmaps(), but each exmap has a process of its own. */
 static void processes(void)
 {
 	static const unsigned int numbers[] = { 1, 8, MANY };
@@ -263,7 +264,7 @@ static void setups(void)
 	unsigned int i;
 	int round;
 
-	/* By turns: the first SETUP of a process does more. */
+	/* The sizes take turns, because the first SETUP of a process does more. */
 	for (round = 0; round < 5 * ROUNDS; round++)
 		for (i = 0; i < 3; i++) {
 			spent = setup(sizes[i]);
@@ -278,10 +279,10 @@ static void setups(void)
 
 static int refresh;	/* /proc/sys/vm/stat_refresh */
 
-/* The sum of what stands behind a name in a file, or the first where @all is not set. */
+/* The sum of all numbers that follow @name in a file; only the first number unless @all is set. */
 static uint64_t number_in(const char *path, const char *name, bool all)
 {
-	/* Not from the heap: that would come and go between two looks. */
+	/* Static, because a heap would grow and shrink between two measurements. */
 	static char text[65536];
 	const size_t len = strlen(name);
 	uint64_t sum = 0;
@@ -307,9 +308,9 @@ static uint64_t number_in(const char *path, const char *name, bool all)
 }
 
 /*
- * Bytes of free memory of the system, to the page: what is counted on each CPU is added
- * up first, and pages that the allocator keeps on a CPU count, too. The rest of the
- * machine must be quiet.
+ * The free memory of the system in bytes, exact to the page. The kernel first adds up the counters
+ * of all CPUs. Pages on the allocator's lists of each CPU count as free. The result is exact only
+ * if the rest of the machine is idle.
  */
 static int64_t free_memory(void)
 {
@@ -320,8 +321,9 @@ static int64_t free_memory(void)
 }
 
 /*
- * The same once it stays so: page tables, for one, are free only after an RCU grace
- * period. Nothing tells when that is over. Where the machine never comes to rest: in the end.
+ * The free memory once it no longer changes. Page tables, for example, become free only after an
+ * RCU grace period, and user space cannot tell when that ends. If the value never settles, this
+ * returns the last of 100 looks.
  */
 static int64_t free_memory_settled(void)
 {
@@ -336,16 +338,17 @@ static int64_t free_memory_settled(void)
 	return now;
 }
 
-/* Bytes of this process's page tables. */
+/* The size of this process's page tables in bytes. */
 static int64_t tables(void)
 {
 	return (int64_t)number_in("/proc/self/status", "VmPTE:", false) * 1024;
 }
 
 /*
- * What an exmap takes of the kernel's memory with a surface of 4 TiB and a pool of 256 MiB,
- * once nothing has been used, once its interfaces are attached to, and once all of its
- * pool is mapped; but for the pool's pages themselves, and with page tables apart.
+ * Kernel memory in bytes that an exmap with a surface of 4 TiB and a pool of 256 MiB uses, without
+ * the pages of the pool. @untouched: before the first use. @attached: after a program has attached
+ * to all interfaces. @full: after all of the pool is mapped. @tables: the page tables then, which
+ * the other three do not include.
  */
 struct takes {
 	int64_t untouched;
@@ -374,7 +377,7 @@ static struct takes take(unsigned int interfaces)
 	takes.attached = memory - free_memory() - (tables() - table);
 	for (i = 0; i < interfaces; i++)
 		if (exmap_run(&interface[i], EXMAP_OP_ALLOC, i * each, each) != (long)each)
-			bench_fail("the pool of %lu pages cannot be mapped", POOL);
+			bench_fail("ALLOC cannot map the pool of %lu pages", POOL);
 	takes.tables = tables() - table;
 	takes.full = memory - free_memory() - takes.tables - (int64_t)(POOL * EXMAP_PAGE_SIZE);
 	detach(interfaces);
@@ -389,7 +392,7 @@ static int compare(const void *a, const void *b)
 	return (one->full > other->full) - (one->full < other->full);
 }
 
-/* The median: between two looks something else may have happened, on either side. */
+/* The median of several rounds, because other activity can make a result too large or too small. */
 static struct takes take_median(unsigned int interfaces)
 {
 	struct takes takes[ROUNDS];
@@ -406,7 +409,7 @@ static void memory(void)
 	const double pool = POOL * EXMAP_PAGE_SIZE;
 	struct takes one, many;
 
-	take(MANY);	/* slabs and the like are there after this */
+	take(MANY);	/* fills slabs and other caches */
 	one = take_median(1);
 	many = take_median(MANY);
 	print((double)one.untouched / LARGEST, "memory-surface,%lu,,", LARGEST / GIB);
@@ -421,22 +424,22 @@ static void usage(void)
 {
 	puts("usage: bench/bench-growth\n"
 	     "\n"
-	     "Prints what ALLOC and FREE cost per page with more and more of everything, as\n"
+	     "Prints what ALLOC and FREE cost per page as surface, interfaces and exmaps grow:\n"
 	     "  what,size,opcode,batch,value\n"
-	     "in nanoseconds, which are instructions where the clock counts these: vm/run -i.\n"
-	     "  surface     size in GiB, pages all over it\n"
+	     "in nanoseconds. With the clock of vm/run -i these are instructions.\n"
+	     "  surface     size in GiB; the pages are spread over all of it\n"
 	     "  interfaces  how many have been used; the cost is at one of them\n"
 	     "  exmaps      how many are open in this process\n"
-	     "  processes   how many have one open\n"
-	     "And without opcode and batch:\n"
+	     "  processes   how many processes have an exmap open\n"
+	     "Without opcode and batch:\n"
 	     "  setup       nanoseconds of a SETUP; size of the pool in MiB\n"
-	     "  memory-surface    bytes of kernel memory for a page of an untouched surface\n"
-	     "  memory-interface  bytes for an interface\n"
-	     "  memory-pool       bytes for a page of a pool of 256 MiB, the page not included;\n"
+	     "  memory-surface    bytes of kernel memory per page of an untouched surface\n"
+	     "  memory-interface  bytes per interface\n"
+	     "  memory-pool       bytes per page of a pool of 256 MiB, without the page itself;\n"
 	     "                    size is interfaces in use\n"
-	     "  memory-share      the same as a part of pool and page tables\n"
-	     "Takes 600 MiB of memory, and for the memory rows a machine that does nothing else.\n"
-	     "Exits 0, 1 on failure, 77 where it is not root. make growth makes a table of it.");
+	     "  memory-share      the same, divided by the size of pool and page tables\n"
+	     "Needs 600 MiB of memory. The memory rows are exact only on an idle machine.\n"
+	     "Exits with 0, 1 on failure, 77 if not root. make growth makes a table of this.");
 }
 
 int main(int argc, char **argv)
@@ -445,7 +448,7 @@ int main(int argc, char **argv)
 		usage();
 		return argc != 2 || strcmp(argv[1], "--help");
 	}
-	/* It may look at all of the machine's memory, and set up a pool of any size. */
+	/* Only root may update the counters of memory, and set up a pool of any size. */
 	refresh = open("/proc/sys/vm/stat_refresh", O_WRONLY);
 	if (refresh < 0 && (errno == EACCES || errno == EPERM))
 		bench_exit(BENCH_SKIP, "/proc/sys/vm/stat_refresh is for root");

@@ -1,32 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The paper's Figures 9 and 10: pages read from a block device, by the exmap and
- * by what Linux has for it otherwise.
+ * The paper's Figures 9 and 10: pages are read from a block device, with exmap and with what Linux
+ * offers instead.
  */
 #include "run.h"
 
 #include <liburing.h>
 #include <sys/uio.h>
 
-/* From one page of a batch to the next: far enough apart that no request is merged. */
+/* From one page of a batch to the next. They are so far apart that no requests are merged. */
 #define STRIDE 16
-/* Batches that a thread goes round, so that not always the same pages are read. */
+/* Batches that a thread reads in turn, so that it does not always read the same pages. */
 #define TURNS STRIDE
-/* With --count: pages per round, and rounds of which the best counts. */
+/* With --count: pages per round, and the number of rounds. The best round counts. */
 #define COUNT_PAGES 4096
 #define COUNT_ROUNDS 3
 
 /**
- * struct reader - a thread's batch, and where it goes
- * @thread: which thread
- * @interface: of the exmap, where there is one
- * @turn: counts batches, and with a ring pages
- * @page: where in the file the batch starts, a page number; on the surface, too
- * @memory: where the batch goes, if not to its place on the surface
- * @ring: reads under way
- * @slot: what each of them reads, a page number
- * @idle: the slots that nothing is under way for, @nr_idle of them
- * @under_way: how many reads are
+ * struct reader - a thread's batch, and the memory that it is read to
+ * @thread: number of the thread
+ * @interface: the thread's interface, if the scenario uses an exmap
+ * @turn: number of batches so far, or with a ring of pages
+ * @page: first page of the batch: its number in the file and on the surface
+ * @memory: memory that the batch is read to, unless that is its place on the surface
+ * @ring: the io_uring
+ * @slot: the page number that each read of the ring reads
+ * @idle: the slots without a read under way
+ * @nr_idle: number of slots in @idle
+ * @under_way: number of reads under way
  */
 struct reader {
 	unsigned int thread;
@@ -43,11 +44,11 @@ struct reader {
 
 /**
  * struct scenario - a way to read
- * @name: for --scenario and in the result
- * @to: the memory that is read to
- * @ring: --depth reads of one page are under way, otherwise a batch at a time
- * @read: read a batch, or what is ready; returns how many pages
- * @release: let go of what was read last
+ * @name: name for --scenario and in the result
+ * @to: the memory that the pages are read to
+ * @ring: keep --depth reads of one page under way, instead of reading a batch at a time
+ * @read: read a batch, or with a ring wait for reads; returns how many pages were read
+ * @release: free the pages that @read has read
  */
 struct scenario {
 	const char *name;
@@ -62,7 +63,7 @@ static const char *device = "/dev/nullb0";
 static unsigned int depth;
 static bool device_given, adjacent, count;
 
-/* One page number further each time; adjacent pages one batch further. */
+/* The first page of the next batch: the next page or, with --adjacent, the page after the batch. */
 static uint64_t next_page(struct reader *reader)
 {
 	unsigned int turn = reader->turn++ % TURNS;
@@ -71,6 +72,7 @@ static uint64_t next_page(struct reader *reader)
 			  bench_batch_page(reader->thread, 0) + turn;
 }
 
+/* The address of a page on the surface. */
 static char *surface(uint64_t page)
 {
 	return bench.base + (page - bench.first) * BENCH_PAGE_SIZE;
@@ -79,13 +81,13 @@ static char *surface(uint64_t page)
 static void check_read(ssize_t got, ssize_t wanted, uint64_t page)
 {
 	if (got != wanted)
-		bench_fail("reading %zd bytes from page %lu of %s on gave %zd: %s", wanted, page,
+		bench_fail("a read of %zd bytes at page %lu of %s returned %zd: %s", wanted, page,
 			   device, got, got < 0 ? strerror(errno) : "it stopped half-way");
 }
 
 /* Batches */
 
-/* pread() of the device: a call for each entry. */
+/* pread() of the device, with a call for each entry. */
 static unsigned int read_device(struct reader *reader)
 {
 	const size_t size = bench.run * BENCH_PAGE_SIZE;
@@ -101,7 +103,7 @@ static unsigned int read_device(struct reader *reader)
 	return bench.batch;
 }
 
-/* preadv() through the exmap's fd; the offset says at which interface. */
+/* preadv() through the exmap's fd. The offset is the number of the interface. */
 static unsigned int read_fd(struct reader *reader)
 {
 	const struct exmap_interface *interface = &reader->interface;
@@ -126,7 +128,7 @@ static void action(struct reader *reader, unsigned int opcode)
 {
 	bench_fill(&reader->interface, reader->page, bench_entries());
 	if (bench_action(&reader->interface, opcode) != (int)bench_entries())
-		bench_fail("no memory at interface %u, with %u threads and batches of %u: the "
+		bench_fail("no memory at interface %u, with %u threads and batches of %u: this "
 			   "machine has too little", reader->interface.number, bench.threads,
 			   bench.batch);
 }
@@ -143,7 +145,7 @@ static void free_batch(struct reader *reader)
 	action(reader, EXMAP_OP_FREE);
 }
 
-/* All of it at once, which is the cheapest for what it is compared with. */
+/* Free the batch with one madvise, which is the cheapest way for the side that exmap must beat. */
 static void throw_away(struct reader *reader)
 {
 	size_t size = bench_entries() * bench.stride * BENCH_PAGE_SIZE;
@@ -158,7 +160,7 @@ static void keep(struct reader *reader)
 
 /* io_uring */
 
-/* Submit what is to be, wait for a read that is done, put the slots of all such aside. */
+/* Submit the reads, wait until at least one is done, and add the slots of all that are to @idle. */
 static void reap(struct reader *reader)
 {
 	struct io_uring_cqe *cqe;
@@ -246,7 +248,7 @@ static void option(int value, const char *argument)
 		for (scenario = scenarios; scenario->name; scenario++)
 			if (!strcmp(scenario->name, argument))
 				return;
-		bench_fail("--scenario is '%s', which is none: see --help", argument);
+		bench_fail("--scenario is '%s', which does not exist: see --help", argument);
 	case DEVICE:
 		device = argument;
 		device_given = true;
@@ -267,38 +269,39 @@ static void option(int value, const char *argument)
 
 static const struct bench_program program = {
 	.about =
-	"Measures how fast pages are read from a block device, past the page cache, in\n"
-	"batches. The device is opened for reading only. Pages of a batch are 16 pages apart\n"
-	"in the file and in memory. Exits 0, 1 on failure (also where pages are left over),\n"
-	"77 where there is no /dev/nullb0 or no io_uring:\n"
+	"Measures how fast threads read batches of pages from a block device, past the page\n"
+	"cache. The device is opened for reading only. The pages of a batch are 16 pages apart\n"
+	"in the file and in memory. Exits with 0; 1 on failure, also if pages are left over;\n"
+	"77 without /dev/nullb0 or without io_uring. To create /dev/nullb0:\n"
 	"  modprobe null_blk nr_devices=1 gb=4 bs=4096 no_sched=1 queue_mode=0 irqmode=0\n",
 	.result =
 	"  " READS "\n"
-	"where a read is one page, and depth how many calls are under way. With --count it is\n"
+	"A read is one page, and depth is the number of calls under way. With --count it is\n"
 	"  " COUNTED "\n"
-	"the best of 3 rounds of 4096 pages, and only the reading (with a pair of clock\n"
-	"readings per call): instructions, in a machine of vm/run -i.\n",
+	"for the best of 3 rounds of 4096 pages. Only reading counts, with two clock readings\n"
+	"per call. In a machine of vm/run -i nanoseconds are instructions.\n",
 	.options = options,
 	.option = option,
 	.own_help =
-	"      --scenario HOW     what is measured (default action)\n"
+	"      --scenario HOW     what to measure (default action)\n"
 	"                           pread         pread of the device, a call per page, to\n"
-	"                                         anonymous memory that is thrown away after\n"
-	"                                         each batch\n"
-	"                           populated     the same to memory that is there\n"
-	"                           surface       the same to pages of an exmap that are there\n"
+	"                                         anonymous memory that is freed after each\n"
+	"                                         batch\n"
+	"                           populated     the same, to memory that stays populated\n"
+	"                           surface       the same, to pages that stay mapped in an exmap\n"
 	"                           fd            preadv through the exmap's fd, then FREE\n"
 	"                           action        READ, then FREE\n"
 	"                           uring         reads of single pages through the exmap's fd\n"
-	"                                         by io_uring, and FREE of those that are done\n"
-	"                           uring-device  the same of the device, to memory that is there\n"
-	"      --depth READS      that many are under way with io_uring, 1 to 512 (default 64)\n"
-	"      --adjacent         a batch is one run of pages, and one call or entry;\n"
-	"                         the scenario in the result ends in -adjacent\n"
+	"                                         by io_uring, then FREE of those that are done\n"
+	"                           uring-device  the same from the device, to memory that stays\n"
+	"                                         populated\n"
+	"      --depth READS      reads under way with io_uring, 1 to 512 (default 64)\n"
+	"      --adjacent         a batch is one run of pages, and one call or entry; the name\n"
+	"                         of the scenario in the result ends in -adjacent\n"
 	"      --device PATH      block device or file to read (default /dev/nullb0)\n"
-	"      --count            print the cost, not the rate; --time does not matter\n",
+	"      --count            print the cost instead of the rate, and ignore --time\n",
 	.min_threads = 1,
-	.max_threads = 256,	/* as the offset of a read can name that many interfaces */
+	.max_threads = 256,	/* the offset of a read can name this many interfaces */
 };
 
 /* Setting up */
@@ -309,21 +312,21 @@ static void open_device(void)
 	if (bench.backing < 0)
 		bench_exit(device_given ? 1 : BENCH_SKIP, "%s: %s%s", device, strerror(errno),
 			   errno == EINVAL ? ": it cannot be read past the page cache" :
-			   device_given ? "" : ": see --help, or give a --device");
+			   device_given ? "" : ": see --help, or use --device");
 }
 
-/* All that is read has to be there. To be called with the parts mapped. */
+/* Fail if the device is too small for all batches. Call this after the parts are mapped. */
 static void check_size(void)
 {
 	uint64_t pages = bench.first + bench.threads * bench.part;
 	off_t size = lseek(bench.backing, 0, SEEK_END);
 
 	if (size < 0 || size / BENCH_PAGE_SIZE < pages)
-		bench_fail("%s should have %lu pages for %u threads: take fewer", device, pages,
-			   bench.threads);
+		bench_fail("%s must have %lu pages for %u threads: use fewer threads", device,
+			   pages, bench.threads);
 }
 
-/* Allocate or free pages where reader->memory is. */
+/* Allocate or free the pages at reader->memory. */
 static void memory_action(struct reader *reader, unsigned int opcode)
 {
 	reader->page = bench_batch_page(reader->thread, 0);
@@ -360,7 +363,7 @@ static struct reader *open_reader(unsigned int thread)
 static void close_reader(struct reader *reader)
 {
 	while (reader->under_way) {
-		/* These have been released. */
+		/* The pages of these slots have been freed. */
 		reader->nr_idle = 0;
 		reap(reader);
 		scenario->release(reader);
@@ -386,7 +389,7 @@ static void work(struct bench_thread *thread)
 	close_reader(reader);
 }
 
-/* Nanoseconds for the reading of a page. */
+/* How many nanoseconds the reading of a page takes. */
 static double cost(void)
 {
 	struct reader *reader;
@@ -414,7 +417,7 @@ static double cost(void)
 	return best;
 }
 
-/* Bring the options together. */
+/* Check the options against each other, and set the defaults that depend on others. */
 static void settle_options(void)
 {
 	if (!scenario)
@@ -424,11 +427,11 @@ static void settle_options(void)
 	if (count && bench.threads > 1)
 		bench_fail("--count is for one thread");
 	if (adjacent && scenario->ring)
-		bench_fail("with io_uring there are single pages only: leave out --adjacent");
+		bench_fail("io_uring reads single pages only: leave out --adjacent");
 	if (depth && !scenario->ring)
 		bench_fail("--depth is for uring and uring-device");
 	if (scenario->ring) {
-		/* Its slots are where the pages of a batch would be. */
+		/* The slots are at the places of the pages of a batch. */
 		depth = depth ? depth : 64;
 		bench.batch = depth;
 	}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The options of the benchmarks: from the command line and the environment.
+ * The options of the benchmarks, from the command line and the environment.
  */
 #ifndef BENCH_OPTIONS_H
 #define BENCH_OPTIONS_H
@@ -8,14 +8,14 @@
 #include "bench_common.h"
 
 /**
- * struct bench_program - what a program has besides the common options
- * @about: what it measures; the beginning of --help
- * @result: what it prints and what that means, where it is not alloc+free
- * @options: its own options for getopt_long(), their values above 255
- * @option: called with such a value and the option's argument
- * @own_help: the lines about its own options and environment variables
- * @min_threads: fewer make no sense
- * @max_threads: more do not fit into EXMAP_MAX_INTERFACES
+ * struct bench_program - what a program adds to the common options
+ * @about: what the program measures; the beginning of --help
+ * @result: the columns and their meaning; NULL if it prints alloc_free_per_second
+ * @options: the program's own options for getopt_long(), with values above 255
+ * @option: called with the value of such an option and its argument
+ * @own_help: help for the program's own options and environment variables
+ * @min_threads: the smallest number of threads that makes sense
+ * @max_threads: the largest number of threads for EXMAP_MAX_INTERFACES
  */
 struct bench_program {
 	const char *about;
@@ -36,12 +36,12 @@ static inline unsigned long bench_number(const char *what, const char *text,
 	errno = 0;
 	number = strtoul(text, &end, 10);
 	if (errno || *end || *text < '0' || *text > '9' || number < min || number > max)
-		bench_fail("%s is '%s' and should be a number from %lu to %lu",
+		bench_fail("%s is '%s', but must be a number from %lu to %lu",
 			   what, text, min, max);
 	return number;
 }
 
-/* The number in an environment variable, or what it is by default. */
+/* The number in an environment variable, or @otherwise if it is not set. */
 static inline unsigned long bench_environment(const char *name, unsigned long otherwise,
 					      unsigned long min, unsigned long max)
 {
@@ -66,26 +66,26 @@ static inline void bench_help(const struct bench_program *program)
 {
 	printf("usage: %s [OPTION...]\n\n%s\n", program_invocation_short_name, program->about);
 	printf("The last line of output is\n"
-	       "%sOn a terminal there is a line per second.\n\n"
-	       "  -t, --time SECONDS     for how long (default 5)\n"
+	       "%sOn a terminal the program also prints a line per second.\n\n"
+	       "  -t, --time SECONDS     how long to measure (default 5)\n"
 	       "  -T, --threads THREADS  %u to %u (default one per CPU); each is pinned to a CPU\n"
 	       "  -b, --batch PAGES      pages per batch, 1 to %d (default 512)\n"
 	       "  -p, --pages PAGES      size of the exmap's pool (default 262144: 1 GiB)\n"
 	       "      --header           print a first line that names the columns\n"
-	       "  -h, --help             print this\n%s\n"
-	       "The environment is used where the command line says nothing:\n"
+	       "  -h, --help             print this help\n%s\n"
+	       "The environment gives what the command line does not:\n"
 	       "  THREADS     as --threads\n"
 	       "  BATCH_SIZE  as --batch\n",
 	       program->result ?
 	       program->result :
 	       "  " BENCH_ALLOC_FREE "\n"
-	       "where one alloc and one free of a page count 1, and shootdowns are what all\n"
-	       "CPUs received (/proc/interrupts). ",
+	       "One alloc and one free of a page count 1. Shootdowns are those that all CPUs\n"
+	       "received (/proc/interrupts). ",
 	       program->min_threads, program->max_threads, EXMAP_USER_INTERFACE_PAGES,
 	       program->own_help);
 }
 
-/* Read environment and command line into bench; the latter wins. */
+/* Read the environment and the command line into bench. The command line has precedence. */
 static inline void bench_options(int argc, char **argv, const struct bench_program *program)
 {
 	static const struct option common[] = {
@@ -127,13 +127,13 @@ static inline void bench_options(int argc, char **argv, const struct bench_progr
 			bench_help(program);
 			exit(0);
 		case '?':
-			exit(1);	/* getopt_long() has said why */
+			exit(1);	/* getopt_long() has printed the reason */
 		default:
 			program->option(value, optarg);
 		}
 	}
 	if (optind < argc)
-		bench_fail("'%s' is no option: see --help", argv[optind]);
+		bench_fail("'%s' is not an option: see --help", argv[optind]);
 
 	bench.threads_given = threads;
 	if (threads) {

@@ -12,7 +12,7 @@
 #include "batch.h"
 #include "options.h"
 
-/* TLB shootdowns since boot, each CPU that received one counting 1. */
+/* TLB shootdowns since boot. Each CPU that received one counts 1. */
 static inline unsigned long bench_shootdowns(void)
 {
 	FILE *file = fopen("/proc/interrupts", "re");
@@ -31,21 +31,21 @@ static inline unsigned long bench_shootdowns(void)
 			sum += here;
 	}
 	if (!found)
-		bench_fail("/proc/interrupts has no line TLB: is /proc mounted?");
+		bench_fail("/proc/interrupts has no line \"TLB:\": is /proc mounted?");
 	free(line);
 	fclose(file);
 	return sum;
 }
 
-/* A thread; in a cache line of its own, since it counts there. */
+/* A thread. It has a cache line of its own, because it counts its pages there. */
 struct bench_thread {
 	pthread_t pthread;
 	unsigned int id;
 	void (*work)(struct bench_thread *thread);
-	atomic_ulong pages;	/* done so far, written by the thread alone */
+	atomic_ulong pages;	/* done so far; only the thread writes this */
 } __attribute__((aligned(64)));
 
-/* A thread is ready: wait for the others. */
+/* A thread is ready. Wait for the others. */
 static inline void bench_start(void)
 {
 	pthread_barrier_wait(&bench.start);
@@ -53,19 +53,20 @@ static inline void bench_start(void)
 
 static inline bool bench_stopped(void)
 {
-	/* Nothing is handed over with it. */
+	/* Relaxed, because this flag publishes no other data. */
 	return atomic_load_explicit(&bench.stop, memory_order_relaxed);
 }
 
-/* A thread is through with so many pages. */
+/* Count pages that a thread has done. */
 static inline void bench_count(struct bench_thread *thread, unsigned int pages)
 {
-	/* Nobody else writes, so it takes no atomic addition. */
+	/* Only this thread writes the counter, so the addition need not be atomic. */
 	unsigned long old = atomic_load_explicit(&thread->pages, memory_order_relaxed);
 
 	atomic_store_explicit(&thread->pages, old + pages, memory_order_relaxed);
 }
 
+/* The pages that all threads have done so far. */
 static inline unsigned long bench_counted(struct bench_thread *threads)
 {
 	unsigned long pages = 0;
@@ -76,7 +77,7 @@ static inline unsigned long bench_counted(struct bench_thread *threads)
 	return pages;
 }
 
-/* Thread i goes to CPU i, counted round among those that may be used. */
+/* Pin thread @id to a CPU. The threads take the CPUs that this process may use in turn. */
 static inline void bench_pin(unsigned int id)
 {
 	cpu_set_t cpus = bench_cpus(), only;
@@ -101,8 +102,8 @@ static inline void *bench_thread(void *arg)
 }
 
 /*
- * 1 IF and 2 IF: allocate a batch at one interface and free it at another, or at
- * the same, until time is up. The thread's @batches take turns.
+ * 1 IF and 2 IF: allocate a batch at interface @alloc and free it at @free, which may be the same,
+ * until the time is up. The thread uses its @batches batches in turn.
  */
 static inline void bench_alloc_free(struct bench_thread *thread,
 				    struct exmap_interface *alloc, struct exmap_interface *free,
@@ -119,7 +120,7 @@ static inline void bench_alloc_free(struct bench_thread *thread,
 		bench_fill(alloc, page, nr);
 		if (bench_action(alloc, EXMAP_OP_ALLOC) != nr)
 			bench_fail("ALLOC at interface %u found no memory, with %u threads and "
-				   "batches of %u: the machine has too little", alloc->number,
+				   "batches of %u: this machine has too little", alloc->number,
 				   bench.threads, bench.batch);
 		bench_fill(free, page, nr);
 		bench_action(free, EXMAP_OP_FREE);
@@ -127,7 +128,7 @@ static inline void bench_alloc_free(struct bench_thread *thread,
 	}
 }
 
-/* Print the result below what its columns are. */
+/* Print the result, after a line with the names of its columns if --header asks for that. */
 static inline void __attribute__((format(printf, 2, 3)))
 bench_print(const char *columns, const char *format, ...)
 {
@@ -143,7 +144,7 @@ bench_print(const char *columns, const char *format, ...)
 		bench_fail("standard output: %s", strerror(errno));
 }
 
-/* Pages and shootdowns of all threads, and the time that it took. */
+/* Pages and shootdowns of all threads, and how long they ran. */
 struct bench_result {
 	unsigned long pages;
 	unsigned long shootdowns;
@@ -172,7 +173,7 @@ static inline struct bench_result bench_measure(const char *scenario,
 			bench_fail("thread %u cannot be created: %s", i, strerror(err));
 	}
 
-	/* Before they start: afterwards they leave us little of a CPU. */
+	/* Before the threads start, because they leave this thread little time on a CPU. */
 	shootdowns = bench_shootdowns();
 	bench_start();
 	start = last = bench_now();
@@ -204,7 +205,7 @@ static inline struct bench_result bench_measure(const char *scenario,
 		bench_check_stats();
 
 	if (!pages)
-		bench_fail("not one batch was done in %u s: try a longer --time", bench.seconds);
+		bench_fail("no batch was done in %u s: try a longer --time", bench.seconds);
 	return (struct bench_result){
 		.pages = pages, .shootdowns = shootdowns, .seconds = now - start,
 	};
