@@ -126,6 +126,7 @@ TEST(setup_pool_out_of_range_is_einval)
 	assert_ok(exmap_setup(fd, 1, 1, 0));
 }
 
+/* A pool may have as many pages as user space has, and no more. */
 TEST(setup_pool_as_large_as_the_address_space)
 {
 	int fd = exmap_open();
@@ -174,6 +175,7 @@ TEST(setup_backing_fd_that_cannot_work)
 	assert_ok(exmap_setup(fd, 1, 1, 0));
 }
 
+/* Without CAP_IPC_LOCK, RLIMIT_MEMLOCK limits the pools of all exmaps of a user. */
 TEST(setup_above_memlock_is_enomem)
 {
 	int fd = exmap_open(), fd2 = exmap_open();
@@ -354,6 +356,7 @@ TEST(action_of_no_entries_does_nothing)
 	assert_mapped(ex, 0);
 }
 
+/* A call without entries still gets EINVAL for a bad opcode, interface or flag. */
 TEST(action_of_no_entries_is_checked)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 1);
@@ -499,6 +502,10 @@ TEST(alloc_first_entry_without_memory_is_enomem_and_untouched)
 	ck_assert_uint_eq(resident(ex, 0, 256), 10);
 }
 
+/*
+ * ALLOC finds no memory for an entry after others have succeeded. It returns how many entries
+ * failed: that one and all after it.
+ */
 TEST(alloc_later_entry_without_memory_is_a_count)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 1);
@@ -564,6 +571,7 @@ TEST(alloc_without_memory_leaves_none_of_the_entry)
 	assert_mapped(ex, 3000);
 }
 
+/* With EXMAP_ALLOC_PROBE, ALLOC skips an entry if its first page is mapped. */
 TEST(alloc_probe_skips_entries_that_are_there)
 {
 	struct exmap *ex = exmap_new(MIB, 100, 1);

@@ -6,6 +6,7 @@
 
 #include "common.h"
 
+/* Calls on a clone and on the first file work on the same exmap. */
 TEST(clone_shares_everything)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 2);
@@ -38,6 +39,7 @@ TEST(clone_works_after_the_first_is_closed)
 	ck_assert_int_eq(release(&clone, 1, 0, 10), 10);
 }
 
+/* SETUP, mmap and ACTION may each use another file of the exmap. */
 TEST(clone_before_setup)
 {
 	struct exmap ex = { .fd = exmap_open() }, clone = { .fd = exmap_open() };
@@ -99,6 +101,7 @@ TEST(clone_into_one_that_was_cloned_is_ebusy)
 	assert_ok(exmap_setup(b, 1, 1, 0));
 }
 
+/* A file that has been set up, mapped or cloned before cannot become a clone. */
 TEST(clone_into_one_in_use_is_ebusy)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 1), *other = exmap_new(MIB, 10, 1);

@@ -10,6 +10,7 @@
 #define flushes(ex) fdinfo((ex)->fd, "flushes")
 #define assert_deferred(ex, n) assert_fdinfo((ex)->fd, "pages-deferred", n)
 
+/* Only FREE takes EXMAP_FREE_DEFER, and FLUSH takes neither entries nor flags. */
 TEST(flags_and_opcodes_that_do_not_go_together)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 2);
@@ -25,7 +26,8 @@ TEST(flags_and_opcodes_that_do_not_go_together)
 			assert_errno(action(ex->fd, 0, EXMAP_OP_FREE, 0,
 					    EXMAP_FREE_DEFER | 1UL << bit), EINVAL);
 	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
-	ck_assert_int_eq(run_flags(ex, 0, EXMAP_OP_FREE, 0, 1, EXMAP_FREE_DEFER | EXMAP_ALLOC_PROBE), 1);
+	ck_assert_int_eq(run_flags(ex, 0, EXMAP_OP_FREE, 0, 1,
+				   EXMAP_FREE_DEFER | EXMAP_ALLOC_PROBE), 1);
 	assert_deferred(ex, 1);
 }
 
@@ -41,6 +43,7 @@ TEST(flush_when_there_is_nothing_to_flush)
 	assert_errno(flush(ex, 1), EPROTO);
 }
 
+/* Deferred pages count as deferred until FLUSH at their interface makes them free. */
 TEST(deferred_pages_are_neither_mapped_nor_free)
 {
 	struct exmap *ex = exmap_new(MIB, 100, 2);
@@ -132,7 +135,7 @@ TEST(flushed_before_it_is_mapped_again)
 		case 2:	/* a run with the page in it */
 			ck_assert_int_eq(alloc(ex, 2, 1, 5), 5);
 			break;
-		case 3:	/* a touch by the kernel; one by this thread might hit a stale TLB entry */
+		case 3:	/* a touch by the kernel; this thread might hit a stale TLB entry */
 			assert_ok(madvise(ex->surface + PAGE, PAGE, MADV_POPULATE_WRITE));
 			break;
 		}
@@ -204,19 +207,20 @@ TEST(flushed_when_the_pool_is_empty)
 	assert_pages_add_up(ex->fd);
 }
 
-/*
- * A thread that allocates pages, checks that nobody else writes to them, and frees them with the
- * flush put off.
- */
+/* A thread of the tests below. */
 struct worker {
 	struct exmap *ex;
 	pthread_t thread;
 	int interface;
 	int pages;
 	int rounds;
-	atomic_int wrong;
+	atomic_int wrong;	/* unexpected results */
 };
 
+/*
+ * A thread that allocates pages, checks that nobody else writes to them, and frees them with the
+ * flush put off.
+ */
 static void *deferring_worker(void *arg)
 {
 	struct worker *w = arg;
@@ -301,6 +305,7 @@ static void *quarrelling_worker(void *arg)
 	return NULL;
 }
 
+/* Threads that use the same addresses get only expected answers, and lose no page or address. */
 TEST(same_addresses_by_threads)
 {
 	enum { THREADS = 4 };

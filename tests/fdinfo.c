@@ -4,6 +4,7 @@
  */
 #include "common.h"
 
+/* Before SETUP fdinfo shows only the exmap's id, after it also sizes. */
 TEST(fdinfo_before_setup)
 {
 	int fd = exmap_open(), other = exmap_open();
@@ -20,6 +21,7 @@ TEST(fdinfo_before_setup)
 	assert_fdinfo(fd, "pages-surface", 123);
 }
 
+/* fdinfo shows where the pages are, and what the interfaces have done so far. */
 TEST(fdinfo_counts_pages)
 {
 	struct exmap *ex = exmap_new(MIB, 100, 2);

@@ -6,6 +6,7 @@
 
 #include "worker.h"
 
+/* MADV_DONTNEED unmaps the pages of its range and gives them back to the system. */
 TEST(madvise_dontneed_takes_pages_away)
 {
 	struct exmap *ex = exmap_new(64 * MIB, 3000, 1);
@@ -33,7 +34,8 @@ TEST(huge_page_of_a_neighbour_is_split, .needs = "/sys/kernel/mm/transparent_hug
 {
 	enum { PAGES = MIB / PAGE };
 	struct exmap ex = { .fd = exmap_open(), .size = MIB };
-	char *area = mmap(NULL, 4 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *area = mmap(NULL, 4 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			  -1, 0);
 	char *huge = (char *)(((uintptr_t)area + 2 * MIB - 1) & -(2 * MIB));
 
 	assert_ok(area);
@@ -175,6 +177,7 @@ static void join_workers(struct worker w[2], bool surface_gone)
 	}
 }
 
+/* Calls that run during munmap return EPROTO or answer EPROTO, and no page stays mapped. */
 TEST(munmap_while_calls_run)
 {
 	for (int round = scaled(30); round; round--) {
@@ -197,6 +200,7 @@ TEST(munmap_while_calls_run)
 	}
 }
 
+/* Calls that run during madvise and clear_refs wait for the gate and succeed. */
 TEST(madvise_and_clear_refs_while_calls_run)
 {
 	struct exmap *ex = exmap_new(64 * MIB, 3000, 2);
@@ -280,5 +284,5 @@ TEST(threads_sharing_an_interface)
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of the gate: the rest of the kernel works on the surface.");
+	return check_main(argc, argv, "Tests of the gate: the kernel works on the surface.");
 }

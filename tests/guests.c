@@ -14,6 +14,7 @@ struct guest {
 	int cpu;
 };
 
+/* A machine with @low at address 0 and the surface at 64 KiB. Returns its fd. */
 static int guest_vm(struct exmap *ex, void *low)
 {
 	struct kvm_userspace_memory_region region[2] = {
@@ -99,6 +100,7 @@ TEST(guests_lose_what_is_freed, .needs = "/dev/kvm")
 	ck_assert_int_eq(guest_write(guest, 0xff), -1);
 }
 
+/* Map pages and have the kernel unmap them with madvise, until @stop. */
 static void *unmap_worker(void *arg)
 {
 	struct worker *w = arg;
@@ -153,5 +155,5 @@ TEST(guests_come_while_pages_go, .needs = "/dev/kvm")
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests with a virtual machine of KVM that has the surface as its memory.");
+	return check_main(argc, argv, "Tests with a guest that has the surface as memory.");
 }

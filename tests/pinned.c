@@ -205,5 +205,5 @@ TEST(pinned_pages_are_replaced)
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of pages that others have pinned, and of pages with a memory error.");
+	return check_main(argc, argv, "Tests of pages that are pinned, or have a memory error.");
 }

@@ -26,6 +26,7 @@ TEST(pool_any_free_page_can_be_had)
 	ck_assert_int_eq(alloc(ex, 77, 200, 1), 1);
 }
 
+/* ALLOC of one entry steals free pages from as many interfaces as it needs. */
 TEST(pool_one_entry_takes_from_all_interfaces)
 {
 	struct exmap *ex = exmap_new(64 * MIB, 4095, 64);
@@ -258,6 +259,7 @@ TEST(pool_is_given_back_at_munmap)
 	ck_assert_int_lt(kib_of("/proc/self/status", "VmRSS:") - before, 2048);
 }
 
+/* SETUP adds the pool and its overhead to VmPin, and close takes that away again. */
 TEST(pool_counts_as_pinned)
 {
 	struct exmap *ex = exmap_new(MIB, 1000, 1);
@@ -289,6 +291,7 @@ static long nanoseconds(void)
 	return now.tv_sec * 1000000000L + now.tv_nsec;
 }
 
+/* Sleep for 50 microseconds again and again, and record the longest gap between two wakeups. */
 static void *tick(void *arg)
 {
 	const struct sched_param priority = { .sched_priority = 1 };

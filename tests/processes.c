@@ -54,6 +54,7 @@ static void assert_all_eperm(int fd)
 	assert_errno(map_interface(fd, 0), EPERM);
 }
 
+/* A child inherits no mapping, and every call on its fd returns EPERM. */
 TEST(fork_inherits_only_a_useless_fd)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 1);
@@ -144,6 +145,10 @@ TEST(fd_passed_to_another_process_is_eperm)
 	close(fd);
 }
 
+/*
+ * If the fd stays open across exec, the surface goes with the old program, and the new program may
+ * close the fd. The exmap of another process is not affected.
+ */
 TEST(exec_leaves_a_useless_fd)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 1);
@@ -225,5 +230,5 @@ TEST(kill_at_random_moments)
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of an exmap and other processes: fork, exec, exit, kill.");
+	return check_main(argc, argv, "Tests of exmap and processes: fork, exec, exit, kill.");
 }

@@ -80,6 +80,7 @@ TEST(surface_read_only, .signal = SIGSEGV)
 	ex.surface[0] = 1;
 }
 
+/* The kernel refuses to unmap, protect or resize a part of the surface, which stays as it is. */
 TEST(surface_changes_are_refused)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 1);
@@ -139,6 +140,7 @@ TEST(surface_does_not_move)
 	ck_assert_uint_eq(resident(ex, 0, 10), 0);
 }
 
+/* ALLOC and FREE of pages at the ends of page tables, of leaves and of a large surface. */
 TEST(surface_of_16_tib)
 {
 	static const uint64_t pages[] = {
@@ -187,6 +189,7 @@ TEST(surface_of_an_odd_size)
 	assert_mapped(ex, 16);
 }
 
+/* munmap of one surface and close of another file leave other exmaps of the process alone. */
 TEST(several_exmaps_in_one_process)
 {
 	struct exmap *ex[4];

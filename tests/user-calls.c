@@ -388,6 +388,7 @@ TEST(batch_flags)
 
 #define assert_deferred(exmap, n) assert_fdinfo((exmap)->fd, "pages-deferred", n)
 
+/* exmap_defer() puts off the flush of each simple FREE, and exmap_flush() flushes. */
 TEST(flush_can_be_put_off)
 {
 	const uint64_t list[] = { 50, 60 };
@@ -415,6 +416,7 @@ TEST(flush_can_be_put_off)
 	ck_assert_int_eq(exmap_flush(&interface), -EPROTO);
 }
 
+/* ENOMEM leaves the batch as it is: it can be run again, and take more entries. */
 TEST(batch_can_be_run_again_after_enomem)
 {
 	struct exmap_interface one, other;

@@ -242,6 +242,7 @@ TEST(attach_to_a_number)
 	ck_assert_int_eq(exmap_attach(&exmap, &other), -EBUSY);
 }
 
+/* If attach fails, no interface is taken and nothing stays mapped. */
 TEST(attach_failure_takes_nothing)
 {
 	struct exmap_interface interface;
@@ -297,6 +298,7 @@ static void *attach_and_detach(void *arg)
 	return NULL;
 }
 
+/* An interface has one owner at a time, however many threads call exmap_attach(). */
 TEST(no_two_threads_get_the_same)
 {
 	struct crowd crowd = { };
@@ -313,6 +315,7 @@ TEST(no_two_threads_get_the_same)
 	ck_assert_int_eq(held(), before);
 }
 
+/* An interface works in the same way with the exmap's fd and with its own. */
 TEST(own_fd_does_the_same)
 {
 	struct rlimit few = { 3, 3 };
@@ -397,6 +400,7 @@ static void close_forked(void)
 	}
 }
 
+/* In a child, detach and close must not unmap memory that the child has at the old addresses. */
 TEST(close_in_a_child_closes_descriptors_only)
 {
 	pid_t pid;

@@ -34,6 +34,7 @@ static inline void worker_error(struct worker *w, const char *what, int ret)
 static inline void *alloc_free_worker(void *arg)
 {
 	struct worker *w = arg;
+	const struct exmap_iov *iov = w->ex->interface[w->interface]->iov;
 	uint64_t first = w->interface * 1024;
 	int ret = 0;
 
@@ -44,7 +45,7 @@ static inline void *alloc_free_worker(void *arg)
 			ret = action(w->ex->fd, w->interface, op, w->pages, 0);
 			/* munmap may come before the call or in the middle of it. */
 			if ((ret < 0 && errno == EPROTO) ||
-			    (ret > 0 && w->ex->interface[w->interface]->iov[w->pages - 1].res == -EPROTO)) {
+			    (ret > 0 && iov[w->pages - 1].res == -EPROTO)) {
 				w->surface_gone = true;
 				return NULL;
 			}
