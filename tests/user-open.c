@@ -36,7 +36,7 @@ TEST(open_sets_up_and_close_undoes_it)
 	surface = exmap.surface;
 	exmap_close(&exmap);
 	ck_assert_int_eq(held(), before);
-	/* A second close leaves alone what has the descriptor's number and the address now. */
+	/* A second close must not touch a new file with that number, or new memory there. */
 	ck_assert_int_eq(open("/dev/null", O_RDONLY), fd);
 	ck_assert_ptr_eq(mmap(surface, EXMAP_PAGE_SIZE, PROT_READ,
 			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), surface);
