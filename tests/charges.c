@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Tests of the kernel memory that an exmap takes: whom it is charged to.
+ */
+#include "common.h"
+#include "rss.h"
+
+/* In pages: what exmap(4) says. */
+enum { PER_INTERFACE = 4, PER_QUARANTINE = 2, FAULTS = 3 };
+
+static long pinned_pages(void)
+{
+	return kib_of("/proc/self/status", "VmPin:") / 4;
+}
+
+/* Have an interface made, by a call that does nothing else. Returns 0 or the errno. */
+static int use(int fd, int interface)
+{
+	return action(fd, interface, EXMAP_OP_ALLOC, 0, 0) ? errno : 0;
+}
+
+/* A file set up with a pool of @pages. */
+static int set_up(int interfaces, size_t pages, uint64_t flags)
+{
+	int fd = exmap_open();
+
+	assert_ok(exmap_setup(fd, interfaces, pages, flags));
+	return fd;
+}
+
+/* That of a user who may lock so many pages has just that left, or nothing. */
+static void assert_memlock_left(long pages)
+{
+	long array = pinned_pages();
+	int fd = set_up(1, 1, 0);
+
+	array = pinned_pages() - array - 1;
+	close(fd);
+	fd = exmap_open();
+	assert_errno(exmap_setup(fd, 1, pages - array + 1, 0), ENOMEM);
+	assert_ok(exmap_setup(fd, 1, pages - array, 0));
+	close(fd);
+}
+
+/* Each kind by itself, to the page. */
+TEST(charges_of_each_kind)
+{
+	long before = pinned_pages(), small;
+	int fd = set_up(1, 1000, 0);
+
+	small = pinned_pages() - before - 1000;
+	ck_assert_int_eq(small, 1);
+	close(fd);
+	ck_assert_int_eq(pinned_pages(), before);
+
+	fd = set_up(1, 1000, EXMAP_PAGEFAULT_ALLOC);
+	ck_assert_int_eq(pinned_pages() - before, 1000 + small + FAULTS);
+	close(fd);
+
+	/* The array has a cache line or more for each. */
+	fd = set_up(EXMAP_MAX_INTERFACES, 1000, 0);
+	ck_assert_int_ge(pinned_pages() - before - 1000, EXMAP_MAX_INTERFACES * 64 / PAGE);
+	close(fd);
+
+	fd = set_up(2, 1000, 0);
+	before = pinned_pages();
+	ck_assert_int_eq(use(fd, 1), 0);
+	ck_assert_int_eq(pinned_pages() - before, PER_INTERFACE);
+	ck_assert_int_eq(use(fd, 1), 0);
+	ck_assert_int_eq(pinned_pages() - before, PER_INTERFACE);
+	assert_ok(map_interface(fd, 0));
+	ck_assert_int_eq(pinned_pages() - before, 2 * PER_INTERFACE);
+}
+
+TEST(charges_of_a_quarantine)
+{
+	struct exmap *ex = exmap_new(MIB, 1000, 1);
+	long before = pinned_pages();
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+	ck_assert_int_eq(release(ex, 0, 0, 1), 1);
+	ck_assert_int_eq(pinned_pages(), before);
+	for (int page = 1; page < 10; page++) {
+		ck_assert_int_eq(defer(ex, 0, page, 1), 1);
+		ck_assert_int_eq(pinned_pages() - before, PER_QUARANTINE);
+	}
+}
+
+/* Whatever makes an interface. And one that is there goes on working. */
+TEST(interface_above_memlock_is_enomem)
+{
+	struct exmap *ex;
+	long array = pinned_pages();
+	int fd = set_up(3, 1, 0);
+
+	array = pinned_pages() - array - 1;
+	close(fd);
+	set_memlock((10 + array + 2 * PER_INTERFACE - 1 + 1 + array) * PAGE);
+	drop_privileges();
+	fd = set_up(1, 1, 0);
+	ex = &(struct exmap){ .fd = set_up(3, 10, 0), .size = MIB };
+	ex->surface = map_surface(ex->fd, MIB);
+	assert_ok(ex->surface);
+	ex->interface[0] = map_interface(ex->fd, 0);
+	assert_ok(ex->interface[0]);
+	for (int round = 0; round < 3; round++) {
+		assert_errno(map_interface(ex->fd, 1), ENOMEM);
+		assert_errno(action(ex->fd, 2, EXMAP_OP_ALLOC, 1, 0), ENOMEM);
+		ck_assert_int_eq(use(ex->fd, 2), ENOMEM);
+		/* ALLOC at interface 1, by way of the file. */
+		assert_errno(pread(ex->fd, ex->surface, PAGE, EXMAP_OP_ALLOC << 8 | 1), ENOMEM);
+		ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+		ck_assert_int_eq(release(ex, 0, 0, 10), 10);
+	}
+	/* As soon as there is room it can be made. */
+	close(fd);
+	ck_assert_int_eq(use(ex->fd, 1), 0);
+	ck_assert_int_eq(use(ex->fd, 2), ENOMEM);
+}
+
+/* With no room for a quarantine FREE flushes at once, and does so each time. */
+TEST(quarantine_above_memlock_flushes_at_once)
+{
+	struct exmap *ex;
+	long array = pinned_pages();
+	int fd = set_up(1, 1, 0);
+
+	array = pinned_pages() - array - 1;
+	close(fd);
+	set_memlock((10 + array + PER_INTERFACE + PER_QUARANTINE - 1) * PAGE);
+	drop_privileges();
+	ex = exmap_new(MIB, 10, 1);
+	for (int round = 1; round <= 3; round++) {
+		ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+		ck_assert_int_eq(defer(ex, 0, 0, 10), 10);
+		assert_fdinfo(ex->fd, "pages-deferred", 0);
+		assert_fdinfo(ex->fd, "flushes", round);
+	}
+	assert_errno(exmap_setup(exmap_open(), 1, 1, 0), ENOMEM);
+	close(ex->fd);
+	assert_ok(munmap(ex->interface[0], PAGE));
+	assert_ok(munmap(ex->surface, ex->size));
+	/* With room it does not. */
+	ex = exmap_new(MIB, 9, 1);
+	ck_assert_int_eq(alloc(ex, 0, 0, 9), 9);
+	ck_assert_int_eq(defer(ex, 0, 0, 9), 9);
+	assert_fdinfo(ex->fd, "pages-deferred", 9);
+}
+
+/*
+ * Pools of one page each, and all the interfaces of each used, for @most exmaps or, if there is
+ * a limit, until it is refused before that. Returns the pages that the interfaces have.
+ */
+static long hoard(int *fds, int most, bool limited)
+{
+	long pages = 0;
+	int nr, i, err = 0;
+
+	for (nr = 0; !err && nr < most; nr++) {
+		fds[nr] = exmap_open();
+		if (exmap_setup(fds[nr], EXMAP_MAX_INTERFACES, 1, 0))
+			err = errno;
+		for (i = 0; !err && i < EXMAP_MAX_INTERFACES; i++) {
+			err = use(fds[nr], i);
+			pages += err ? 0 : PER_INTERFACE;
+		}
+	}
+	ck_assert_int_eq(err, limited ? ENOMEM : 0);
+	fds[nr] = -1;
+	return pages;
+}
+
+static void close_all(const int *fds)
+{
+	for (; *fds >= 0; fds++)
+		close(*fds);
+}
+
+/* An ordinary user gets as much as the limit says, sees it, and can give it all back. */
+TEST(interfaces_of_many_exmaps_stay_within_memlock)
+{
+	enum { LIMIT = 40 * MIB / PAGE, MOST = 20 };
+	long before, available, pages;
+	int fds[MOST + 1];
+
+	set_memlock(LIMIT * PAGE);
+	drop_privileges();
+	for (int round = 0; round < 2; round++) {
+		before = rss();
+		available = available_kib();
+		pages = hoard(fds, MOST, true);
+		/* The rest is for pools and arrays. */
+		ck_assert_int_le(pages, LIMIT);
+		ck_assert_int_ge(pages, LIMIT / 10 * 9);
+		ck_assert_int_le(pinned_pages(), LIMIT);
+		ck_assert_int_ge(pinned_pages(), pages);
+		ck_assert_int_ge(rss() - before, pages * 4 - rss_slack());
+		close_all(fds);
+		ck_assert_int_eq(pinned_pages(), 0);
+		ck_assert_int_le(labs(rss() - before), rss_slack());
+		assert_available(available, 4 * 1024);
+		assert_memlock_left(LIMIT);
+	}
+}
+
+/* Who may lock memory, or where the administrator has turned it off, has no limit. */
+static void hoard_beyond_memlock(void)
+{
+	enum { MOST = 2, PAGES = MOST * EXMAP_MAX_INTERFACES * PER_INTERFACE };
+	long before = rss();
+	int fds[MOST + 1];
+
+	ck_assert_int_eq(hoard(fds, MOST, false), PAGES);
+	/* But is seen. */
+	ck_assert_int_ge(rss() - before, PAGES * 4 - rss_slack());
+	ck_assert_int_ge(pinned_pages(), PAGES);
+	close_all(fds);
+	ck_assert_int_le(labs(rss() - before), rss_slack());
+	ck_assert_int_eq(pinned_pages(), 0);
+}
+
+TEST(interfaces_with_cap_ipc_lock_have_no_limit)
+{
+	set_memlock(8 * MIB);
+	hoard_beyond_memlock();
+}
+
+#define MEMLOCK "/sys/module/exmap/parameters/memlock"
+
+static int parameter;
+
+/* Opened by root, it can be written by who is not root any more. */
+static void open_parameter(void)
+{
+	parameter = open(MEMLOCK, O_WRONLY | O_CLOEXEC);
+	assert_ok(parameter);
+}
+
+static void set_parameter(const char *value)
+{
+	ck_assert_int_eq(pwrite(parameter, value, 1, 0), 1);
+}
+
+TEST(interfaces_without_memlock_have_no_limit, .needs = MEMLOCK)
+{
+	int status;
+	pid_t pid;
+
+	open_parameter();
+	set_parameter("N");
+	pid = fork();
+	if (!pid) {
+		set_memlock(8 * MIB);
+		drop_privileges();
+		hoard_beyond_memlock();
+		_exit(0);
+	}
+	waitpid(pid, &status, 0);
+	set_parameter("Y");
+	ck_assert_int_eq(status, 0);
+}
+
+/* Be without privileges for now, as another user, or again be root. */
+static void pretend(bool nobody)
+{
+	assert_ok(setresuid(nobody ? 65534 : 0, nobody ? 65534 : 0, 0));
+}
+
+/*
+ * What was charged to whom is given back to the same, whatever has become since of user,
+ * capability, limit and parameter.
+ */
+TEST(charges_are_given_back_to_who_paid, .needs = MEMLOCK)
+{
+	enum { LIMIT = 1000 };
+	long before = rss();
+	int fds[3], err;
+
+	open_parameter();
+	set_memlock(LIMIT * PAGE);
+	for (int round = 0; round < 4; round++) {
+		/* The pool by one, each interface by another. */
+		for (int i = 0; i < 3; i++) {
+			pretend((round + i) % 2);
+			fds[i] = set_up(4, 100, EXMAP_PAGEFAULT_ALLOC);
+			for (int interface = 0; interface < 4; interface++) {
+				pretend((round + interface) % 2);
+				if (interface == 3)
+					set_parameter("N");
+				err = use(fds[i], interface);
+				if (interface == 3)
+					set_parameter("Y");
+				ck_assert_int_eq(err, 0);
+			}
+		}
+		pretend(round % 2);
+		for (int i = 0; i < 3; i++)
+			close(fds[i]);
+		ck_assert_int_eq(pinned_pages(), 0);
+		pretend(true);
+		assert_memlock_left(LIMIT);
+		pretend(false);
+	}
+	ck_assert_int_le(labs(rss() - before), rss_slack());
+}
+
+int main(int argc, char **argv)
+{
+	return check_main(argc, argv, "Tests of whom the kernel memory of an exmap is charged to.");
+}
