@@ -2,11 +2,11 @@
 /*
  * Tests of who waits for reclaim, and for whom reclaim waits.
  */
-#include <sched.h>
 #include <stdatomic.h>
 #include <time.h>
 
 #include "hostile.h"
+#include "starve.h"
 
 /* Nanoseconds of CPU time that a process has had so far. */
 static long cpu_time(pid_t pid)
@@ -17,15 +17,6 @@ static long cpu_time(pid_t pid)
 	ck_assert_int_eq(clock_getcpuclockid(pid, &clock), 0);
 	assert_ok(clock_gettime(clock, &used));
 	return used.tv_sec * 1000000000L + used.tv_nsec;
-}
-
-static void run_on(int cpu)
-{
-	cpu_set_t cpus;
-
-	CPU_ZERO(&cpus);
-	CPU_SET(cpu, &cpus);
-	assert_ok(sched_setaffinity(0, sizeof(cpus), &cpus));
 }
 
 /* After so many seconds what waits for it is taken to wait for ever, and the other runs again. */
@@ -39,25 +30,6 @@ struct starved {
 		atomic_bool spins;
 	} *shared;
 };
-
-/* A real-time task then runs all the time, not just 95 % of it. */
-static void allow_starving(void)
-{
-	static const char *const settings[][2] = {
-		{ "/proc/sys/kernel/sched_rt_runtime_us", "-1" },
-		{ "/sys/kernel/debug/sched/fair_server/cpu0/runtime", "0" },
-	};
-
-	for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
-		int fd = open(settings[i][0], O_WRONLY | O_CLOEXEC);
-
-		if (fd < 0)
-			continue;
-		/* 6.12 may say so if it is set already. */
-		ck_assert(write(fd, settings[i][1], strlen(settings[i][1])) > 0 || errno == EBUSY);
-		close(fd);
-	}
-}
 
 /* A real-time task on CPU 0, which runs when it is told to. */
 static void spin(struct starved *s)
@@ -84,7 +56,7 @@ static void spin(struct starved *s)
 /* Have a child do something on CPU 0 all the time. */
 static void starved_start(struct starved *s, void (*work)(void *arg), void *arg)
 {
-	allow_starving();
+	allow_starving(0);
 	s->shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	assert_ok(s->shared);
 	s->holder = fork();

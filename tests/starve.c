@@ -10,7 +10,6 @@
  */
 #include <libaio.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
@@ -18,9 +17,9 @@
 #include <sys/syscall.h>
 
 #include "io_common.h"
+#include "starve.h"
 
 enum {
-	KTHREADD = 2,		/* its process ID */
 	HOLDER_CPU = 1,
 	HELD = 0,		/* the interface that is held */
 	ELSEWHERE = 1,		/* another one */
@@ -47,42 +46,6 @@ static void shared_new(void)
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 		      -1, 0);
 	assert_ok(shared);
-}
-
-static void run_on(int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	assert_ok(sched_setaffinity(0, sizeof(set), &set));
-}
-
-/* Nobody else runs on that CPU then, not even for the 5 % that a real-time task must leave. */
-static void allow_starving(void)
-{
-	static const char *const settings[][2] = {
-		{ "/proc/sys/kernel/sched_rt_runtime_us", "-1" },
-		{ "/sys/kernel/debug/sched/fair_server/cpu1/runtime", "0" },
-	};
-
-	cpu_set_t others;
-
-	for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
-		int fd = open(settings[i][0], O_WRONLY | O_CLOEXEC);
-
-		if (fd < 0)
-			continue;
-		/* 6.12 may say so if it is set already. */
-		ck_assert(write(fd, settings[i][1], strlen(settings[i][1])) > 0 || errno == EBUSY);
-		close(fd);
-	}
-	/* Threads of the kernel that are to be made must not wait for that CPU. */
-	CPU_ZERO(&others);
-	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-		if (cpu != HOLDER_CPU)
-			CPU_SET(cpu, &others);
-	assert_ok(sched_setaffinity(KTHREADD, sizeof(others), &others));
 }
 
 /* Start the real-time task, and wait until it runs: whatever else is on that CPU is stopped. */
@@ -299,7 +262,7 @@ static void kill_waiter(call_fn call)
 	pid_t pid;
 
 	shared_new();
-	allow_starving();
+	allow_starving(HOLDER_CPU);
 	pid = fork();
 	assert_ok(pid);
 	if (!pid) {
@@ -463,7 +426,7 @@ TEST(completions_do_not_wait_for_another_user, .needs_env = "EXMAP_TEST_SLOW_DEV
 	long done;
 
 	shared_new();
-	allow_starving();
+	allow_starving(HOLDER_CPU);
 	/* So that the timer that lets the reads go runs here, and they are answered here. */
 	run_on(0);
 	file_fill(file, READS);
