@@ -28,15 +28,37 @@ static int set_up(int interfaces, size_t pages, uint64_t flags)
 	return fd;
 }
 
-/* That of a user who may lock so many pages has just that left, or nothing. */
+/* How many pages SETUP charges. Closing the file gives them back. */
+static long setup_charge(int interfaces, size_t pages, uint64_t flags)
+{
+	long before = pinned_pages(), charge;
+	int fd = set_up(interfaces, pages, flags);
+
+	charge = pinned_pages() - before;
+	close(fd);
+	ck_assert_int_eq(pinned_pages(), before);
+	return charge;
+}
+
+/* How many of them are for the array of interfaces. */
+static long array_charge(int interfaces)
+{
+	return setup_charge(interfaces, 1, 0) - 1;
+}
+
+/* Become a user without privileges who may lock @pages. */
+static void become_limited(long pages)
+{
+	set_memlock(pages * PAGE);
+	drop_privileges();
+}
+
+/* The user of these pages can lock @pages more, and not one page more than that. */
 static void assert_memlock_left(long pages)
 {
-	long array = pinned_pages();
-	int fd = set_up(1, 1, 0);
+	long array = array_charge(1);
+	int fd = exmap_open();
 
-	array = pinned_pages() - array - 1;
-	close(fd);
-	fd = exmap_open();
 	assert_errno(exmap_setup(fd, 1, pages - array + 1, 0), ENOMEM);
 	assert_ok(exmap_setup(fd, 1, pages - array, 0));
 	close(fd);
@@ -45,22 +67,13 @@ static void assert_memlock_left(long pages)
 /* Each kind by itself, to the page. */
 TEST(charges_of_each_kind)
 {
-	long before = pinned_pages(), small;
-	int fd = set_up(1, 1000, 0);
+	long before;
+	int fd;
 
-	small = pinned_pages() - before - 1000;
-	ck_assert_int_eq(small, 1);
-	close(fd);
-	ck_assert_int_eq(pinned_pages(), before);
-
-	fd = set_up(1, 1000, EXMAP_PAGEFAULT_ALLOC);
-	ck_assert_int_eq(pinned_pages() - before, 1000 + small + FAULTS);
-	close(fd);
-
+	ck_assert_int_eq(setup_charge(1, 1000, 0), 1000 + 1);
+	ck_assert_int_eq(setup_charge(1, 1000, EXMAP_PAGEFAULT_ALLOC), 1000 + 1 + FAULTS);
 	/* The array has a cache line or more for each. */
-	fd = set_up(EXMAP_MAX_INTERFACES, 1000, 0);
-	ck_assert_int_ge(pinned_pages() - before - 1000, EXMAP_MAX_INTERFACES * 64 / PAGE);
-	close(fd);
+	ck_assert_int_ge(array_charge(EXMAP_MAX_INTERFACES), EXMAP_MAX_INTERFACES * 64 / PAGE);
 
 	fd = set_up(2, 1000, 0);
 	before = pinned_pages();
@@ -89,14 +102,11 @@ TEST(charges_of_a_quarantine)
 /* Whatever makes an interface. And one that is there goes on working. */
 TEST(interface_above_memlock_is_enomem)
 {
+	long array = array_charge(3);
 	struct exmap *ex;
-	long array = pinned_pages();
-	int fd = set_up(3, 1, 0);
+	int fd;
 
-	array = pinned_pages() - array - 1;
-	close(fd);
-	set_memlock((10 + array + 2 * PER_INTERFACE - 1 + 1 + array) * PAGE);
-	drop_privileges();
+	become_limited(10 + array + 2 * PER_INTERFACE - 1 + 1 + array);
 	fd = set_up(1, 1, 0);
 	ex = &(struct exmap){ .fd = set_up(3, 10, 0), .size = MIB };
 	ex->surface = map_surface(ex->fd, MIB);
@@ -122,13 +132,8 @@ TEST(interface_above_memlock_is_enomem)
 TEST(quarantine_above_memlock_flushes_at_once)
 {
 	struct exmap *ex;
-	long array = pinned_pages();
-	int fd = set_up(1, 1, 0);
 
-	array = pinned_pages() - array - 1;
-	close(fd);
-	set_memlock((10 + array + PER_INTERFACE + PER_QUARANTINE - 1) * PAGE);
-	drop_privileges();
+	become_limited(10 + array_charge(1) + PER_INTERFACE + PER_QUARANTINE - 1);
 	ex = exmap_new(MIB, 10, 1);
 	for (int round = 1; round <= 3; round++) {
 		ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
@@ -183,8 +188,7 @@ TEST(interfaces_of_many_exmaps_stay_within_memlock)
 	long before, available, pages;
 	int fds[MOST + 1];
 
-	set_memlock(LIMIT * PAGE);
-	drop_privileges();
+	become_limited(LIMIT);
 	for (int round = 0; round < 2; round++) {
 		before = rss();
 		available = available_kib();
@@ -250,8 +254,7 @@ TEST(interfaces_without_memlock_have_no_limit, .needs = MEMLOCK)
 	set_parameter("N");
 	pid = fork();
 	if (!pid) {
-		set_memlock(8 * MIB);
-		drop_privileges();
+		become_limited(8 * MIB / PAGE);
 		hoard_beyond_memlock();
 		_exit(0);
 	}
