@@ -25,7 +25,11 @@ static void reach_limit(struct limited *seen)
 	}
 	assert_ok(mlockall(MCL_CURRENT));
 	memset(seen, 0, sizeof(*seen));
-	/* No assertion as long as there is no memory for it. */
+	/*
+	 * No assertion from here on: the note that each leaves in a file takes memory too, and at
+	 * the limit the OOM killer would end this process.
+	 */
+	doomed = true;
 	while ((ret = alloc(ex, 0, seen->got, 1)) == 1)
 		seen->got++;
 	seen->again = ret;
