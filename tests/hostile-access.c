@@ -168,7 +168,7 @@ static void dump_core(bool busy)
 	pid = fork();
 	assert_ok(pid);
 	if (!pid) {
-		struct exmap *ex = stamped_exmap(0, file);
+		struct exmap *ex = stamped_exmap(file);
 		struct busy b;
 
 		if (busy)

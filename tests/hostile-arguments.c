@@ -71,7 +71,7 @@ static void wild_calls(int file)
 	static const unsigned int known[] = {
 		EXMAP_IOCTL_SETUP, EXMAP_IOCTL_ACTION, EXMAP_IOCTL_CLONE, EXMAP_IOCTL_STATS,
 	};
-	struct exmap *ex = stamped_exmap(0, -1);
+	struct exmap *ex = stamped_exmap(-1);
 	char *end = (char *)elsewhere(2 * PAGE) + PAGE;
 	int fds[] = { ex->fd, exmap_open(), exmap_open(), exmap_open(), file, -1, -2, 1 << 30 };
 
@@ -124,7 +124,7 @@ TEST(ioctls_with_wild_arguments)
 TEST(ioctls_of_every_number)
 {
 	become_hostile();
-	struct exmap *ex = stamped_exmap(0, -1);
+	struct exmap *ex = stamped_exmap(-1);
 
 	for (int nr = 0; nr < 256; nr++)
 		for (int direction = 0; direction < 4; direction++)
@@ -232,7 +232,7 @@ static void *changer_thread(void *arg)
 TEST(entries_changed_by_another_thread)
 {
 	become_hostile();
-	struct exmap *ex = fenced_exmap(PAGES, POOL, 0, sparse_file());
+	struct exmap *ex = fenced_exmap(PAGES, POOL, sparse_file());
 	struct changer c[2];
 
 	for (int i = 0; i < 2; i++) {
@@ -316,7 +316,7 @@ TEST(pages_at_and_above_the_limit)
 				       EXMAP_OP_READ, EXMAP_OP_FREE };
 
 	become_hostile();
-	struct exmap *ex = fenced_exmap(SIZE, SIZE, 0, sparse_file());
+	struct exmap *ex = fenced_exmap(SIZE, SIZE, sparse_file());
 
 	for (size_t p = 0; p < sizeof(pages) / sizeof(pages[0]); p++)
 		for (size_t l = 0; l < sizeof(lens) / sizeof(lens[0]); l++)

@@ -20,7 +20,7 @@ TEST(close_while_calls_run)
 
 		assert_ok(pid);
 		if (!pid) {
-			struct exmap *ex = stamped_exmap(0, file);
+			struct exmap *ex = stamped_exmap(file);
 			int clone = exmap_open();
 			struct busy b;
 
@@ -59,7 +59,7 @@ static void killed_in(void (*call)(struct exmap *ex))
 		pid = fork();
 		assert_ok(pid);
 		if (!pid) {
-			struct exmap *ex = stamped_exmap(0, file);
+			struct exmap *ex = stamped_exmap(file);
 
 			doomed = true;
 			if (write(ready[1], "x", 1) != 1)
@@ -178,7 +178,7 @@ static void live_and_die(const int *order, int steps)
 	/* The pool, the array of interfaces, and three of these. */
 	set_memlock((2000 + 1 + 3 * 4) * PAGE);
 	drop_privileges();
-	ex = fenced_exmap(PAGES, 2000, 0, -1);
+	ex = fenced_exmap(PAGES, 2000, -1);
 	clone = exmap_open();
 	assert_ok(exmap_clone(clone, ex->fd));
 	ck_assert_int_eq(alloc(ex, 0, 0, 2000), 2000);
@@ -224,10 +224,18 @@ TEST(all_is_given_back_in_any_order, .needs = MEMCG)
 	assert_ok(rmdir(cgroup));
 }
 
+static double seconds_since(const struct timespec *start)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec - start->tv_sec + (now.tv_nsec - start->tv_nsec) / 1e9;
+}
+
 /* How long it takes to make so many exmaps, in seconds, and to kill the process that has them. */
 static void make_and_kill(int count, double *made, double *gone)
 {
-	struct timespec start, end;
+	struct timespec start;
 	int ready[2];
 	pid_t pid;
 
@@ -241,8 +249,7 @@ static void make_and_kill(int count, double *made, double *gone)
 		clock_gettime(CLOCK_MONOTONIC, &start);
 		for (int i = 0; i < count; i++)
 			assert_ok(exmap_setup(exmap_open(), 1, 1, 0));
-		clock_gettime(CLOCK_MONOTONIC, &end);
-		*made = end.tv_sec - start.tv_sec + (end.tv_nsec - start.tv_nsec) / 1e9;
+		*made = seconds_since(&start);
 		ck_assert_int_eq(write(ready[1], made, sizeof(*made)), sizeof(*made));
 		for (;;)
 			pause();
@@ -251,8 +258,7 @@ static void make_and_kill(int count, double *made, double *gone)
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	assert_ok(kill(pid, SIGKILL));
 	wait_child(pid, SIGKILL);
-	clock_gettime(CLOCK_MONOTONIC, &end);
-	*gone = end.tv_sec - start.tv_sec + (end.tv_nsec - start.tv_nsec) / 1e9;
+	*gone = seconds_since(&start);
 	close(ready[0]);
 	close(ready[1]);
 }

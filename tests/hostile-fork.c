@@ -35,11 +35,7 @@ static void advise_all(struct exmap *ex, int advice)
 static void recycle_kept(struct exmap *ex)
 {
 	ck_assert_int_eq(release(ex, 0, 0, KEPT), KEPT);
-	ck_assert_int_eq(alloc(ex, 0, 0, KEPT), KEPT);
-	for (int page = 0; page < KEPT; page++) {
-		*(uint64_t *)where(ex, page) = stamp(page);
-		*(uint64_t *)(where(ex, page + 1) - 8) = ~stamp(page);
-	}
+	map_kept(ex);
 }
 
 /* Looks before and after its parent has freed the pages, and then has a child of its own look. */
@@ -105,7 +101,7 @@ TEST(fork_after_dofork_keeps_the_books)
 	enum { MANY = 4000, SLACK = MANY * 4 / 2 /* half of them, in KiB */ };
 
 	become_hostile();
-	struct exmap *ex = fenced_exmap(MANY, MANY, 0, -1);
+	struct exmap *ex = fenced_exmap(MANY, MANY, -1);
 	long before;
 
 	/* The number does not fall below nothing: have it larger than what may go wrong. */
@@ -164,7 +160,7 @@ TEST(exec_with_an_open_file)
 
 		assert_ok(pid);
 		if (!pid) {
-			struct exmap *ex = stamped_exmap(0, sparse_file());
+			struct exmap *ex = stamped_exmap(sparse_file());
 			struct busy b;
 			char fd[16];
 
@@ -195,7 +191,7 @@ TEST(clone_vm_and_vfork)
 	static char stack[65536] __attribute__((aligned(16)));
 
 	become_hostile();
-	struct exmap *ex = stamped_exmap(0, -1);
+	struct exmap *ex = stamped_exmap(-1);
 
 	for (int round = 0; round < 10; round++) {
 		pid_t pid = clone(sharer, stack + sizeof(stack),
@@ -233,7 +229,7 @@ TEST(clone_vm_survives_its_parent)
 
 	assert_ok(pid);
 	if (!pid) {
-		struct exmap *ex = stamped_exmap(0, -1);
+		struct exmap *ex = stamped_exmap(-1);
 
 		*(int *)where(ex, 10) = pipes[1];
 		*(pid_t *)where(ex, 11) = getpid();

@@ -378,7 +378,7 @@ static long faults_in(const char *start, size_t pages)
 TEST(numa_balancing_overlooks_the_surface, .needs = NUMA_BALANCING)
 {
 	int fd = open(NUMA_BALANCING, O_WRONLY | O_CLOEXEC);
-	struct exmap *ex = stamped_exmap(0, -1);
+	struct exmap *ex = stamped_exmap(-1);
 	char before = '0' + number_in(NUMA_BALANCING);
 	long surface = 0, seen = 0, faults;
 	unsigned long mask = 1;

@@ -82,7 +82,7 @@ static inline int sparse_file(void)
 }
 
 /* The process's only one. Its surface has unused addresses on both sides. */
-static inline struct exmap *fenced_exmap(size_t pages, size_t pool, uint64_t flags, int file)
+static inline struct exmap *fenced_exmap(size_t pages, size_t pool, int file)
 {
 	static struct exmap ex;
 	char *fence = mmap(NULL, (pages + 2 * FENCE) * PAGE, PROT_NONE,
@@ -94,7 +94,7 @@ static inline struct exmap *fenced_exmap(size_t pages, size_t pool, uint64_t fla
 	ex.surface = mmap(fence + FENCE * PAGE, ex.size, PROT_READ | PROT_WRITE,
 			  MAP_SHARED | MAP_FIXED, ex.fd, EXMAP_OFF_EXMAP);
 	assert_ok(ex.surface);
-	assert_ok(exmap_setup_file(ex.fd, 3, pool, flags, file));
+	assert_ok(exmap_setup_file(ex.fd, 3, pool, 0, file));
 	for (int i = 0; i < 3; i++) {
 		ex.interface[i] = map_interface(ex.fd, i);
 		assert_ok(ex.interface[i]);
@@ -102,16 +102,22 @@ static inline struct exmap *fenced_exmap(size_t pages, size_t pool, uint64_t fla
 	return &ex;
 }
 
-/* With the first pages mapped and stamped. */
-static inline struct exmap *stamped_exmap(uint64_t flags, int file)
+/* Map the first pages and stamp them at both ends. */
+static inline void map_kept(struct exmap *ex)
 {
-	struct exmap *ex = fenced_exmap(PAGES, POOL, flags, file);
-
 	ck_assert_int_eq(alloc(ex, 0, 0, KEPT), KEPT);
 	for (int page = 0; page < KEPT; page++) {
 		*(uint64_t *)where(ex, page) = stamp(page);
 		*(uint64_t *)(where(ex, page + 1) - 8) = ~stamp(page);
 	}
+}
+
+/* With the first pages mapped and stamped. */
+static inline struct exmap *stamped_exmap(int file)
+{
+	struct exmap *ex = fenced_exmap(PAGES, POOL, file);
+
+	map_kept(ex);
 	return ex;
 }
 

@@ -17,7 +17,7 @@ static void reach_limit(struct limited *seen)
 	int ret;
 
 	become_hostile();
-	ex = fenced_exmap(MANY, MANY, 0, -1);
+	ex = fenced_exmap(MANY, MANY, -1);
 	/* The page tables, which are the kernel's to get, and all that is ours. */
 	for (int page = 0; page < MANY; page += 512) {
 		alloc(ex, 0, page, 1);
@@ -104,7 +104,7 @@ static void use_too_much(void)
 	char *more;
 
 	become_hostile();
-	ex = fenced_exmap(PAGES, 2000, 0, -1);
+	ex = fenced_exmap(PAGES, 2000, -1);
 	ck_assert_int_eq(alloc(ex, 0, 0, 2000), 2000);
 	ck_assert_int_eq(release(ex, 0, 0, 1000), 1000);
 	more = elsewhere(64 * MIB);

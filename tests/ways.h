@@ -10,7 +10,7 @@
 static inline void alone(enum fate (*way)(struct exmap *ex))
 {
 	become_hostile();
-	struct exmap *ex = stamped_exmap(0, -1);
+	struct exmap *ex = stamped_exmap(-1);
 
 	assert_fate(ex, way(ex));
 }
@@ -25,7 +25,7 @@ static inline void while_busy(enum fate (*way)(struct exmap *ex))
 
 		assert_ok(pid);
 		if (!pid) {
-			struct exmap *ex = stamped_exmap(0, file);
+			struct exmap *ex = stamped_exmap(file);
 			enum fate fate = KEEPS;
 			struct busy b;
 
