@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A thread that allocates, reads and frees at full speed
+ * A busy thread: it allocates, reads and frees at full speed, and checks every answer.
  */
 #ifndef TEST_BUSY_H
 #define TEST_BUSY_H
@@ -13,28 +13,30 @@
 
 struct busy {
 	struct exmap *ex;
-	int fd;
-	bool may_close;	/* someone is going to close @fd */
-	atomic_bool stop;
-	atomic_bool gone;
-	atomic_int rounds;
-	bool came[BATCH];
-	char error[128];
+	int fd;			/* of the exmap */
+	bool may_close;		/* the test closes @fd, so EBADF is a valid answer */
+	atomic_bool stop;	/* the thread must end */
+	atomic_bool gone;	/* an answer has said that the surface or @fd is gone */
+	atomic_int rounds;	/* how many are done; INT32_MAX after the last */
+	bool came[BATCH];	/* which pages the last call has mapped */
+	char error[128];	/* the first wrong answer */
 	pthread_t thread;
 };
 
+/* Note a wrong answer, unless there was one before. */
 static inline void busy_error(struct busy *b, const char *what, long a, long c)
 {
 	if (!b->error[0])
 		snprintf(b->error, sizeof(b->error), "%s: %ld, %ld (errno %d)", what, a, c, errno);
 }
 
+/* The last eight pages of the surface, then every second page from 512 on. */
 static inline uint64_t busy_page(int i)
 {
 	return i < 8 ? PAGES - 1 - i : 512 + 2 * i;
 }
 
-/* Whether that is what calls answer at the end. */
+/* Does @error say that the surface or the file is gone? Notes it if so. */
 static inline bool busy_gone(struct busy *b, int error)
 {
 	if (error != EPROTO && !(b->may_close && error == EBADF))
@@ -43,7 +45,7 @@ static inline bool busy_gone(struct busy *b, int error)
 	return true;
 }
 
-/* One call for the first @nr pages. */
+/* Make one call for the first @nr pages, and check all answers. */
 static inline void busy_call(struct busy *b, int opcode, int nr)
 {
 	struct exmap_iov *iov = b->ex->interface[1]->iov;
@@ -68,14 +70,17 @@ static inline void busy_call(struct busy *b, int opcode, int nr)
 		busy_error(b, "failures", ret, failed);
 }
 
-/* What is where the surface was is somebody else's memory. */
+/*
+ * Find out by an empty FREE whether the surface is gone. If so, other memory may have its
+ * addresses.
+ */
 static inline bool busy_at_an_end(struct busy *b)
 {
 	entry(b->ex, 1, 0, 0, 0);
 	return action(b->fd, 1, EXMAP_OP_FREE, 1, 0) < 0 && busy_gone(b, errno);
 }
 
-/* Each page is ours alone, unless it is gone. */
+/* No other thread writes to these pages: each holds what was put there, or is absent. */
 static inline void busy_look(struct busy *b, int opcode, int nr)
 {
 	uint64_t value;
@@ -88,7 +93,7 @@ static inline void busy_look(struct busy *b, int opcode, int nr)
 			busy_error(b, "what a page holds", opcode, value);
 }
 
-/* Eight pages through the file. */
+/* Read eight pages by pread on the exmap's file, and free them. */
 static inline void busy_pread(struct busy *b)
 {
 	ssize_t ret = pread(b->fd, where(b->ex, NEIGHBOURS), 8 * PAGE, 2);
@@ -100,7 +105,7 @@ static inline void busy_pread(struct busy *b)
 		busy_error(b, "FREE", 0, 0);
 }
 
-/* Pages of the file take longer, so fewer of those. */
+/* READ of a page takes longer than ALLOC, so it gets fewer pages. */
 static inline void *busy_thread(void *arg)
 {
 	static const struct { int opcode, nr; } calls[] = {
@@ -119,12 +124,12 @@ static inline void *busy_thread(void *arg)
 			busy_pread(b);
 		atomic_fetch_add(&b->rounds, 1);
 	}
-	/* Nobody need wait for more. */
+	/* A test that waits for more rounds must go on. */
 	atomic_store(&b->rounds, INT32_MAX);
 	return NULL;
 }
 
-/* Returns when it is at work. */
+/* Start the thread. Returns after its first round. */
 static inline void busy_start(struct busy *b, struct exmap *ex, int fd, bool may_close)
 {
 	*b = (struct busy){ .ex = ex, .fd = fd, .may_close = may_close };
@@ -133,6 +138,10 @@ static inline void busy_start(struct busy *b, struct exmap *ex, int fd, bool may
 		sched_yield();
 }
 
+/*
+ * Wait for the end of the thread: until an answer says that the surface is gone if @gone is
+ * set, or else after the current round.
+ */
 static inline void busy_join(struct busy *b, bool gone)
 {
 	atomic_store(&b->stop, !gone);

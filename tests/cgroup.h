@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A memory cgroup of the test's own
+ * A memory cgroup that a test makes for itself.
  */
 #ifndef TEST_CGROUP_H
 #define TEST_CGROUP_H
@@ -9,9 +9,10 @@
 
 #include "base.h"
 
-/* Only where there is a memory controller. */
+/* A file that exists only if the kernel has a memory controller: for .needs of a test. */
 #define MEMCG "/sys/fs/cgroup/memory.stat"
 
+/* The directory of the cgroup. */
 static char cgroup[64];
 
 static inline void cgroup_file(char *path, size_t size, const char *file)
@@ -19,6 +20,7 @@ static inline void cgroup_file(char *path, size_t size, const char *file)
 	snprintf(path, size, "%s/%s", cgroup, file);
 }
 
+/* Write to a file of the cgroup. Returns whether that succeeded. */
 static inline bool cgroup_write(const char *file, const char *text)
 {
 	char path[128];
@@ -32,6 +34,7 @@ static inline bool cgroup_write(const char *file, const char *text)
 	return ok;
 }
 
+/* How much memory is charged to the cgroup, in KiB. */
 static inline long cgroup_kib(void)
 {
 	char path[128];
@@ -40,6 +43,7 @@ static inline long cgroup_kib(void)
 	return number_in(path) / 1024;
 }
 
+/* A number from the file memory.events. */
 static inline long cgroup_events(const char *key)
 {
 	char path[128];
@@ -48,6 +52,7 @@ static inline long cgroup_events(const char *key)
 	return kib_of(path, key);
 }
 
+/* Make the cgroup. @max is its limit as memory.max wants it: bytes, "16M" or "max". */
 static inline void cgroup_new(const char *max)
 {
 	strcpy(cgroup, "/sys/fs/cgroup");
@@ -55,10 +60,10 @@ static inline void cgroup_new(const char *max)
 	snprintf(cgroup, sizeof(cgroup), "/sys/fs/cgroup/exmap-hostile-%d", getpid());
 	assert_ok(mkdir(cgroup, 0755));
 	ck_assert(cgroup_write("memory.max", max));
-	cgroup_write("memory.swap.max", "0");	/* not in every kernel */
+	cgroup_write("memory.swap.max", "0");	/* some kernels have no such file */
 }
 
-/* A child in it. */
+/* Fork a child into the cgroup. */
 static inline pid_t cgroup_fork(void)
 {
 	pid_t pid = fork();
@@ -70,8 +75,8 @@ static inline pid_t cgroup_fork(void)
 }
 
 /*
- * What was charged is given back: after a while, and but for what each CPU keeps at
- * hand (64 pages) and for what a process leaves in caches.
+ * Wait until what was charged is given back. Two things may remain: 64 pages that each CPU
+ * keeps charged in advance, and what a process leaves in caches.
  */
 static inline void cgroup_settle(void)
 {

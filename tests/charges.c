@@ -1,25 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of the kernel memory that an exmap takes: whom it is charged to.
+ * Tests of charges: how much of its kernel memory an exmap charges to RLIMIT_MEMLOCK, VmPin and
+ * the resident set, to whom, and what fails above the limit.
  */
 #include "common.h"
 #include "rss.h"
 
-/* In pages: what exmap(4) says. */
+/* Charges in pages, as in exmap(4). */
 enum { PER_INTERFACE = 4, PER_QUARANTINE = 2, FAULTS = 3 };
 
+/* What is charged to this process, in pages. */
 static long pinned_pages(void)
 {
 	return kib_of("/proc/self/status", "VmPin:") / 4;
 }
 
-/* Have an interface made, by a call that does nothing else. Returns 0 or the errno. */
+/* Make exmap allocate an interface, by a call without entries. Returns 0 or the errno. */
 static int use(int fd, int interface)
 {
 	return action(fd, interface, EXMAP_OP_ALLOC, 0, 0) ? errno : 0;
 }
 
-/* A file set up with a pool of @pages. */
+/* Open a file and set it up with a pool of @pages. */
 static int set_up(int interfaces, size_t pages, uint64_t flags)
 {
 	int fd = exmap_open();
@@ -40,7 +42,7 @@ static long setup_charge(int interfaces, size_t pages, uint64_t flags)
 	return charge;
 }
 
-/* How many of them are for the array of interfaces. */
+/* How many pages SETUP charges for the array of interfaces. */
 static long array_charge(int interfaces)
 {
 	return setup_charge(interfaces, 1, 0) - 1;
@@ -53,7 +55,7 @@ static void become_limited(long pages)
 	drop_privileges();
 }
 
-/* The user of these pages can lock @pages more, and not one page more than that. */
+/* This user can still lock exactly @pages. */
 static void assert_memlock_left(long pages)
 {
 	long array = array_charge(1);
@@ -64,7 +66,7 @@ static void assert_memlock_left(long pages)
 	close(fd);
 }
 
-/* Each kind by itself, to the page. */
+/* SETUP and the first use of an interface charge what exmap(4) says, to the page. */
 TEST(charges_of_each_kind)
 {
 	long before;
@@ -72,7 +74,7 @@ TEST(charges_of_each_kind)
 
 	ck_assert_int_eq(setup_charge(1, 1000, 0), 1000 + 1);
 	ck_assert_int_eq(setup_charge(1, 1000, EXMAP_PAGEFAULT_ALLOC), 1000 + 1 + FAULTS);
-	/* The array has a cache line or more for each. */
+	/* Each interface has a cache line or more in the array. */
 	ck_assert_int_ge(array_charge(EXMAP_MAX_INTERFACES), EXMAP_MAX_INTERFACES * 64 / PAGE);
 
 	fd = set_up(2, 1000, 0);
@@ -85,6 +87,7 @@ TEST(charges_of_each_kind)
 	ck_assert_int_eq(pinned_pages() - before, 2 * PER_INTERFACE);
 }
 
+/* The first deferred FREE of an interface charges its quarantine. Later ones charge nothing. */
 TEST(charges_of_a_quarantine)
 {
 	struct exmap *ex = exmap_new(MIB, 1000, 1);
@@ -99,7 +102,7 @@ TEST(charges_of_a_quarantine)
 	}
 }
 
-/* Whatever makes an interface. And one that is there goes on working. */
+/* Each call that would make an interface above the limit fails. Others go on working. */
 TEST(interface_above_memlock_is_enomem)
 {
 	long array = array_charge(3);
@@ -117,18 +120,18 @@ TEST(interface_above_memlock_is_enomem)
 		assert_errno(map_interface(ex->fd, 1), ENOMEM);
 		assert_errno(action(ex->fd, 2, EXMAP_OP_ALLOC, 1, 0), ENOMEM);
 		ck_assert_int_eq(use(ex->fd, 2), ENOMEM);
-		/* ALLOC at interface 1, by way of the file. */
+		/* ALLOC at interface 1, by pread on the exmap's file. */
 		assert_errno(pread(ex->fd, ex->surface, PAGE, EXMAP_OP_ALLOC << 8 | 1), ENOMEM);
 		ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
 		ck_assert_int_eq(release(ex, 0, 0, 10), 10);
 	}
-	/* As soon as there is room it can be made. */
+	/* An interface can be made as soon as the limit has room. */
 	close(fd);
 	ck_assert_int_eq(use(ex->fd, 1), 0);
 	ck_assert_int_eq(use(ex->fd, 2), ENOMEM);
 }
 
-/* With no room for a quarantine FREE flushes at once, and does so each time. */
+/* If the limit has no room for a quarantine, each deferred FREE flushes at once. */
 TEST(quarantine_above_memlock_flushes_at_once)
 {
 	struct exmap *ex;
@@ -145,7 +148,7 @@ TEST(quarantine_above_memlock_flushes_at_once)
 	close(ex->fd);
 	assert_ok(munmap(ex->interface[0], PAGE));
 	assert_ok(munmap(ex->surface, ex->size));
-	/* With room it does not. */
+	/* With room for it, FREE defers the flush. */
 	ex = exmap_new(MIB, 9, 1);
 	ck_assert_int_eq(alloc(ex, 0, 0, 9), 9);
 	ck_assert_int_eq(defer(ex, 0, 0, 9), 9);
@@ -153,8 +156,8 @@ TEST(quarantine_above_memlock_flushes_at_once)
 }
 
 /*
- * Pools of one page each, and all the interfaces of each used, for @most exmaps or, if there is
- * a limit, until it is refused before that. Returns the pages that the interfaces have.
+ * Make @most exmaps with pools of one page, and use all their interfaces. If @limited, a call must
+ * fail with ENOMEM before that. Returns how many pages the interfaces have.
  */
 static long hoard(int *fds, int most, bool limited)
 {
@@ -181,7 +184,7 @@ static void close_all(const int *fds)
 		close(*fds);
 }
 
-/* An ordinary user gets as much as the limit says, sees it, and can give it all back. */
+/* An ordinary user gets interfaces up to the limit, sees their memory, and can give it all back. */
 TEST(interfaces_of_many_exmaps_stay_within_memlock)
 {
 	enum { LIMIT = 40 * MIB / PAGE, MOST = 20 };
@@ -193,7 +196,7 @@ TEST(interfaces_of_many_exmaps_stay_within_memlock)
 		before = rss();
 		available = available_kib();
 		pages = hoard(fds, MOST, true);
-		/* The rest is for pools and arrays. */
+		/* Pools and arrays take the rest. */
 		ck_assert_int_le(pages, LIMIT);
 		ck_assert_int_ge(pages, LIMIT / 10 * 9);
 		ck_assert_int_le(pinned_pages(), LIMIT);
@@ -207,7 +210,7 @@ TEST(interfaces_of_many_exmaps_stay_within_memlock)
 	}
 }
 
-/* Who may lock memory, or where the administrator has turned it off, has no limit. */
+/* Get more interfaces than the limit has room for. They are counted, though without a limit. */
 static void hoard_beyond_memlock(void)
 {
 	enum { MOST = 2, PAGES = MOST * EXMAP_MAX_INTERFACES * PER_INTERFACE };
@@ -215,7 +218,6 @@ static void hoard_beyond_memlock(void)
 	int fds[MOST + 1];
 
 	ck_assert_int_eq(hoard(fds, MOST, false), PAGES);
-	/* But is seen. */
 	ck_assert_int_ge(rss() - before, PAGES * 4 - rss_slack());
 	ck_assert_int_ge(pinned_pages(), PAGES);
 	close_all(fds);
@@ -223,6 +225,7 @@ static void hoard_beyond_memlock(void)
 	ck_assert_int_eq(pinned_pages(), 0);
 }
 
+/* The limit does not hold with CAP_IPC_LOCK. */
 TEST(interfaces_with_cap_ipc_lock_have_no_limit)
 {
 	set_memlock(8 * MIB);
@@ -231,9 +234,10 @@ TEST(interfaces_with_cap_ipc_lock_have_no_limit)
 
 #define MEMLOCK "/sys/module/exmap/parameters/memlock"
 
+/* The file of the module parameter memlock. */
 static int parameter;
 
-/* Opened by root, it can be written by who is not root any more. */
+/* Root opens it, so that this process can write to it after it is no longer root. */
 static void open_parameter(void)
 {
 	parameter = open(MEMLOCK, O_WRONLY | O_CLOEXEC);
@@ -245,6 +249,7 @@ static void set_parameter(const char *value)
 	ck_assert_int_eq(pwrite(parameter, value, 1, 0), 1);
 }
 
+/* The limit holds for nobody if the administrator sets the module parameter memlock to N. */
 TEST(interfaces_without_memlock_have_no_limit, .needs = MEMLOCK)
 {
 	int status;
@@ -263,15 +268,15 @@ TEST(interfaces_without_memlock_have_no_limit, .needs = MEMLOCK)
 	ck_assert_int_eq(status, 0);
 }
 
-/* Be without privileges for now, as another user, or again be root. */
+/* Be another user without privileges for now, or root again. */
 static void pretend(bool nobody)
 {
 	assert_ok(setresuid(nobody ? 65534 : 0, nobody ? 65534 : 0, 0));
 }
 
 /*
- * What was charged to whom is given back to the same, whatever has become since of user,
- * capability, limit and parameter.
+ * Charges are given back to the user who paid, even if user, capability, limit or module parameter
+ * have changed since.
  */
 TEST(charges_are_given_back_to_who_paid, .needs = MEMLOCK)
 {
@@ -282,7 +287,7 @@ TEST(charges_are_given_back_to_who_paid, .needs = MEMLOCK)
 	open_parameter();
 	set_memlock(LIMIT * PAGE);
 	for (int round = 0; round < 4; round++) {
-		/* The pool by one, each interface by another. */
+		/* Two users take turns to pay for pools and interfaces. */
 		for (int i = 0; i < 3; i++) {
 			pretend((round + i) % 2);
 			fds[i] = set_up(4, 100, EXMAP_PAGEFAULT_ALLOC);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of the directory of a surface's page tables, up to a surface that takes 5-level page tables.
+ * Tests of the directory, which finds the page tables of a surface: of large surfaces, and with
+ * 5-level page tables (la57) of very large ones.
  */
 #include <pthread.h>
 #include <time.h>
@@ -10,12 +11,15 @@
 
 #define PIB (1UL << 50)
 #define LARGEST (62 * PIB)
-#define LEAF (512 * GIB)		/* what a part of the directory is for */
+#define LEAF (512 * GIB)		/* the addresses whose page tables one leaf finds */
 
-/* Of a surface: where there may be a page. */
+/* The last page of a surface. */
 #define LAST(size) ((size) / PAGE - 1)
 
-/* A surface that the kernel puts above 2^47, or at @fixed, and an interface. */
+/*
+ * Make an exmap with two interfaces, one of them mapped. Its surface is at @fixed or, if that is
+ * NULL, above 2^47.
+ */
 static struct exmap *exmap_high(void *fixed, size_t size, size_t pool, int file)
 {
 	static struct exmap ex;
@@ -36,17 +40,21 @@ static struct exmap *exmap_largest(size_t pool)
 	return exmap_high(NULL, LARGEST, pool, -1);
 }
 
-/* The number of the page of the i-th leaf of @nr that lie equally far apart, and i GiB into it. */
+/*
+ * The number of the i-th of @nr pages that are each in a leaf of their own. The leaves are equally
+ * far apart, and the page is i GiB into its leaf.
+ */
 static uint64_t spread_page(size_t size, int i, int nr)
 {
 	return (size / nr / LEAF * LEAF * i + i % 512 * GIB) / PAGE;
 }
 
-/* ALLOC or FREE of @nr pages in as many leaves. */
+/* ALLOC or FREE of these @nr pages. */
 static void spread(struct exmap *ex, int opcode, int nr)
 {
 	for (int i = 0; i < nr; i += EXMAP_USER_INTERFACE_PAGES) {
-		int some = nr - i < EXMAP_USER_INTERFACE_PAGES ? nr - i : EXMAP_USER_INTERFACE_PAGES;
+		int some = nr - i < EXMAP_USER_INTERFACE_PAGES ?
+			   nr - i : EXMAP_USER_INTERFACE_PAGES;
 
 		for (int j = 0; j < some; j++)
 			entry(ex, 0, j, spread_page(ex->size, i + j, nr), 1);
@@ -56,6 +64,7 @@ static void spread(struct exmap *ex, int opcode, int nr)
 	}
 }
 
+/* Those @nr pages, and no others, are mapped if @there; else no page is. */
 static void assert_spread(struct exmap *ex, int nr, bool there)
 {
 	assert_mapped(ex, there ? nr : 0);
@@ -63,7 +72,7 @@ static void assert_spread(struct exmap *ex, int nr, bool there)
 		ck_assert_uint_eq(resident(ex, spread_page(ex->size, i, nr), 1), there);
 }
 
-/* Pages in many parts of a directory can be had, freed, and had again. */
+/* Pages in many leaves can be allocated, used, freed, and allocated again. */
 static void pages_in_many_leaves(struct exmap *ex, int nr)
 {
 	for (int round = 0; round < 2; round++) {
@@ -72,7 +81,8 @@ static void pages_in_many_leaves(struct exmap *ex, int nr)
 		for (int i = 0; i < nr; i++)
 			*(int *)(ex->surface + spread_page(ex->size, i, nr) * PAGE) = i;
 		for (int i = 0; i < nr; i++)
-			ck_assert_int_eq(*(int *)(ex->surface + spread_page(ex->size, i, nr) * PAGE), i);
+			ck_assert_int_eq(*(int *)(ex->surface +
+						  spread_page(ex->size, i, nr) * PAGE), i);
 		spread(ex, EXMAP_OP_FREE, nr);
 		assert_spread(ex, nr, false);
 	}
@@ -83,9 +93,12 @@ TEST(directory_of_100_tib)
 	pages_in_many_leaves(exmap_new(100 * TIB, 200, 1), 200);
 }
 
-/* All the leaves by several threads at once, each with pages of its own. */
+/*
+ * Threads that make the same leaves at the same time
+ */
 enum { MAKERS = 4, LEAVES = 200 };
 
+/* A thread that allocates a page in each leaf, at the same time as the others. */
 struct maker {
 	struct exmap *ex;
 	pthread_barrier_t *start;
@@ -93,6 +106,7 @@ struct maker {
 	pthread_t thread;
 };
 
+/* Each maker has pages of its own. */
 static uint64_t maker_page(int maker, int leaf)
 {
 	return (leaf * LEAF + maker * GIB) / PAGE;
@@ -108,6 +122,7 @@ static void *make_leaves(void *argument)
 	return (void *)(long)action(m->ex->fd, m->number, EXMAP_OP_ALLOC, LEAVES, 0);
 }
 
+/* Each leaf is made once: no page is missing afterwards. */
 TEST(directory_is_made_by_threads)
 {
 	pthread_barrier_t start;
@@ -152,7 +167,7 @@ TEST(directory_is_made_by_threads)
  * With 5-level page tables
  */
 
-/* Of this thread, in nanoseconds: whatever else the machine does meanwhile. */
+/* CPU time of this thread in nanoseconds, so that other load on the machine does not count. */
 static uint64_t cpu_time(void)
 {
 	struct timespec now;
@@ -161,6 +176,7 @@ static uint64_t cpu_time(void)
 	return now.tv_sec * 1000000000UL + now.tv_nsec;
 }
 
+/* CPU time to make a surface and unmap it. */
 static uint64_t cost_of_surface(size_t size)
 {
 	uint64_t begin = cpu_time();
@@ -173,6 +189,7 @@ static uint64_t cost_of_surface(size_t size)
 	return begin;
 }
 
+/* CPU time to populate anonymous memory and unmap it. */
 static uint64_t cost_of_memory(size_t size)
 {
 	uint64_t begin = cpu_time();
@@ -185,8 +202,8 @@ static uint64_t cost_of_memory(size_t size)
 }
 
 /*
- * One that is never used costs no more than memory for the directory's top, and less time than
- * 64 MiB of anonymous memory. (With 8 bytes for each GiB it would be 496 MiB.)
+ * A surface of 62 PiB that is never used takes only the memory of the directory's top level, and
+ * less time than 64 MiB of anonymous memory. (8 bytes for each GiB would be 496 MiB.)
  */
 TEST(la57_surface_of_62_pib_is_cheap, .needs_cpu = "la57")
 {
@@ -211,6 +228,7 @@ TEST(la57_surface_of_62_pib_is_cheap, .needs_cpu = "la57")
 		      surface / 1000, memory / 1000);
 }
 
+/* Pages at both ends of the surface, of page tables and leaves, and around its middle. */
 static const uint64_t places[] = {
 	0, 511, 512, GIB / PAGE - 1, GIB / PAGE, LEAF / PAGE - 1, LEAF / PAGE,
 	LARGEST / 2 / PAGE - 1, LARGEST / 2 / PAGE, LAST(LARGEST) - 512, LAST(LARGEST),
@@ -218,7 +236,7 @@ static const uint64_t places[] = {
 
 #define PLACES (sizeof(places) / sizeof(*places))
 
-/* At both ends and in the middle. */
+/* ALLOC and FREE at all places, and across the border of two leaves. */
 TEST(la57_alloc_and_free_all_over, .needs_cpu = "la57")
 {
 	struct exmap *ex = exmap_largest(100);
@@ -237,16 +255,17 @@ TEST(la57_alloc_and_free_all_over, .needs_cpu = "la57")
 		}
 		assert_mapped(ex, 0);
 	}
-	/* Over the border between two leaves. */
+	/* Across the border of two leaves. */
 	ck_assert_int_eq(alloc(ex, 0, 3 * LEAF / PAGE - 20, 40), 40);
 	ck_assert_uint_eq(resident(ex, 3 * LEAF / PAGE - 20, 40), 40);
 	ck_assert_int_eq(release(ex, 0, 3 * LEAF / PAGE - 20, 40), 40);
-	/* What is never used, and what is not there. */
+	/* Pages that were never used, and pages beyond the surface. */
 	ck_assert_int_eq(release(ex, 0, 20 * PIB / PAGE, 4095), 0);
 	ck_assert_int_eq(alloc(ex, 0, LAST(LARGEST), 2), -EFAULT);
 	assert_pages_add_up(ex->fd);
 }
 
+/* READ, pread and WRITE at all places, with a backing file as long as the surface. */
 TEST(la57_read_and_write_all_over, .needs_cpu = "la57")
 {
 	int file = memfd_create("test-memory", MFD_CLOEXEC);
@@ -276,7 +295,7 @@ TEST(la57_read_and_write_all_over, .needs_cpu = "la57")
 	assert_mapped(ex, PLACES);
 }
 
-/* What the kernel takes away with the surface: the pages, and the directory but for its top. */
+/* munmap gives back all pages, and all of the directory but its top level. */
 TEST(la57_munmap_with_pages_all_over, .needs_cpu = "la57")
 {
 	enum { NR = 2000 };
@@ -285,7 +304,7 @@ TEST(la57_munmap_with_pages_all_over, .needs_cpu = "la57")
 
 	pages_in_many_leaves(ex, NR);
 	spread(ex, EXMAP_OP_ALLOC, NR);
-	/* Pages and leaves. */
+	/* A page and a leaf for each. */
 	ck_assert_int_ge(rss() - rss_before, 2 * NR * 4 - rss_slack());
 	assert_ok(munmap(ex->surface, ex->size));
 	assert_mapped(ex, 0);
@@ -298,6 +317,7 @@ TEST(la57_munmap_with_pages_all_over, .needs_cpu = "la57")
 	ck_assert_int_le(labs(rss() - rss_before), rss_slack());
 }
 
+/* MADV_DONTNEED of all gives back all pages; of a part, those of that part only. */
 TEST(la57_dontneed_of_all, .needs_cpu = "la57")
 {
 	enum { NR = 1000 };
@@ -310,7 +330,7 @@ TEST(la57_dontneed_of_all, .needs_cpu = "la57")
 		assert_fdinfo(ex->fd, "pages-mapped", 0);
 		assert_pages_add_up(ex->fd);
 	}
-	/* And of a part that begins and ends within leaves. */
+	/* A part that begins and ends within leaves. */
 	spread(ex, EXMAP_OP_ALLOC, NR);
 	assert_ok(madvise(ex->surface + spread_page(LARGEST, 1, NR) * PAGE,
 			  (spread_page(LARGEST, NR - 1, NR) - spread_page(LARGEST, 1, NR)) * PAGE,
@@ -320,6 +340,7 @@ TEST(la57_dontneed_of_all, .needs_cpu = "la57")
 	ck_assert_uint_eq(resident(ex, spread_page(LARGEST, NR - 1, NR), 1), 1);
 }
 
+/* The end of the process gives back all memory, by exit or by SIGKILL. */
 TEST(la57_exit_with_pages_all_over, .needs_cpu = "la57")
 {
 	long before = available_kib();
@@ -341,7 +362,7 @@ TEST(la57_exit_with_pages_all_over, .needs_cpu = "la57")
 	assert_available(before, 16 * 1024);
 }
 
-/* The end of what is mapped below 2^47: above the stack there is a gap of random size. */
+/* The end of the last mapping below 2^47. Above the stack, a gap of random size follows it. */
 static char *end_of_low_mappings(void)
 {
 	unsigned long start, end, highest = 0;
@@ -356,7 +377,7 @@ static char *end_of_low_mappings(void)
 	return (char *)highest;
 }
 
-/* What a 4-level table has addresses for ends within the surface. */
+/* A surface across 2^47, where the addresses of 4-level page tables end. */
 TEST(la57_surface_across_2_to_the_47, .needs_cpu = "la57")
 {
 	char *const border = (char *)(1UL << 47), *start = end_of_low_mappings();

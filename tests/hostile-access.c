@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of those who look at the surface's memory, or write to it, by other ways than its own
- * addresses: process_vm_readv, ptrace, /proc, mincore, core dumps.
+ * Tests of access to the memory of a surface other than by load and store: process_vm_readv,
+ * ptrace, /proc/PID/mem, pagemap, smaps, mincore, core dumps.
  */
 #include <dirent.h>
 #include <sys/ptrace.h>
@@ -9,7 +9,7 @@
 
 #include "ways.h"
 
-/* Memory as others see it: fewer bytes where a page is not there, and then none. */
+/* process_vm_readv and process_vm_writev stop at an absent page; EFAULT if it is the first. */
 static void by_process_vm(struct exmap *ex, pid_t pid)
 {
 	static char buffer[100 * PAGE];
@@ -30,6 +30,7 @@ static void by_process_vm(struct exmap *ex, pid_t pid)
 	}
 }
 
+/* ptrace reads and writes a mapped page. An absent one is EIO. */
 static void by_ptrace(struct exmap *ex, pid_t pid)
 {
 	assert_ok(ptrace(PTRACE_ATTACH, pid, 0, 0));
@@ -59,6 +60,7 @@ WAY(ptrace_by_another)
 	return KEEPS;
 }
 
+/* /proc/PID/mem reads and writes a mapped page. An absent one is EIO. */
 WAY(proc_mem)
 {
 	int fd = open("/proc/self/mem", O_RDWR);
@@ -74,6 +76,7 @@ WAY(proc_mem)
 	return KEEPS;
 }
 
+/* pagemap shows a mapped page as present, and an absent one as absent. */
 WAY(pagemap)
 {
 	int fd = open("/proc/self/pagemap", O_RDONLY);
@@ -89,18 +92,20 @@ WAY(pagemap)
 	return KEEPS;
 }
 
+/* Read a file of /proc to its end. */
 static void read_all(const char *path)
 {
 	char buffer[PAGE];
 	int fd = open(path, O_RDONLY);
 
-	if (fd < 0)	/* numa_maps is not in every kernel */
+	if (fd < 0)	/* some kernels have no numa_maps */
 		ck_assert_int_eq(errno, ENOENT);
 	while (fd >= 0 && read(fd, buffer, sizeof(buffer)) > 0)
 		;
 	close(fd);
 }
 
+/* The files that go through the page tables of all mappings. */
 WAY(smaps_and_numa_maps)
 {
 	read_all("/proc/self/maps");
@@ -110,6 +115,7 @@ WAY(smaps_and_numa_maps)
 	return KEEPS;
 }
 
+/* mincore sees mapped pages, and no other. */
 WAY(mincore_of_all)
 {
 	ck_assert_uint_ge(resident_in(ex->surface, PAGES), KEPT);
@@ -122,7 +128,7 @@ WAY(mincore_of_all)
  * Core dumps
  */
 
-/* Whether a page of the surface is in a file. */
+/* Does a file have a page of the surface? */
 static bool file_has_pages(int fd)
 {
 	uint64_t block[PAGE / 8];
@@ -134,7 +140,7 @@ static bool file_has_pages(int fd)
 	return false;
 }
 
-/* The only file of a directory, removed; -1 where there is none. */
+/* Open and remove the only file of a directory. Returns -1 if the directory is empty. */
 static int take_file(const char *directory)
 {
 	struct dirent *entry;
@@ -153,7 +159,10 @@ static int take_file(const char *directory)
 	return fd;
 }
 
-/* With every kind of memory asked for. */
+/*
+ * A process aborts with a surface, and the kernel is asked to dump every kind of memory. The core
+ * has no page of the surface, not even after MADV_DODUMP.
+ */
 static void dump_core(bool busy)
 {
 	int filter = open("/proc/self/coredump_filter", O_WRONLY);
@@ -181,7 +190,7 @@ static void dump_core(bool busy)
 	ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
 	core = take_file(directory);
 	assert_ok(rmdir(directory));
-	/* It may have gone elsewhere: see core(5). */
+	/* The system may put cores elsewhere: see core(5). */
 	if (core >= 0)
 		ck_assert(!file_has_pages(core));
 }

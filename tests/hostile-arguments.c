@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of wild arguments: of ioctls, in entries that change while they are looked at, of
- * interfaces and pages out of range.
+ * Tests of arguments: wild ones of ioctls, entries that another thread changes during a call,
+ * files that threads mix up, interfaces and pages at and above their limits.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -16,7 +16,7 @@ static uint64_t random64(void)
 	return (uint64_t)random() << 42 ^ (uint64_t)random() << 21 ^ random();
 }
 
-/* Mostly something at the edge of being right. */
+/* A number, mostly at the edge of what is valid. */
 static uint64_t wild_number(void)
 {
 	static const uint64_t numbers[] = {
@@ -30,7 +30,10 @@ static uint64_t wild_number(void)
 	return numbers[random() % (sizeof(numbers) / sizeof(numbers[0]))];
 }
 
-/* A struct, some of it wild; or one that cannot be read, or not all of it. */
+/*
+ * A pointer: to a struct with wild fields, to one that ends beyond @end and so beyond readable
+ * memory, to somewhere on the surface, or to an address that no program has.
+ */
 static void *wild_pointer(struct exmap *ex, char *end)
 {
 	static const uint64_t bad[] = {
@@ -49,7 +52,7 @@ static void *wild_pointer(struct exmap *ex, char *end)
 	}
 	for (int i = 0; i < 4; i++)
 		fields[i] = wild_number();
-	/* ACTION: interface and number, opcode and hole, flags. */
+	/* A valid or nearly valid ACTION: interface and number of entries, opcode, flags. */
 	if (random() % 2) {
 		fields[0] = random() % 5 | random() % 514 << 16 | (random() % 5) << 32;
 		fields[1] = random() % 3;
@@ -57,15 +60,17 @@ static void *wild_pointer(struct exmap *ex, char *end)
 	return fields;
 }
 
-/* The entries, too. */
+/* Fill entries of each interface: some valid, some wild. */
 static void wild_entries(struct exmap *ex)
 {
 	for (int i = 0; i < 3; i++)
 		for (int n = 0; n < 512; n += 1 + random() % 16)
-			entry(ex, i, n, random() % 2 ? wild_number() >> 12 : (uint64_t)random() % PAGES,
+			entry(ex, i, n,
+			      random() % 2 ? wild_number() >> 12 : (uint64_t)random() % PAGES,
 			      random() % 2 ? random() % 32 : random() % 4096);
 }
 
+/* Make 300 ioctls, and look at the exmap afterwards. */
 static void wild_calls(int file)
 {
 	static const unsigned int known[] = {
@@ -85,7 +90,7 @@ static void wild_calls(int file)
 			cmd = _IOC(random() % 4, 'k', random() % 8, random() % 4096);
 		if (cmd == EXMAP_IOCTL_CLONE)
 			pointer = (char *)(long)fds[random() % 8];
-		/* No file but ours. */
+		/* A backing file, too, only out of @fds: no other file of this program. */
 		else if (cmd == EXMAP_IOCTL_SETUP && pointer >= end - PAGE && pointer <= end - 4)
 			*(int *)pointer = fds[random() % 8];
 		if (random() % 4 == 0)
@@ -102,6 +107,7 @@ static void wild_calls(int file)
 	assert_whole_pool(ex, POOL);
 }
 
+/* Wild arguments get an error that the man pages name, and no page is lost. */
 TEST(ioctls_with_wild_arguments)
 {
 	become_hostile();
@@ -120,7 +126,7 @@ TEST(ioctls_with_wild_arguments)
 	}
 }
 
-/* Every number in every direction and size: just those four are there. */
+/* Every number, direction and size of an ioctl but those of the four that exist is ENOTTY. */
 TEST(ioctls_of_every_number)
 {
 	become_hostile();
@@ -138,13 +144,14 @@ TEST(ioctls_of_every_number)
 	assert_fate(ex, KEEPS);
 }
 
-/* Threads that use, set up, clone, map, close and reopen the same few files. */
+/* A thread that uses, sets up, clones, maps, closes and reopens files that other threads use. */
 struct mixer {
 	int *fds;
 	unsigned int seed;
 	pthread_t thread;
 };
 
+/* Do one of these with the file *@fd, then ALLOC. */
 static void mix(int *fd, int other, int what)
 {
 	struct exmap_action_params params = { .iov_len = 1, .opcode = EXMAP_OP_ALLOC };
@@ -185,6 +192,7 @@ static void *mixer_thread(void *arg)
 	return NULL;
 }
 
+/* After four such threads, closing all files gives all memory back. */
 TEST(files_mixed_up_by_threads)
 {
 	struct mixer m[4];
@@ -200,21 +208,23 @@ TEST(files_mixed_up_by_threads)
 	}
 	for (int i = 0; i < 4; i++)
 		pthread_join(m[i].thread, NULL);
-	/* Also those that got lost where two reopened the same. */
+	/* Close them by range: two threads that reopened one file have left a third open. */
 	assert_ok(close_range(first, ~0U, 0));
 	ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), 0);
 }
 
 /*
- * Entries that change while they are looked at
+ * Entries that change during a call
  */
+
+/* A thread that changes the entries of interface 0. */
 struct changer {
 	struct exmap *ex;
 	atomic_bool stop;
 	pthread_t thread;
 };
 
-/* Right and wrong by turns, and so often that a second look would see the other. */
+/* Valid and invalid in turns, so fast that a call that read an entry twice would see both. */
 static void *changer_thread(void *arg)
 {
 	static const struct { uint64_t page; unsigned int len; } entries[] = {
@@ -229,6 +239,9 @@ static void *changer_thread(void *arg)
 	return NULL;
 }
 
+/*
+ * Whatever such threads do, each call returns a valid count, and maps pages on the surface only.
+ */
 TEST(entries_changed_by_another_thread)
 {
 	become_hostile();
@@ -259,6 +272,11 @@ TEST(entries_changed_by_another_thread)
 /*
  * Interfaces and pages out of range
  */
+
+/*
+ * After SETUP with @nr interfaces, or before SETUP if @nr is 0: each way to name an interface
+ * accepts those below @nr, and refuses all others.
+ */
 static void assert_interfaces(int fd, unsigned int nr)
 {
 	static const unsigned int edges[] = {
@@ -278,7 +296,7 @@ static void assert_interfaces(int fd, unsigned int nr)
 			ck_assert(mapping == MAP_FAILED && errno == ENXIO);
 			assert_errno(action(fd, edge, EXMAP_OP_ALLOC, 1, 0), nr ? EINVAL : EBADF);
 		}
-		/* The next higher bits are the opcode's. */
+		/* In the offset the opcode is bits 8 to 15: the number's higher bits follow it. */
 		edge = edge > 255 ? edge << 16 : edge;
 		assert_errno(pread(fd, memory, PAGE, EXMAP_OP_ALLOC << 8 | edge),
 			     !nr ? EBADF : edge < nr ? EPROTO : EINVAL);
@@ -287,6 +305,7 @@ static void assert_interfaces(int fd, unsigned int nr)
 		assert_errno(map_interface(fd, far), ENXIO);
 }
 
+/* Interfaces are checked against the number that SETUP was given. */
 TEST(interfaces_at_and_above_the_limit)
 {
 	static const int limits[] = { 1, 2, 255, 256, 257, 1023, 1024 };
@@ -302,7 +321,7 @@ TEST(interfaces_at_and_above_the_limit)
 	}
 }
 
-/* With 4095 pages more than fit into a call's last entry, and a tail. */
+/* Pages are checked against a surface that is longer than the longest entry, and no power of 2. */
 TEST(pages_at_and_above_the_limit)
 {
 	enum { SIZE = 4096 + 16 };
@@ -324,7 +343,7 @@ TEST(pages_at_and_above_the_limit)
 				bool fits = pages[p] + lens[l] <= SIZE;
 				int ret = run(ex, 0, opcodes[o], pages[p], lens[l]);
 
-				/* WRITE has made the file long enough. */
+				/* READ does not end early: WRITE has made the file long enough. */
 				if (fits)
 					ck_assert_int_eq(ret, lens[l]);
 				else

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of the end of an exmap: at any moment, in any order, and of many at once.
+ * Tests of the end of an exmap: at any moment, in any order, of many at once. All that it took is
+ * given back.
  */
 #include <time.h>
 
 #include "busy.h"
 #include "cgroup.h"
 
-/*
- * The end at any moment
- */
+/* close during calls only takes the file away: the mapping keeps exmap and pages until munmap. */
 TEST(close_while_calls_run)
 {
 	become_hostile();
@@ -29,7 +28,7 @@ TEST(close_while_calls_run)
 			close(ex->fd);
 			close(clone);
 			busy_join(&b, true);
-			/* The mapping holds it. */
+			/* The mapping holds the exmap. */
 			assert_kept(ex, KEEPS);
 			assert_ok(munmap(ex->surface, ex->size));
 			for (int i = 0; i < 3; i++)
@@ -41,7 +40,7 @@ TEST(close_while_calls_run)
 	}
 }
 
-/* A child does one thing again and again until it is killed. */
+/* Kill a child at a random moment while it makes calls, again and again. No memory is lost. */
 static void killed_in(void (*call)(struct exmap *ex))
 {
 	long before = available_kib();
@@ -75,16 +74,17 @@ static void killed_in(void (*call)(struct exmap *ex))
 		close(ready[0]);
 		close(ready[1]);
 	}
-	/* One pool each time would be 64 MiB. */
+	/* If a pool were lost each time, 64 MiB would be missing. */
 	assert_available(before, 16 * 1024);
 }
 
-#define KILLED_IN(name)							\
-	static void again_##name(struct exmap *ex);			\
-	TEST(killed_in_##name) { killed_in(again_##name); } \
+/* KILLED_IN(name) { body } defines the test killed_in_name: the child repeats the body. */
+#define KILLED_IN(name)								\
+	static void again_##name(struct exmap *ex);				\
+	TEST(killed_in_##name) { killed_in(again_##name); }			\
 	static void again_##name(struct exmap *ex)
 
-/* Always pages from the system. */
+/* MADV_DONTNEED gives the pages back, so the next ALLOC takes new ones from the system. */
 KILLED_IN(alloc_of_new_pages)
 {
 	alloc(ex, 0, 100, 300);
@@ -145,9 +145,10 @@ KILLED_IN(mmap)
 }
 
 /*
- * Everything is given back in whatever order it is taken down, and wherever the
- * process ends.
+ * The end in any order
  */
+
+/* What a test takes down. */
 enum { SURFACE, INTERFACES, FILE_ITSELF, CLONE, STEPS };
 
 static void take_down(struct exmap *ex, int clone, int step)
@@ -169,13 +170,17 @@ static void take_down(struct exmap *ex, int clone, int step)
 	}
 }
 
+/*
+ * Use an exmap, take some or all of it down in this order, and end. After all of it the process
+ * has no page left.
+ */
 static void live_and_die(const int *order, int steps)
 {
 	long before = kib_of("/proc/self/status", "RssShmem:");
 	struct exmap *ex;
 	int clone;
 
-	/* The pool, the array of interfaces, and three of these. */
+	/* The pool, the array of interfaces, and 4 pages for each of three interfaces. */
 	set_memlock((2000 + 1 + 3 * 4) * PAGE);
 	drop_privileges();
 	ex = fenced_exmap(PAGES, 2000, -1);
@@ -193,7 +198,7 @@ static void live_and_die(const int *order, int steps)
 	ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), 0);
 }
 
-/* All orders that begin with these steps. */
+/* Try all orders that begin with these steps, each in a process that ends after its last step. */
 static void all_orders(int *order, int steps)
 {
 	pid_t pid = cgroup_fork();
@@ -215,6 +220,7 @@ static void all_orders(int *order, int steps)
 	}
 }
 
+/* All memory is given back, whatever was taken down before the process ends, in any order. */
 TEST(all_is_given_back_in_any_order, .needs = MEMCG)
 {
 	int order[STEPS + 1];
@@ -232,7 +238,7 @@ static double seconds_since(const struct timespec *start)
 	return now.tv_sec - start->tv_sec + (now.tv_nsec - start->tv_nsec) / 1e9;
 }
 
-/* How long it takes to make so many exmaps, in seconds, and to kill the process that has them. */
+/* How many seconds it takes to make @count exmaps, and to kill the process that has them. */
 static void make_and_kill(int count, double *made, double *gone)
 {
 	struct timespec start;
@@ -263,14 +269,17 @@ static void make_and_kill(int count, double *made, double *gone)
 	close(ready[1]);
 }
 
-/* Exmaps of a process that is killed go all at once. */
+/*
+ * Exmaps of a process that is killed end all at once, not each after a wait of its own: that takes
+ * less than three times as long as making them.
+ */
 TEST(exit_with_many_exmaps)
 {
 	int count = scaled(1600);
 	double made, gone;
 
 	make_and_kill(count, &made, &gone);
-	/* The machine may be busy with other things. */
+	/* Try again: the machine may have been busy with other things. */
 	for (int i = 0; gone >= 3 * made && i < 2; i++)
 		make_and_kill(count, &made, &gone);
 	ck_assert_msg(gone < 3 * made, "%d exmaps: made in %.2f s, gone in %.2f s", count, made,

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of other processes that have the surface, the memory or the file of an exmap: by fork, by
- * exec, or by clone.
+ * Tests of processes that get hold of an exmap by fork, exec or clone: a child must find neither
+ * surface nor interfaces, and a program only a file that refuses everything. A process that
+ * shares the memory may do everything.
  */
 #include <sched.h>
 
 #include "ways.h"
 
-/* A child has nothing of it, even where madvise says so: neither the surface nor interfaces. */
+/* A child can access neither surface nor interfaces, and its calls get EPERM. */
 static void assert_not_mine(struct exmap *ex)
 {
 	uint64_t value;
@@ -23,7 +24,7 @@ static void assert_not_mine(struct exmap *ex)
 	assert_errno(action(ex->fd, 0, EXMAP_OP_FREE, 1, 0), EPERM);
 }
 
-/* Newer kernels refuse some of it. */
+/* Give advice on surface and interfaces. Newer kernels refuse some of it. */
 static void advise_all(struct exmap *ex, int advice)
 {
 	madvise(ex->surface, ex->size, advice);
@@ -31,14 +32,14 @@ static void advise_all(struct exmap *ex, int advice)
 		madvise(ex->interface[i], PAGE, advice);
 }
 
-/* What happens to the first pages while a child has them in sight, if it has. */
+/* Free the first pages and allocate them again: a child must see neither. */
 static void recycle_kept(struct exmap *ex)
 {
 	ck_assert_int_eq(release(ex, 0, 0, KEPT), KEPT);
 	map_kept(ex);
 }
 
-/* Looks before and after its parent has freed the pages, and then has a child of its own look. */
+/* In a child: look before and after the parent has freed the pages; then let its own child look. */
 static void look_and_fork(struct exmap *ex, int pipes[2][2])
 {
 	char byte = 0;
@@ -60,7 +61,7 @@ static void look_and_fork(struct exmap *ex, int pipes[2][2])
 	_exit(0);
 }
 
-/* Each piece of advice is added to what was said before it. */
+/* A child inherits nothing after any advice about fork, each given on top of those before it. */
 WAY(fork_after_dofork)
 {
 	static const int said[] = {
@@ -81,7 +82,7 @@ WAY(fork_after_dofork)
 		assert_ok(pid);
 		if (!pid)
 			look_and_fork(ex, pipes);
-		/* The end of a child that has failed. */
+		/* So that read returns if the child has failed. */
 		close(pipes[0][1]);
 		if (read(pipes[0][0], &byte, 1) == 1)
 			recycle_kept(ex);
@@ -95,7 +96,10 @@ WAY(fork_after_dofork)
 	return KEEPS;
 }
 
-/* Where a child has pages that were not counted when it got them, they are when it ends. */
+/*
+ * fork after MADV_DOFORK leaves the kernel's count of mapped pages right. If a child got pages that
+ * the kernel did not count at fork, it would still subtract them when the child ends.
+ */
 TEST(fork_after_dofork_keeps_the_books)
 {
 	enum { MANY = 4000, SLACK = MANY * 4 / 2 /* half of them, in KiB */ };
@@ -104,7 +108,7 @@ TEST(fork_after_dofork_keeps_the_books)
 	struct exmap *ex = fenced_exmap(MANY, MANY, -1);
 	long before;
 
-	/* The number does not fall below nothing: have it larger than what may go wrong. */
+	/* The count never falls below 0: make it larger than the error this test looks for. */
 	assert_ok(mmap(NULL, MANY * PAGE, PROT_READ | PROT_WRITE,
 		       MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0));
 	ck_assert_int_eq(alloc(ex, 0, 0, MANY), MANY);
@@ -119,7 +123,7 @@ TEST(fork_after_dofork_keeps_the_books)
 			_exit(0);
 		wait_child(pid, 0);
 	}
-	/* Each CPU brings in its part of it now and then. */
+	/* CPUs report their part of the count now and then. */
 	for (int i = 0; i < 100 && labs(kib_of("/proc/meminfo", "Mapped:") - before) > SLACK; i++)
 		usleep(100000);
 	ck_assert_int_le(labs(kib_of("/proc/meminfo", "Mapped:") - before), SLACK);
@@ -127,13 +131,13 @@ TEST(fork_after_dofork_keeps_the_books)
 }
 
 /*
- * Processes that share memory, or the file
+ * Processes that share the memory, or the file
  */
 
-/* Set in the environment of the program that exec_with_an_open_file() starts. */
+/* exec_with_an_open_file() tells the program it starts by this variable which file that has. */
 #define INHERITED "EXMAP_TEST_INHERITED"
 
-/* In that program: 0 where nothing can be done with the file. */
+/* In that program: every use of the file must be refused. Returns 42 if so. */
 static int use_inherited(int fd)
 {
 	struct exmap_ioctl_stats s;
@@ -150,6 +154,7 @@ static int use_inherited(int fd)
 	return 42;
 }
 
+/* After exec, an inherited file refuses everything, even if a thread was using it. */
 TEST(exec_with_an_open_file)
 {
 	become_hostile();
@@ -177,7 +182,7 @@ TEST(exec_with_an_open_file)
 	}
 }
 
-/* A process with the same memory may do all, and its end is not that of the exmap. */
+/* In a process with the same memory: use the exmap. Returns 0 if all calls worked. */
 static int sharer(void *arg)
 {
 	struct exmap *ex = arg;
@@ -186,6 +191,7 @@ static int sharer(void *arg)
 		release(ex, 0, ABSENT, 5) != 5 || !poke(where(ex, 0), stamp(0));
 }
 
+/* A process that shares the memory may use the exmap, which survives the end of that process. */
 TEST(clone_vm_and_vfork)
 {
 	static char stack[65536] __attribute__((aligned(16)));
@@ -197,13 +203,19 @@ TEST(clone_vm_and_vfork)
 		pid_t pid = clone(sharer, stack + sizeof(stack),
 				  CLONE_VM | SIGCHLD | (round % 2 ? CLONE_VFORK : 0), ex);
 
-		/* No assertion before: for the C library they are one thread, with its locks. */
+		/*
+		 * No assertion before the child's end: the C library takes both processes for one
+		 * thread, and its locks for held by that.
+		 */
 		wait_child(pid, 0);
 	}
 	assert_fate(ex, KEEPS);
 }
 
-/* It goes on when the process that opened the file is gone; nobody waits for it. */
+/*
+ * Use the exmap after the process that opened it has ended. No one can wait for this process, so
+ * it reports by a pipe.
+ */
 static int survivor(void *arg)
 {
 	struct exmap *ex = arg;
@@ -217,6 +229,7 @@ static int survivor(void *arg)
 	return write(*(int *)where(ex, 10), &result, 1) != 1;
 }
 
+/* An exmap works as long as a process has the memory, even after the opener has ended. */
 TEST(clone_vm_survives_its_parent)
 {
 	static char stack[65536] __attribute__((aligned(16)));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of system calls that change the surface as a mapping, made by a user without privileges:
- * munmap, mmap, mremap, mprotect, madvise, mlock, userfaultfd, clear_refs, and those of NUMA.
+ * Tests of system calls that change mappings, made on a surface by a user without privileges:
+ * munmap, mmap, mremap, mprotect, madvise, mlock, userfaultfd, clear_refs, mbind and the like.
  */
 #include <linux/userfaultfd.h>
 #include <sys/resource.h>
@@ -10,7 +10,7 @@
 
 #include "ways.h"
 
-/* Younger than the headers of some systems we build on. */
+/* The headers of some systems are too old for these. */
 #ifndef MADV_DONTNEED_LOCKED
 #define MADV_DONTNEED_LOCKED 24
 #endif
@@ -29,6 +29,7 @@
 #define SYS_mseal 462
 #endif
 
+/* A part of the surface cannot be unmapped, because its VMA refuses to be split. */
 WAY(munmap_of_a_part)
 {
 	assert_errno(munmap(ex->surface, PAGE), EINVAL);
@@ -38,13 +39,17 @@ WAY(munmap_of_a_part)
 	return KEEPS;
 }
 
+/* munmap of the surface and its surroundings. */
 WAY(munmap_of_all)
 {
 	assert_ok(munmap(ex->surface - PAGE, ex->size + 2 * PAGE));
 	return ENDS;
 }
 
-/* While new pages are on their way, since these have just been given back. */
+/*
+ * munmap while the busy thread gets new pages from the system, because MADV_DONTNEED has just
+ * given all pages back.
+ */
 WAY(munmap_after_dontneed)
 {
 	for (int i = 0; i < 5; i++)
@@ -53,12 +58,14 @@ WAY(munmap_after_dontneed)
 	return ENDS;
 }
 
+/* Map the file @fd at @address, or anonymous memory if @fd is negative. */
 static void *map_over(void *address, size_t size, int fd)
 {
 	return mmap(address, size, PROT_READ | PROT_WRITE,
 		    MAP_FIXED | (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED), fd, 0);
 }
 
+/* Nothing can be mapped over a part of the surface, because its VMA refuses to be split. */
 WAY(mmap_over_a_part)
 {
 	ck_assert_ptr_eq(map_over(ex->surface, PAGE, -1), MAP_FAILED);
@@ -67,6 +74,7 @@ WAY(mmap_over_a_part)
 	return KEEPS;
 }
 
+/* Anonymous memory that replaces the surface shows none of its pages. */
 WAY(mmap_over_all)
 {
 	ck_assert_ptr_eq(map_over(ex->surface, ex->size, -1), ex->surface);
@@ -75,6 +83,7 @@ WAY(mmap_over_all)
 	return ENDS;
 }
 
+/* A surface that replaces another one works, and shows none of the other's pages. */
 WAY(mmap_of_another_surface_over_it)
 {
 	struct exmap other = { .fd = exmap_open(), .surface = ex->surface, .size = ex->size };
@@ -90,23 +99,26 @@ WAY(mmap_of_another_surface_over_it)
 	return ENDS;
 }
 
+/* A second mmap of the surface is refused, but the kernel has unmapped the first by then. */
 WAY(mmap_of_the_same_surface_over_it)
 {
 	assert_errno(map_over(ex->surface, ex->size, ex->fd), EBUSY);
 	return ENDS;
 }
 
+/* The surface neither grows nor shrinks. */
 WAY(mremap_to_another_size)
 {
 	assert_errno(mremap(ex->surface, ex->size, ex->size + PAGE, 0), EFAULT);
 	assert_errno(mremap(ex->surface, ex->size, 2 * ex->size, MREMAP_MAYMOVE), EFAULT);
 	assert_errno(mremap(ex->surface, ex->size, ex->size - PAGE, 0), EINVAL);
 	assert_errno(mremap(ex->surface, ex->size, PAGE, MREMAP_MAYMOVE), EINVAL);
-	/* Of shared memory this would make a second mapping. */
+	/* If the old size is 0, mremap makes a second mapping of shared memory. */
 	assert_errno(mremap(ex->surface, 0, ex->size, MREMAP_MAYMOVE), EFAULT);
 	return KEEPS;
 }
 
+/* A part of the surface does not move. */
 WAY(mremap_of_a_part)
 {
 	void *there = elsewhere(PAGE);
@@ -118,6 +130,10 @@ WAY(mremap_of_a_part)
 	return KEEPS;
 }
 
+/*
+ * The surface does not move. A try ends it, because the kernel tells the MMU notifier that the
+ * addresses are unmapped before it asks the VMA.
+ */
 WAY(mremap_that_moves)
 {
 	assert_errno(mremap(ex->surface, ex->size, ex->size, MREMAP_MAYMOVE | MREMAP_FIXED,
@@ -125,6 +141,7 @@ WAY(mremap_that_moves)
 	return ENDS;
 }
 
+/* MREMAP_DONTUNMAP, which leaves the old mapping in place, is refused. */
 WAY(mremap_dontunmap)
 {
 	assert_errno(mremap(ex->surface, ex->size, ex->size, MREMAP_MAYMOVE | MREMAP_DONTUNMAP,
@@ -132,6 +149,7 @@ WAY(mremap_dontunmap)
 	return KEEPS;
 }
 
+/* No protection can be set, whether on all of the surface or on a part. */
 WAY(mprotect_of_any_kind)
 {
 	for (int prot = 0; prot < 8; prot++) {
@@ -141,6 +159,7 @@ WAY(mprotect_of_any_kind)
 	return KEEPS;
 }
 
+/* The same by pkey_mprotect, with a protection key and without one. */
 WAY(pkey_mprotect_of_any_kind)
 {
 	int key = syscall(SYS_pkey_alloc, 0, 0);
@@ -153,7 +172,7 @@ WAY(pkey_mprotect_of_any_kind)
 	return KEEPS;
 }
 
-/* On all of it, on some pages, on the odd tail, and across both ends. */
+/* Give advice on all pages, some pages, the last page, and across both ends. */
 static void advise(struct exmap *ex, int advice)
 {
 	madvise(ex->surface, ex->size, advice);
@@ -163,6 +182,7 @@ static void advise(struct exmap *ex, int advice)
 	madvise(where(ex, PAGES - 1), 2 * PAGE, advice);
 }
 
+/* Each kind of advice, and its fate. */
 #define FOR_ADVICE(f)							\
 	f(dontneed, DONTNEED, LOSES) f(dontneed_locked, DONTNEED_LOCKED, LOSES)	\
 	f(free, FREE, KEEPS) f(pageout, PAGEOUT, KEEPS) f(cold, COLD, KEEPS)	\
@@ -184,7 +204,7 @@ static void advise(struct exmap *ex, int advice)
 
 FOR_ADVICE(WAY_TO_ADVISE)
 
-/* Whatever there is, or will be. */
+/* Every number that is advice today, or may be on a later kernel. */
 WAY(madvise_of_any_number)
 {
 	for (int advice = 0; advice < 128; advice++)
@@ -192,6 +212,7 @@ WAY(madvise_of_any_number)
 	return LOSES;
 }
 
+/* process_madvise, which reaches a process by its pidfd. */
 WAY(process_madvise_of_itself)
 {
 	struct iovec range = { .iov_base = ex->surface, .iov_len = ex->size };
@@ -204,6 +225,7 @@ WAY(process_madvise_of_itself)
 	return LOSES;
 }
 
+/* mlock in each form maps no page and takes none away. */
 WAY(mlock_and_munlock)
 {
 	mlock(ex->surface, ex->size);
@@ -214,6 +236,7 @@ WAY(mlock_and_munlock)
 	return KEEPS;
 }
 
+/* The same by mlockall, for all mappings that are there and that will be. */
 WAY(mlockall_and_munlockall)
 {
 	assert_ok(mlockall(MCL_CURRENT | MCL_FUTURE));
@@ -222,11 +245,12 @@ WAY(mlockall_and_munlockall)
 	return KEEPS;
 }
 
-/* What it leaves in the place of an absent page is in nobody's way. */
+/* userfaultfd write-protects an absent page by a marker in its PTE. ALLOC and FREE ignore it. */
 static void leave_marker(struct exmap *ex, int fd)
 {
 	struct uffdio_writeprotect protect = {
-		.range = { (uintptr_t)where(ex, ABSENT), PAGE }, .mode = UFFDIO_WRITEPROTECT_MODE_WP,
+		.range = { (uintptr_t)where(ex, ABSENT), PAGE },
+		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
 	};
 
 	assert_ok(ioctl(fd, UFFDIO_WRITEPROTECT, &protect));
@@ -234,7 +258,10 @@ static void leave_marker(struct exmap *ex, int fd)
 	ck_assert_int_eq(release(ex, 0, ABSENT, 1), 1);
 }
 
-/* No mode of it; but from 6.7 on, and until 6.12.105, one that any VMA can have. */
+/*
+ * userfaultfd refuses the surface in every mode, with one exception: from 6.7 until 6.12.105,
+ * kernels accept asynchronous write protection for any VMA.
+ */
 WAY(userfaultfd)
 {
 	for (int async = 0; async < 2; async++) {
@@ -261,6 +288,7 @@ WAY(userfaultfd)
 	return KEEPS;
 }
 
+/* Write each number to clear_refs of a process. Some kernels do not know all of them. */
 static void clear_refs(pid_t pid)
 {
 	char path[32];
@@ -275,6 +303,7 @@ static void clear_refs(pid_t pid)
 	close(fd);
 }
 
+/* clear_refs write-protects pages to see which are written. The surface stays writable. */
 WAY(clear_refs_by_itself)
 {
 	clear_refs(getpid());
@@ -288,13 +317,17 @@ static void by_clear_refs(struct exmap *ex, pid_t pid)
 	clear_refs(pid);
 }
 
+/* The same if another process writes to clear_refs. */
 WAY(clear_refs_by_another)
 {
 	by_another(by_clear_refs, ex);
 	return KEEPS;
 }
 
-/* To where they are and to where there is nothing. ENOSYS without NUMA. */
+/*
+ * mbind, move_pages and the like, to the node where the pages are and to one that does not exist.
+ * They return ENOSYS on a kernel without NUMA.
+ */
 WAY(numa_calls)
 {
 	unsigned long node = 1, other = 2;
@@ -318,14 +351,16 @@ WAY(numa_calls)
 	return KEEPS;
 }
 
+/* msync with each flag. */
 WAY(msync_of_all)
 {
 	assert_ok(msync(ex->surface, ex->size, MS_ASYNC));
 	assert_ok(msync(ex->surface, ex->size, MS_INVALIDATE));
-	msync(ex->surface, ex->size, MS_SYNC);	/* EOPNOTSUPP without a file */
+	msync(ex->surface, ex->size, MS_SYNC);	/* EOPNOTSUPP if there is no backing file */
 	return KEEPS;
 }
 
+/* remap_file_pages of a part of the surface is refused. */
 WAY(remap_file_pages_of_a_part)
 {
 	ck_assert_int_eq(remap_file_pages(where(ex, 20), PAGE, 0, 0, 0), -1);
@@ -333,14 +368,14 @@ WAY(remap_file_pages_of_a_part)
 	return KEEPS;
 }
 
-/* It would be mapped anew, which is refused, but not before the old mapping has gone. */
+/* remap_file_pages of all maps the surface anew: EBUSY, but after the old mapping has gone. */
 WAY(remap_file_pages_of_all)
 {
 	assert_errno(remap_file_pages(ex->surface, ex->size, 0, 0, 0), EBUSY);
 	return ENDS;
 }
 
-/* Since Linux 6.10; then it cannot even be unmapped. */
+/* A sealed surface works as before, and cannot be unmapped. mseal exists since Linux 6.10. */
 WAY(mseal)
 {
 	if (!syscall(SYS_mseal, ex->surface, ex->size, 0))
@@ -349,17 +384,18 @@ WAY(mseal)
 }
 
 /*
- * NUMA balancing makes entries of page tables PROT_NONE, to see who touches the pages
+ * NUMA balancing: it makes PTEs inaccessible, to see which thread touches a page
  */
 #define NUMA_BALANCING "/proc/sys/kernel/numa_balancing"
 
+/* A thread that does nothing. */
 static void *idle(void *arg)
 {
 	pause();
 	return NULL;
 }
 
-/* Page faults of this thread while it touches some pages. */
+/* Touch some pages. Returns how many page faults that took. */
 static long faults_in(const char *start, size_t pages)
 {
 	struct rusage before, after;
@@ -372,8 +408,8 @@ static long faults_in(const char *start, size_t pages)
 }
 
 /*
- * Other memory of the process shows that it is at work. It leaves the surface alone. (Only root
- * can switch it on.)
+ * NUMA balancing leaves the surface alone. That it is at work is seen from faults in other memory
+ * of the process. Only root can turn it on.
  */
 TEST(numa_balancing_overlooks_the_surface, .needs = NUMA_BALANCING)
 {
@@ -389,14 +425,14 @@ TEST(numa_balancing_overlooks_the_surface, .needs = NUMA_BALANCING)
 	other = mmap(NULL, BATCH * PAGE, PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	assert_ok(other);
-	/* MPOL_BIND with MPOL_F_NUMA_BALANCING asks for it. */
+	/* Ask for it: MPOL_BIND (2) with MPOL_F_NUMA_BALANCING (1 << 13). */
 	syscall(SYS_mbind, ex->surface, ex->size, 2 | 1 << 13, &mask, 64, 0);
-	/* Pages on the node of a process's only thread are left alone anyway. */
+	/* In a process of one thread the kernel skips pages that are on the node of that thread. */
 	ck_assert(!pthread_create(&thread, NULL, idle, NULL));
 	ck_assert_int_eq(write(fd, "1", 1), 1);
 	/*
-	 * Having come by here the third time, it has twice been everywhere. (It does not come
-	 * at all if the cpuset has one node.)
+	 * When it gets here for the third time, it has twice gone through all memory. If the
+	 * cpuset has only one node, it never comes.
 	 */
 	while (seen < 3 && clock() < 60 * CLOCKS_PER_SEC) {
 		faults = faults_in(other, BATCH);
@@ -408,7 +444,7 @@ TEST(numa_balancing_overlooks_the_surface, .needs = NUMA_BALANCING)
 	assert_fate(ex, KEEPS);
 }
 
-/* The page with the entries, which another thread may be using by another mapping. */
+/* An interface's mapping is changed while another thread uses its entries by another mapping. */
 WAY(the_interface_taken_away)
 {
 	char *mine = map_interface(ex->fd, 1), *there = elsewhere(PAGE);
@@ -423,7 +459,7 @@ WAY(the_interface_taken_away)
 	clear_refs(getpid());
 	for (int advice = 0; advice < 32; advice++)
 		madvise(there, PAGE, advice);
-	/* Not even a page that is gone comes back with something else in it. */
+	/* If advice has taken the page away, it must come back as it was. */
 	if (peek(there + 4088, &value))
 		ck_assert_uint_eq(value, 1);
 	assert_ok(munmap(there, PAGE));

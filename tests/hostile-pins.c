@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of pages that others still hold when they leave the surface: a pipe, or a file system
- * in user space.
+ * Tests of pages that others still hold when they leave the surface: a pipe, or a file system in
+ * user space. They stay charged to their user, and never become page cache.
  */
 #include <linux/fuse.h>
 #include <poll.h>
@@ -11,9 +11,10 @@
 
 #include "hostile.h"
 
+/* How pages leave the surface. */
 enum way_off { BY_FREE, BY_DEFERRED_FREE, BY_DONTNEED, BY_MUNMAP, BY_CLOSE, BY_EXIT, WAYS_OFF };
 
-/* Take the first pages of the surface away from it. */
+/* Take the first @pages off the surface; BY_EXIT leaves that to the end of the process. */
 static void take_off(struct exmap *ex, enum way_off way, unsigned int pages)
 {
 	switch (way) {
@@ -40,7 +41,7 @@ static void take_off(struct exmap *ex, enum way_off way, unsigned int pages)
 	}
 }
 
-/* Whether this user's RLIMIT_MEMLOCK, of @pages, has room for a pool of that many. */
+/* Has this user's RLIMIT_MEMLOCK room for another pool of @pages? A child tries. */
 static bool has_room_for(unsigned int pages)
 {
 	int status;
@@ -54,8 +55,8 @@ static bool has_room_for(unsigned int pages)
 }
 
 /*
- * Pages that a pipe holds stay charged to who had them, whatever way they were taken from the
- * surface; and only until the pipe is gone.
+ * Pages that a pipe holds stay charged to the user who had them, whichever way they left the
+ * surface. They are given back when the pipe is gone.
  */
 TEST(pinned_pages_stay_charged)
 {
@@ -66,7 +67,7 @@ TEST(pinned_pages_stay_charged)
 	pid_t pid;
 	char byte;
 
-	/* And a page for the interfaces of has_room_for(). */
+	/* The limit: twice the pages, and a page for the array of interfaces of has_room_for(). */
 	set_memlock((2 * PINNED + 1) * PAGE);
 	drop_privileges();
 	for (int way = 0; way < WAYS_OFF; way++) {
@@ -85,10 +86,10 @@ TEST(pinned_pages_stay_charged)
 			}
 			take_off(ex, way, PINNED);
 			if (way <= BY_DONTNEED) {
-				/* They are the pool's, and all of it. */
+				/* They still belong to the pool, which has no others. */
 				assert_fdinfo(ex->fd, "pages-pinned", PINNED);
 				assert_fdinfo(ex->fd, "pages-system", PINNED);
-				/* But the limit has room for one in the place of one of them. */
+				/* RLIMIT_MEMLOCK has room for a page in place of one of them. */
 				ck_assert_int_eq(alloc(ex, 0, PINNED, 1), 1);
 				assert_fdinfo(ex->fd, "pages-system", PINNED + 1);
 			}
@@ -100,14 +101,14 @@ TEST(pinned_pages_stay_charged)
 		close(ready[1]);
 		ck_assert_int_eq(read(ready[0], &byte, 1), 1);
 		wait_child(pid, 0);
-		/* They are still his. */
+		/* The pages are still charged to this user, and nothing else is. */
 		ck_assert(has_room_for(PINNED));
 		ck_assert(!has_room_for(PINNED + 1));
 		for (int i = 0; i < PIPES; i++) {
 			close(pipes[i][0]);
 			close(pipes[i][1]);
 		}
-		/* Whoever looks after them does so once a second. */
+		/* The module looks at orphans once a second. */
 		for (int i = 0; !has_room_for(2 * PINNED) && i < 600; i++)
 			usleep(100000);
 		ck_assert(has_room_for(2 * PINNED));
@@ -116,18 +117,19 @@ TEST(pinned_pages_stay_charged)
 }
 
 /*
- * A file system in user space, by hand: one file of a few pages
+ * A file system in user space, written by hand: one file of a few pages
  */
 enum { FUSE_PAGES = 4 };
 
 struct fuse {
-	int fd;
+	int fd;				/* of /dev/fuse */
 	struct exmap *ex;
 	enum way_off way;
-	bool served;		/* the file's contents were asked for */
-	uint64_t frame[FUSE_PAGES];
+	bool served;			/* the kernel has read the file */
+	uint64_t frame[FUSE_PAGES];	/* where the pages were that it got */
 };
 
+/* The page frame number behind an address; 0 if the page is absent. */
 static uint64_t frame_of(const char *address)
 {
 	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
@@ -139,6 +141,7 @@ static uint64_t frame_of(const char *address)
 	return value & ((1ULL << 55) - 1);
 }
 
+/* Answer a request, with an error or a body. */
 static void fuse_reply(struct fuse *f, uint64_t unique, int error, const void *body, size_t len)
 {
 	struct fuse_out_header header = {
@@ -149,7 +152,10 @@ static void fuse_reply(struct fuse *f, uint64_t unique, int error, const void *b
 	ck_assert_int_eq(writev(f->fd, iov, 2), header.len);
 }
 
-/* The contents are pages of the surface, given away and then taken off it. */
+/*
+ * Answer a read with pages of the surface. vmsplice gives them away, then they leave the surface,
+ * and then splice asks the kernel to move them into the page cache.
+ */
 static void fuse_reply_pages(struct fuse *f, uint64_t unique, unsigned int pages)
 {
 	struct fuse_out_header header = {
@@ -169,24 +175,30 @@ static void fuse_reply_pages(struct fuse *f, uint64_t unique, unsigned int pages
 	ck_assert_int_eq(vmsplice(pipes[1], &head, 1, 0), sizeof(header));
 	ck_assert_int_eq(vmsplice(pipes[1], &body, 1, SPLICE_F_GIFT), pages * PAGE);
 	take_off(f->ex, f->way, pages);
-	ck_assert_int_eq(splice(pipes[0], NULL, f->fd, NULL, header.len, SPLICE_F_MOVE), header.len);
+	ck_assert_int_eq(splice(pipes[0], NULL, f->fd, NULL, header.len, SPLICE_F_MOVE),
+			 header.len);
 	close(pipes[0]);
 	close(pipes[1]);
 	f->served = true;
 }
 
+/* Answer one request of the kernel. */
 static void fuse_serve(struct fuse *f)
 {
 	static char request[FUSE_MIN_READ_BUFFER + 64 * 1024];
 	const struct fuse_in_header *in = (const void *)request;
 	const struct fuse_read_in *read_in = (const void *)(in + 1);
-	struct fuse_attr file = { .ino = 2, .size = FUSE_PAGES * PAGE, .mode = S_IFREG | 0644, .nlink = 1 };
+	struct fuse_attr file = {
+		.ino = 2, .size = FUSE_PAGES * PAGE, .mode = S_IFREG | 0644, .nlink = 1,
+	};
 	struct fuse_attr root = { .ino = 1, .mode = S_IFDIR | 0755, .nlink = 2 };
 	struct fuse_init_out init = {
 		.major = FUSE_KERNEL_VERSION, .minor = 31, .max_readahead = 64 * 1024,
 		.max_write = 4096, .max_background = 1, .congestion_threshold = 1,
 	};
-	struct fuse_entry_out entry_out = { .nodeid = 2, .attr_valid = 3600, .entry_valid = 3600, .attr = file };
+	struct fuse_entry_out entry_out = {
+		.nodeid = 2, .attr_valid = 3600, .entry_valid = 3600, .attr = file,
+	};
 	struct fuse_attr_out attr = { .attr_valid = 3600 };
 	struct fuse_open_out opened = { .fh = 1 };
 
@@ -222,7 +234,7 @@ static void fuse_serve(struct fuse *f)
 	}
 }
 
-/* Reads the file, and says which page frames its pages are in. */
+/* Read the file by a mapping, and write to @to which page frames its pages are in. */
 static void fuse_read(const char *path, int to)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -239,6 +251,10 @@ static void fuse_read(const char *path, int to)
 	ck_assert_int_eq(write(to, frame, sizeof(frame)), sizeof(frame));
 }
 
+/*
+ * Serve a file out of an exmap to a child that reads it. The child must find other page frames than
+ * those of the exmap, and the exmap must get all its pages back.
+ */
 static void steal_by_fuse(enum way_off way, const char *directory, const char *path)
 {
 	struct fuse f = { .fd = open("/dev/fuse", O_RDWR | O_CLOEXEC), .way = way };
@@ -256,12 +272,15 @@ static void steal_by_fuse(enum way_off way, const char *directory, const char *p
 	pid = fork();
 	assert_ok(pid);
 	if (!pid) {
-		/* The parent's: it has to be closed first, or the file cannot be let go of. */
+		/*
+		 * The file system ends when the last descriptor is closed. That must be the
+		 * parent's, because the child cannot let go of the file before that.
+		 */
 		close(f.fd);
 		fuse_read(path, answer[1]);
 		_exit(0);
 	}
-	/* So that a child that fails is noticed. */
+	/* So that poll() tells if the child has failed. */
 	close(answer[1]);
 	fds[0] = (struct pollfd){ .fd = f.fd, .events = POLLIN };
 	fds[1] = (struct pollfd){ .fd = answer[0], .events = POLLIN };
@@ -274,7 +293,7 @@ static void steal_by_fuse(enum way_off way, const char *directory, const char *p
 	}
 	ck_assert_int_eq(read(answer[0], frame, sizeof(frame)), sizeof(frame));
 	ck_assert(f.served);
-	/* The pages were copied: the file has none of the exmap's. */
+	/* The kernel has copied the pages: the file has none that belong to the exmap. */
 	for (int i = 0; i < FUSE_PAGES; i++)
 		for (int j = 0; j < FUSE_PAGES; j++)
 			ck_assert_uint_ne(frame[i], f.frame[j]);
@@ -288,6 +307,10 @@ static void steal_by_fuse(enum way_off way, const char *directory, const char *p
 	}
 }
 
+/*
+ * splice with SPLICE_F_MOVE into a FUSE file copies pages that have left the surface, whichever
+ * way they left it.
+ */
 TEST(pinned_pages_do_not_become_page_cache, .needs = "/dev/fuse")
 {
 	char directory[] = "/tmp/exmap-fuse-XXXXXX", path[64];

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * An exmap of a user without privileges: made, looked at, and counted at the end.
+ * An exmap for the tests of hostile users. Any user may open the device, so exmap must take
+ * every user to be hostile. These tests try each way in, as a user without privileges. After
+ * each way the surface holds what it should and nothing else, the pool has lost no page, and
+ * the kernel has no complaint.
  */
 #ifndef TEST_HOSTILE_H
 #define TEST_HOSTILE_H
@@ -10,28 +13,32 @@
 #include "common.h"
 
 enum {
-	KEPT = 64,		/* the first pages: mapped and stamped before each way */
-	ABSENT = 300,		/* a page that nobody maps */
-	BATCH = 384,		/* what the thread at work maps, here and there from 512 on */
-	NEIGHBOURS = 1500,	/* and eight in a row */
-	PAGES = 2048 + 16,	/* the surface's: not in whole page tables */
-	POOL = 500,
-	FENCE = 1024,		/* so many pages around the surface are nobody's */
+	KEPT = 64,		/* how many pages map_kept() maps and stamps */
+	ABSENT = 300,		/* a page that is absent when a way begins */
+	BATCH = 384,		/* how many pages the busy thread maps: see busy_page() */
+	NEIGHBOURS = 1500,	/* the first of eight that the busy thread reads by pread */
+	PAGES = 2048 + 16,	/* of the surface; its last page table is not full */
+	POOL = 500,		/* pages */
+	FENCE = 1024,		/* unused pages on each side of the surface */
 };
 
+/* The address of a page of the surface. */
 static inline char *where(struct exmap *ex, uint64_t page)
 {
 	return ex->surface + page * PAGE;
 }
 
+/* What the first word of a page holds. The last word holds its complement. */
 static inline uint64_t stamp(uint64_t page)
 {
 	return (page + 1) * 0x9e3779b97f4a7c15;
 }
 
 /*
- * Words of pages that may be gone
+ * Access to words of pages that may be absent
  */
+
+/* Where on_fault() resumes after an access has faulted. */
 static __thread sigjmp_buf fault_jump;
 
 static inline void on_fault(int sig)
@@ -39,7 +46,7 @@ static inline void on_fault(int sig)
 	siglongjmp(fault_jump, 1);
 }
 
-/* False where the page is not there. */
+/* Read a word. Returns false if the page is absent. */
 static inline bool peek(const void *address, uint64_t *value)
 {
 	if (sigsetjmp(fault_jump, 0))
@@ -48,6 +55,7 @@ static inline bool peek(const void *address, uint64_t *value)
 	return true;
 }
 
+/* Write a word. Returns false if the page is absent. */
 static inline bool poke(void *address, uint64_t value)
 {
 	if (sigsetjmp(fault_jump, 0))
@@ -57,7 +65,12 @@ static inline bool poke(void *address, uint64_t value)
 }
 
 /*
- * An exmap for a user without privileges
+ * The exmap of a user without privileges
+ */
+
+/*
+ * Become a user without privileges, with no limit on locked memory and core dumps. From here
+ * on peek() and poke() survive absent pages.
  */
 static inline void become_hostile(void)
 {
@@ -71,7 +84,7 @@ static inline void become_hostile(void)
 	assert_ok(sigaction(SIGBUS, &sa, NULL));
 }
 
-/* As long as the surface, and nothing but zeroes. */
+/* A backing file as long as the surface, full of zeroes. */
 static inline int sparse_file(void)
 {
 	int fd = open("/tmp", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
@@ -81,7 +94,7 @@ static inline int sparse_file(void)
 	return fd;
 }
 
-/* The process's only one. Its surface has unused addresses on both sides. */
+/* Make the only exmap of the process. FENCE unused pages lie on each side of its surface. */
 static inline struct exmap *fenced_exmap(size_t pages, size_t pool, int file)
 {
 	static struct exmap ex;
@@ -102,7 +115,7 @@ static inline struct exmap *fenced_exmap(size_t pages, size_t pool, int file)
 	return &ex;
 }
 
-/* Map the first pages and stamp them at both ends. */
+/* Map the first KEPT pages, and stamp each at both ends. */
 static inline void map_kept(struct exmap *ex)
 {
 	ck_assert_int_eq(alloc(ex, 0, 0, KEPT), KEPT);
@@ -112,7 +125,7 @@ static inline void map_kept(struct exmap *ex)
 	}
 }
 
-/* With the first pages mapped and stamped. */
+/* Make an exmap on which map_kept() has been called. */
 static inline struct exmap *stamped_exmap(int file)
 {
 	struct exmap *ex = fenced_exmap(PAGES, POOL, file);
@@ -121,6 +134,7 @@ static inline struct exmap *stamped_exmap(int file)
 	return ex;
 }
 
+/* How many of these pages are resident, by mincore. */
 static inline size_t resident_in(const char *start, size_t pages)
 {
 	unsigned char vec[8192];
@@ -133,14 +147,14 @@ static inline size_t resident_in(const char *start, size_t pages)
 	return sum;
 }
 
-/* Nothing was mapped beside the surface. */
+/* Nothing was mapped on either side of the surface. */
 static inline void assert_fence(struct exmap *ex)
 {
 	ck_assert_uint_eq(resident_in(ex->surface - FENCE * PAGE, FENCE), 0);
 	ck_assert_uint_eq(resident_in(ex->surface + ex->size, FENCE), 0);
 }
 
-/* ALLOC or FREE of the first pages of the surface, more than fit into an entry. */
+/* ALLOC or FREE of the first @pages of the surface; they may be too many for one entry. */
 static inline long run_long(struct exmap *ex, int interface, int opcode, long pages)
 {
 	long sum = 0;
@@ -150,7 +164,10 @@ static inline long run_long(struct exmap *ex, int interface, int opcode, long pa
 	return sum;
 }
 
-/* No page is lost and none is there twice: nobody has one, and all can be had. */
+/*
+ * The pool has lost no page and hands out none twice: after all pages are freed, ALLOC gets
+ * @pool of them, and not one more.
+ */
 static inline void assert_whole_pool(struct exmap *ex, long pool)
 {
 	long pages = ex->size / PAGE, mapped = resident_in(ex->surface, pages);
@@ -168,11 +185,12 @@ static inline void assert_whole_pool(struct exmap *ex, long pool)
 
 /* What a way does to the surface. */
 enum fate {
-	KEEPS,	/* nothing that one could see */
-	LOSES,	/* pages may be gone */
-	ENDS,	/* all of it is gone, for good */
+	KEEPS,	/* no visible change */
+	LOSES,	/* pages may be absent */
+	ENDS,	/* the surface is gone for good */
 };
 
+/* The pages of map_kept() hold their stamps. Only after LOSES may pages be absent. */
 static inline void assert_kept(struct exmap *ex, enum fate fate)
 {
 	uint64_t first, last;
@@ -186,6 +204,7 @@ static inline void assert_kept(struct exmap *ex, enum fate fate)
 	}
 }
 
+/* The surface is as @fate says, and the pool is whole. */
 static inline void assert_fate(struct exmap *ex, enum fate fate)
 {
 	if (fate == ENDS) {
@@ -198,6 +217,7 @@ static inline void assert_fate(struct exmap *ex, enum fate fate)
 	assert_whole_pool(ex, POOL);
 }
 
+/* Reserve addresses for @size bytes, which nothing can access. */
 static inline void *elsewhere(size_t size)
 {
 	void *address = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of a memory cgroup: its limit, and who is charged.
+ * Tests in a memory cgroup: its limit, whom it charges, and its OOM killer.
  */
 #include "cgroup.h"
 #include "hostile.h"
 
-/* At its limit a memory cgroup has no pages for ALLOC, and that is all. */
+/*
+ * What calls answer at the limit: how many pages @got before ALLOC failed; what it answered
+ * @again; how many pages FREE gave @back; how many of those ALLOC @kept.
+ */
 struct limited {
 	int got, again, back, kept;
 };
 
+/* Take pages one by one until the cgroup has no more. */
 static void reach_limit(struct limited *seen)
 {
 	enum { MANY = 32 * MIB / PAGE };
@@ -18,7 +22,7 @@ static void reach_limit(struct limited *seen)
 
 	become_hostile();
 	ex = fenced_exmap(MANY, MANY, -1);
-	/* The page tables, which are the kernel's to get, and all that is ours. */
+	/* First let exmap and the kernel get all other memory, such as page tables. */
 	for (int page = 0; page < MANY; page += 512) {
 		alloc(ex, 0, page, 1);
 		release(ex, 0, page, 1);
@@ -38,6 +42,7 @@ static void reach_limit(struct limited *seen)
 	munmap(ex->surface, ex->size);
 }
 
+/* At the limit of a memory cgroup ALLOC returns ENOMEM, and no process is killed. */
 TEST(memcg_at_its_limit_is_enomem, .needs = MEMCG)
 {
 	struct limited *seen = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
@@ -62,7 +67,7 @@ TEST(memcg_at_its_limit_is_enomem, .needs = MEMCG)
 	assert_ok(rmdir(cgroup));
 }
 
-/* A touch by another process takes memory of this one's. */
+/* If another process touches the surface, the cgroup of the process that has it is charged. */
 TEST(memcg_of_the_process_pays_for_others, .needs = MEMCG)
 {
 	enum { MANY = 16 * MIB / PAGE };
@@ -97,7 +102,7 @@ TEST(memcg_of_the_process_pays_for_others, .needs = MEMCG)
 	assert_ok(rmdir(cgroup));
 }
 
-/* Pages in use and free ones, and then more memory than it may have. */
+/* Get mapped and free pages, then use more memory than the cgroup may have. */
 static void use_too_much(void)
 {
 	struct exmap *ex;
@@ -113,13 +118,14 @@ static void use_too_much(void)
 		more[at] = 1;
 }
 
+/* A process with an exmap that the OOM killer ends gives all of its memory back. */
 TEST(killed_for_memory, .needs = MEMCG, .expects = "Call Trace")
 {
 	int printk = open("/proc/sys/kernel/printk", O_RDWR);
 	char level[32] = { };
 	pid_t pid;
 
-	/* The stack that the kernel shows then is for the log, not for the console. */
+	/* The OOM killer prints a stack: it must go to the log, but not to the console. */
 	ck_assert_int_gt(read(printk, level, sizeof(level) - 1), 0);
 	ck_assert_int_eq(pwrite(printk, "4", 1, 0), 1);
 	cgroup_new("24M");
@@ -133,7 +139,7 @@ TEST(killed_for_memory, .needs = MEMCG, .expects = "Call Trace")
 		ck_assert_int_eq(cgroup_events("oom_kill"), round + 1);
 		cgroup_settle();
 	}
-	/* On 7.3 a thread does the printing, and nothing tells when it has. */
+	/* On 7.3 a thread prints it, at a time that no file shows. */
 	sleep(1);
 	ck_assert_int_gt(pwrite(printk, level, strlen(level), 0), 0);
 	assert_ok(rmdir(cgroup));

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of who waits for reclaim, and for whom reclaim waits.
+ * Tests of waiting in reclaim: it does not wait for calls of a user, nor calls for it, and it takes
+ * no longer if there are many exmaps.
+ *
+ * One task, the holder, works on CPU 0 and so holds locks. When a real-time task takes that CPU,
+ * the holder does not run, and what waits for its locks does not go on.
  */
 #include <stdatomic.h>
 #include <time.h>
@@ -19,19 +23,19 @@ static long cpu_time(pid_t pid)
 	return used.tv_sec * 1000000000L + used.tv_nsec;
 }
 
-/* After so many seconds what waits for it is taken to wait for ever, and the other runs again. */
+/* After so many seconds the holder runs again: what has waited by then would wait forever. */
 enum { PATIENCE = 10 };
 
-/* Who keeps it from running, and whether that one is to. */
+/* The holder, and the real-time task that keeps it from running. */
 struct starved {
 	pid_t holder, spinner;
 	struct {
-		atomic_bool spin;
-		atomic_bool spins;
+		atomic_bool spin;	/* the real-time task must run */
+		atomic_bool spins;	/* it runs */
 	} *shared;
 };
 
-/* A real-time task on CPU 0, which runs when it is told to. */
+/* The real-time task: it runs on CPU 0 while it is told to, but no longer than PATIENCE. */
 static void spin(struct starved *s)
 {
 	const struct sched_param priority = { .sched_priority = 1 };
@@ -53,7 +57,7 @@ static void spin(struct starved *s)
 	}
 }
 
-/* Have a child do something on CPU 0 all the time. */
+/* Start both as children. The holder calls @work, which must never return. */
 static void starved_start(struct starved *s, void (*work)(void *arg), void *arg)
 {
 	allow_starving(0);
@@ -73,12 +77,12 @@ static void starved_start(struct starved *s, void (*work)(void *arg), void *arg)
 	run_on(1);
 }
 
-/* From here on it does not run. */
+/* Stop the holder: it does not run until starved_end(). */
 static void starved_begin(struct starved *s)
 {
 	long before = cpu_time(s->holder);
 
-	/* It is at work, and at another place each time. */
+	/* Let it work for a random time first, so that it stops at another place each time. */
 	while (cpu_time(s->holder) - before < 2000000 + random() % 8000000)
 		usleep(500);
 	atomic_store(&s->shared->spin, true);
@@ -86,6 +90,7 @@ static void starved_begin(struct starved *s)
 		usleep(500);
 }
 
+/* Let the holder run again. */
 static void starved_end(struct starved *s)
 {
 	atomic_store(&s->shared->spin, false);
@@ -93,6 +98,7 @@ static void starved_end(struct starved *s)
 		usleep(500);
 }
 
+/* End both. */
 static void starved_stop(struct starved *s)
 {
 	kill(s->spinner, SIGKILL);
@@ -102,8 +108,8 @@ static void starved_stop(struct starved *s)
 }
 
 /*
- * Do something again and again while the other does not run. If that waits for it, it runs again
- * before that is done.
+ * Call @what again and again while the holder does not run. A call that waits for the holder
+ * returns only after the holder runs again.
  */
 static void assert_not_delayed(struct starved *s, void (*what)(void *arg), void *arg)
 {
@@ -116,11 +122,11 @@ static void assert_not_delayed(struct starved *s, void (*what)(void *arg), void 
 		waited += !atomic_load(&s->shared->spins);
 		starved_end(s);
 	}
-	/* The machine may have been away for long. */
+	/* One of them may be by chance: the machine itself may have stood still for long. */
 	ck_assert_msg(waited <= CHANCE, "%d times it took a task that does not run", waited);
 }
 
-/* Pages go to quarantine at one interface, and are flushed from another, all the time. */
+/* The holder: it puts pages into one interface's quarantine, and flushes it from another. */
 static void flush_for_ever(void *arg)
 {
 	struct exmap *ex;
@@ -129,7 +135,7 @@ static void flush_for_ever(void *arg)
 	doomed = true;
 	ex = exmap_new(512 * 2 * MIB, 1024, 2);
 	for (;;) {
-		/* In a page table of its own each: the flush takes a while. */
+		/* Each page has a page table of its own, so that the flush takes a while. */
 		for (int i = 0; i < 512; i++)
 			entry(ex, 0, i, i * 512, 1);
 		action(ex->fd, 0, EXMAP_OP_ALLOC, 512, 0);
@@ -143,6 +149,7 @@ static void flush_for_ever(void *arg)
 	}
 }
 
+/* Call the shrinker, and SETUP, which takes locks that it also takes. */
 static void shrink_and_set_up(void *arg)
 {
 	int fd;
@@ -153,6 +160,7 @@ static void shrink_and_set_up(void *arg)
 	close(fd);
 }
 
+/* Reclaim does not wait for a call in which an ordinary user was stopped. */
 TEST(reclaim_waits_for_no_user)
 {
 	struct starved s;
@@ -164,7 +172,7 @@ TEST(reclaim_waits_for_no_user)
 	starved_stop(&s);
 }
 
-/* An exmap with many interfaces, and a page on its surface. */
+/* Make an exmap with many interfaces, and a page on its surface. */
 static void exmap_with_a_page(void)
 {
 	struct rlimit files = { 4096, 4096 };
@@ -183,12 +191,14 @@ static void exmap_with_a_page(void)
 	ck_assert_int_eq(action(fd, 0, EXMAP_OP_ALLOC, 1, 0), 0);
 }
 
+/* The holder: it calls the shrinker. */
 static void shrink_for_ever(void *arg)
 {
 	for (;;)
 		shrink();
 }
 
+/* ALLOC and FREE at many interfaces, and SETUP. */
 static void use_and_set_up(void *arg)
 {
 	struct exmap *ex = arg;
@@ -202,7 +212,7 @@ static void use_and_set_up(void *arg)
 	close(fd);
 }
 
-/* Whoever needs memory may be of the lowest priority. */
+/* No call waits for a task in reclaim, which may have the lowest priority. */
 TEST(nobody_waits_for_reclaim)
 {
 	int count = scaled(64);
@@ -211,7 +221,7 @@ TEST(nobody_waits_for_reclaim)
 
 	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
 		return;
-	/* It takes a while to look through them. */
+	/* Many interfaces, so that the shrinker takes a while to look at them. */
 	for (int i = 0; i < count; i++)
 		exmap_with_a_page();
 	ex = exmap_new(MIB, 1024, 64);
@@ -220,7 +230,7 @@ TEST(nobody_waits_for_reclaim)
 	starved_stop(&s);
 }
 
-/* The shortest of a few times, in seconds. */
+/* Call @what seven times. Returns the shortest time that took, in seconds. */
 static double time_of(void (*what)(void))
 {
 	struct timespec start, end;
@@ -241,7 +251,7 @@ static void reclaim(void)
 	ck_assert(shrink());
 }
 
-/* How long reclaim takes does not depend on how many exmaps there are. */
+/* Reclaim takes no longer if there are many exmaps. */
 TEST(reclaim_with_many_interfaces)
 {
 	int count = scaled(800);
@@ -253,7 +263,7 @@ TEST(reclaim_with_many_interfaces)
 			one = time_of(reclaim);
 	}
 	many = time_of(reclaim);
-	/* The machine may be busy with other things. */
+	/* Try again: the machine may have been busy with other things. */
 	for (int i = 0; many >= 3 * one && i < 10; i++)
 		many = time_of(reclaim);
 	ck_assert_msg(many < 3 * one, "%.1f ms with %d exmaps, %.1f ms with one", many * 1e3, count,

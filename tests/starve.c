@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests with a thread that holds an interface and does not get to run any more: others that wait
- * for it can be killed, and other users do not notice.
+ * Tests with a thread that holds an interface and does not run any more. Threads that wait for it
+ * can be killed, and other users do not have to wait.
  *
- * The thread is on a CPU of its own, where a task with a real-time priority then runs all the time.
+ * This thread, the holder, has a CPU of its own, and stops when a real-time task takes that CPU.
  *
  * $EXMAP_TEST_DEVICE is a fast block device, $EXMAP_TEST_SLOW_DEVICE one that answers after half a
  * second. Both are overwritten.
@@ -21,24 +21,24 @@
 
 enum {
 	HOLDER_CPU = 1,
-	HELD = 0,		/* the interface that is held */
-	ELSEWHERE = 1,		/* another one */
+	HELD = 0,		/* the interface that the holder uses */
+	ELSEWHERE = 1,		/* another interface */
 	ENTRIES = 512,
 	TABLE_PAGES = 512,	/* pages that one page table maps */
-	FIRST = 300,		/* in its page table: nobody else has these */
-	READS = 2200,		/* more works than any workqueue runs at a time by default */
-	PATIENCE = 60,		/* after so many seconds the holder gets to run again */
+	FIRST = 300,		/* first page of a waiter; the holder does not use it */
+	READS = 2200,		/* more work items than a workqueue runs at a time by default */
+	PATIENCE = 60,		/* after so many seconds the holder runs again */
 };
 
 /* What the processes of a test share. */
 static struct shared {
 	atomic_bool spins;	/* the real-time task runs on the holder's CPU */
-	atomic_bool stop;	/* and is to end */
-	atomic_int holder;	/* thread IDs */
-	atomic_int waiter;
-	atomic_int step;
-	atomic_int in_kernel;	/* the waiter is about to call */
-	atomic_bool served;	/* the second user has got its answers */
+	atomic_bool stop;	/* the real-time task must end */
+	atomic_int holder;	/* thread ID, after its first round */
+	atomic_int waiter;	/* thread ID; -1 before it runs, 0 after its call */
+	atomic_int step;	/* how far a child is */
+	atomic_int in_kernel;	/* 1 while the waiter calls; -1 before, 0 after */
+	atomic_bool served;	/* the second user has all answers */
 } *shared;
 
 static void shared_new(void)
@@ -48,7 +48,7 @@ static void shared_new(void)
 	assert_ok(shared);
 }
 
-/* Start the real-time task, and wait until it runs: whatever else is on that CPU is stopped. */
+/* Start the real-time task, and wait until it runs. Then nothing else runs on the holder's CPU. */
 static pid_t spinner_start(void)
 {
 	const struct sched_param priority = { .sched_priority = 1 };
@@ -75,6 +75,7 @@ static pid_t spinner_start(void)
 	return pid;
 }
 
+/* End the real-time task, so that the holder runs again. */
 static void spinner_stop(pid_t pid)
 {
 	int status;
@@ -84,7 +85,7 @@ static void spinner_stop(pid_t pid)
 	ck_assert(WIFEXITED(status) && !WEXITSTATUS(status));
 }
 
-/* The state of a thread, as in /proc/PID/stat; 0 where there is none. */
+/* The state of a thread, as in /proc/PID/stat; 0 if there is no such thread. */
 static char thread_state(pid_t pid, pid_t tid)
 {
 	char path[64], line[512], *name_end;
@@ -102,7 +103,7 @@ static char thread_state(pid_t pid, pid_t tid)
 	return name_end ? name_end[2] : 0;
 }
 
-/* Whether a thread waits in the kernel, and not just for a moment. */
+/* Does a thread wait in the kernel, and not just for a moment? */
 static bool thread_waits(pid_t pid, pid_t tid)
 {
 	for (int i = 0; i < 20; i++) {
@@ -114,8 +115,8 @@ static bool thread_waits(pid_t pid, pid_t tid)
 }
 
 /*
- * The holder: it allocates and frees all the time, each page in another page table. When it goes
- * from one to the next it lets others run.
+ * The holder: it allocates and frees all the time, each page in another page table. Between two
+ * page tables it lets other tasks run.
  */
 static void *hold(void *arg)
 {
@@ -128,13 +129,16 @@ static void *hold(void *arg)
 				entry(ex, HELD, i, i * TABLE_PAGES, 1);
 			action(ex->fd, HELD, opcode, ENTRIES, 0);
 		}
-		/* Page tables take mmap_lock, which others need as well: they are all there now. */
+		/* Making page tables takes mmap_lock, which waiters need too: all are made now. */
 		atomic_store(&shared->holder, gettid());
 	}
 	return NULL;
 }
 
-/* Calls that wait for an interface that is held. What they answer is the holder's, too. */
+/*
+ * Calls that wait for the held interface. The holder uses its entries, too, so their answers say
+ * nothing.
+ */
 static void call(struct exmap *ex, int interface, int opcode, int pages, uint64_t flags)
 {
 	entry(ex, interface, 0, FIRST, pages);
@@ -181,7 +185,7 @@ static void call_pread_alloc(struct exmap *ex)
 	(void)!pread(ex->fd, ex->surface + FIRST * PAGE, PAGE, HELD | EXMAP_OP_ALLOC << 8);
 }
 
-/* More than is left while the holder has all of its pages: it takes some of those. */
+/* More pages than are free without those of the held interface, from which it must steal. */
 static void call_alloc_all(struct exmap *ex)
 {
 	call(ex, ELSEWHERE, EXMAP_OP_ALLOC, ENTRIES + 100, 0);
@@ -190,6 +194,7 @@ static void call_alloc_all(struct exmap *ex)
 
 typedef void (*call_fn)(struct exmap *ex);
 
+/* A thread that makes such a call. */
 struct waiter {
 	struct exmap *ex;
 	call_fn call;
@@ -207,8 +212,8 @@ static void *wait_for_holder(void *arg)
 }
 
 /*
- * Stop the holder within a call, and let another thread wait for it by @call. It waits when this
- * returns the real-time task.
+ * Stop the holder within a call, and let another thread wait for it by @call. When this returns,
+ * that thread waits. Returns the real-time task.
  */
 static pid_t starve(struct exmap *ex, call_fn call)
 {
@@ -226,7 +231,7 @@ static pid_t starve(struct exmap *ex, call_fn call)
 			pid_t waiter = atomic_load(&shared->waiter);
 
 			if (!waiter)
-				break;	/* the holder was outside */
+				break;	/* the holder was in no call */
 			if (thread_waits(getpid(), waiter))
 				return spinner;
 		}
@@ -236,6 +241,7 @@ static pid_t starve(struct exmap *ex, call_fn call)
 	ck_abort_msg("the holder was always outside");
 }
 
+/* A backing file of 1000 pages. */
 static int small_file(void)
 {
 	int fd = open("/tmp", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
@@ -245,6 +251,7 @@ static int small_file(void)
 	return fd;
 }
 
+/* An exmap, with the holder at work. */
 static struct exmap *held_exmap(int file, size_t pool)
 {
 	struct exmap *ex = exmap_new_file(ENTRIES * TABLE_PAGES * PAGE, pool, 2, 0, file);
@@ -256,7 +263,7 @@ static struct exmap *held_exmap(int file, size_t pool)
 	return ex;
 }
 
-/* Kill a process in which a thread waits for one that does not run. */
+/* A process whose thread waits for the holder can be killed: that thread ends at once. */
 static void kill_waiter(call_fn call)
 {
 	pid_t pid;
@@ -266,7 +273,7 @@ static void kill_waiter(call_fn call)
 	pid = fork();
 	assert_ok(pid);
 	if (!pid) {
-		/* The spinner is a child of it, and goes on after it was killed. */
+		/* The real-time task is a child of this process, and goes on when it is killed. */
 		doomed = true;
 		starve(held_exmap(small_file(), 2 * ENTRIES), call);
 		atomic_store(&shared->step, 1);
@@ -278,7 +285,7 @@ static void kill_waiter(call_fn call)
 	assert_ok(kill(pid, SIGKILL));
 	while (thread_state(pid, atomic_load(&shared->waiter)))
 		sched_yield();
-	/* The holder has not got to run meanwhile: it would be gone, too. */
+	/* The holder has not run since: if it had, it would be gone, too. */
 	ck_assert_int_ne(thread_state(pid, atomic_load(&shared->holder)), 0);
 	atomic_store(&shared->stop, true);
 	ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
@@ -300,6 +307,8 @@ TEST_KILL(alloc_all)
 /*
  * Two users
  */
+
+/* The cgroup of the first one: its reads can be held up there. */
 #define GROUP "/sys/fs/cgroup/exmap-starve"
 
 static void write_file(const char *path, const char *text)
@@ -329,7 +338,7 @@ static long pages_read(int fd)
 	return sectors / (PAGE / 512);
 }
 
-/* From now on what this process reads of the device waits, or does not any more. */
+/* Limit how many bytes of the device the first user reads per second: "max" is no limit. */
 static void device_limit(int fd, const char *limit)
 {
 	struct stat st;
@@ -340,6 +349,7 @@ static void device_limit(int fd, const char *limit)
 	write_file(GROUP "/io.max", text);
 }
 
+/* Become an ordinary user. */
 static void become(uid_t uid)
 {
 	assert_ok(setgroups(0, NULL));
@@ -347,6 +357,7 @@ static void become(uid_t uid)
 	assert_ok(setresuid(uid, uid, uid));
 }
 
+/* Submit the read of a page by libaio on the file of the exmap. */
 static void submit(io_context_t aio, struct exmap *ex, uint64_t page, struct iocb *iocb)
 {
 	io_prep_pread(iocb, ex->fd, ex->surface + page * PAGE, PAGE, HELD);
@@ -354,8 +365,8 @@ static void submit(io_context_t aio, struct exmap *ex, uint64_t page, struct ioc
 }
 
 /*
- * The user whose reads all wait for the interface that is held. They are submitted before it is,
- * and the device answers after that.
+ * The first user, whose reads all wait for the held interface: they are submitted before it is
+ * held, and the device answers afterwards.
  */
 static void first_user(int file)
 {
@@ -375,7 +386,7 @@ static void first_user(int file)
 	ck_assert(!pthread_create(&(pthread_t){ 0 }, NULL, hold, ex));
 	while (!atomic_load(&shared->holder))
 		sched_yield();
-	/* The real-time task is the parent's, which sets the next step when that runs. */
+	/* The parent starts the real-time task, and clears the step when that runs. */
 	for (int step = 1;; step++) {
 		atomic_store(&shared->step, step);
 		while (atomic_load(&shared->step) == step)
@@ -389,8 +400,8 @@ static void first_user(int file)
 }
 
 /*
- * The other user's reads, from each CPU but the holder's. The device answers when they have been
- * submitted, so a work does the rest.
+ * The second user, who reads from each CPU but the holder's. The slow device answers after
+ * io_submit has returned, so a work item completes each read.
  */
 static void second_user(int file)
 {
@@ -412,12 +423,16 @@ static void second_user(int file)
 		ck_assert_int_eq(io_getevents(aio, 1, 1, &event, NULL), 1);
 		ck_assert_int_eq(event.res, PAGE);
 	}
-	/* The end of a process that uses libaio waits for all CPUs. */
+	/* No exit here: the end of a process that uses libaio waits for all CPUs. */
 	atomic_store(&shared->served, true);
 	for (;;)
 		pause();
 }
 
+/*
+ * Asynchronous reads complete even if another user has more reads waiting than a workqueue runs at
+ * a time.
+ */
 TEST(completions_do_not_wait_for_another_user, .needs_env = "EXMAP_TEST_SLOW_DEVICE")
 {
 	int file = file_open(getenv("EXMAP_TEST_DEVICE"), O_DIRECT);
@@ -427,7 +442,7 @@ TEST(completions_do_not_wait_for_another_user, .needs_env = "EXMAP_TEST_SLOW_DEV
 
 	shared_new();
 	allow_starving(HOLDER_CPU);
-	/* So that the timer that lets the reads go runs here, and they are answered here. */
+	/* So that the timer that releases the reads runs on this CPU, and so do their answers. */
 	run_on(0);
 	file_fill(file, READS);
 	write_file("/sys/fs/cgroup/cgroup.subtree_control", "+io");
@@ -437,7 +452,7 @@ TEST(completions_do_not_wait_for_another_user, .needs_env = "EXMAP_TEST_SLOW_DEV
 	assert_ok(first);
 	if (!first)
 		first_user(file);
-	/* As in starve(). */
+	/* Stop the holder within a call, as starve() does. */
 	for (int step = 1;; step++) {
 		while (atomic_load(&shared->step) != step)
 			ck_assert_int_eq(waitpid(first, NULL, WNOHANG), 0);
@@ -449,7 +464,7 @@ TEST(completions_do_not_wait_for_another_user, .needs_env = "EXMAP_TEST_SLOW_DEV
 			sched_yield();
 		if (atomic_load(&shared->in_kernel))
 			break;
-		/* The holder was outside. */
+		/* The holder was in no call. */
 		atomic_store(&shared->spins, false);
 		spinner_stop(spinner);
 		ck_assert_int_lt(step, 1000);
@@ -465,7 +480,7 @@ TEST(completions_do_not_wait_for_another_user, .needs_env = "EXMAP_TEST_SLOW_DEV
 		second_user(slow);
 	while (!atomic_load(&shared->served))
 		ck_assert_int_eq(waitpid(second, NULL, WNOHANG), 0);
-	/* All that time the first user's reads were waiting. */
+	/* The first user has waited all that time. */
 	ck_assert_int_eq(thread_state(first, first), 'D');
 	ck_assert_int_eq(waitpid(spinner, NULL, WNOHANG), 0);
 	spinner_stop(spinner);

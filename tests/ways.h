@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The kernel's ways to the surface, each alone and against a thread at work
+ * Ways to the surface past exmap's own calls. WAY(name) { body } defines two tests, name_alone
+ * and name_while_busy. The body returns what its system calls do to the surface @ex.
  */
 #ifndef TEST_WAYS_H
 #define TEST_WAYS_H
 
 #include "busy.h"
 
+/* Test a way on an exmap that is otherwise idle. */
 static inline void alone(enum fate (*way)(struct exmap *ex))
 {
 	become_hostile();
@@ -15,6 +17,7 @@ static inline void alone(enum fate (*way)(struct exmap *ex))
 	assert_fate(ex, way(ex));
 }
 
+/* Test a way again and again while a busy thread uses the exmap. */
 static inline void while_busy(enum fate (*way)(struct exmap *ex))
 {
 	become_hostile();
@@ -41,13 +44,13 @@ static inline void while_busy(enum fate (*way)(struct exmap *ex))
 	}
 }
 
-#define WAY(name)							\
-	static enum fate way_##name(struct exmap *ex);			\
-	TEST(name##_alone) { alone(way_##name); }	\
-	TEST(name##_while_busy) { while_busy(way_##name); } \
+#define WAY(name)								\
+	static enum fate way_##name(struct exmap *ex);				\
+	TEST(name##_alone) { alone(way_##name); }				\
+	TEST(name##_while_busy) { while_busy(way_##name); }			\
 	static enum fate way_##name(struct exmap *ex)
 
-/* Have a child do something to this process. */
+/* Let a child do something to the surface of this process. */
 static inline void by_another(void (*how)(struct exmap *ex, pid_t pid), struct exmap *ex)
 {
 	pid_t self = getpid(), pid;
