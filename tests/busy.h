@@ -67,7 +67,7 @@ static inline void busy_call(struct busy *b, int opcode, int nr)
 			busy_error(b, "entry", opcode, iov[i].value);
 	}
 	if (ret != failed)
-		busy_error(b, "failures", ret, failed);
+		busy_error(b, "failed entries", ret, failed);
 }
 
 /*
@@ -90,7 +90,7 @@ static inline void busy_look(struct busy *b, int opcode, int nr)
 	for (int i = 0; i < nr; i++)
 		if (b->came[i] && peek(where(b->ex, busy_page(i)), &value) &&
 		    value != (opcode == EXMAP_OP_ALLOC ? stamp(i) : 0) && !busy_at_an_end(b))
-			busy_error(b, "what a page holds", opcode, value);
+			busy_error(b, "page contents", opcode, value);
 }
 
 /* Read eight pages by pread on the exmap's file, and free them. */
@@ -146,7 +146,7 @@ static inline void busy_join(struct busy *b, bool gone)
 {
 	atomic_store(&b->stop, !gone);
 	pthread_join(b->thread, NULL);
-	ck_assert_msg(!b->error[0], "the thread at work: %s", b->error);
+	ck_assert_msg(!b->error[0], "busy thread: %s", b->error);
 	ck_assert_int_eq(atomic_load(&b->gone), gone);
 }
 

@@ -314,5 +314,6 @@ TEST(charges_are_given_back_to_who_paid, .needs = MEMLOCK)
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of whom the kernel memory of an exmap is charged to.");
+	return check_main(argc, argv,
+			  "Tests of what an exmap charges to its user and its process.");
 }

@@ -224,7 +224,7 @@ TEST(la57_surface_of_62_pib_is_cheap, .needs_cpu = "la57")
 		cost = cost_of_memory(64 * MIB);
 		memory = cost < memory ? cost : memory;
 	}
-	ck_assert_msg(surface < memory, "mmap and munmap: %lu us, those of 64 MiB: %lu us",
+	ck_assert_msg(surface < memory, "mmap and munmap took %lu us, those of 64 MiB %lu us",
 		      surface / 1000, memory / 1000);
 }
 
@@ -407,5 +407,6 @@ TEST(la57_surface_across_2_to_the_47, .needs_cpu = "la57")
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of the directory of an exmap.");
+	return check_main(argc, argv,
+			  "Tests of the directory of page tables, and of very large surfaces.");
 }

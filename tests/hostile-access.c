@@ -207,5 +207,5 @@ TEST(core_dump_while_busy)
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of the exmap module: who else gets at the memory of a surface.");
+	return check_main(argc, argv, "Tests of access to a surface other than by load and store.");
 }

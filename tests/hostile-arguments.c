@@ -256,7 +256,7 @@ TEST(entries_changed_by_another_thread)
 		for (int opcode = EXMAP_OP_READ; opcode <= EXMAP_OP_WRITE; opcode++) {
 			int ret = action(ex->fd, 0, opcode, 64, round % 2);
 
-			ck_assert_msg(ret >= 0 && ret <= 64, "opcode %d: %d", opcode, ret);
+			ck_assert_msg(ret >= 0 && ret <= 64, "opcode %d returned %d", opcode, ret);
 			ck_assert_uint_le(stats(ex).alloc_count, POOL);
 		}
 		if (round % 64 == 0)
@@ -354,5 +354,5 @@ TEST(pages_at_and_above_the_limit)
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of the exmap module with arguments that are wrong.");
+	return check_main(argc, argv, "Tests of arguments: wild, changing, or out of range.");
 }

@@ -282,11 +282,11 @@ TEST(exit_with_many_exmaps)
 	/* Try again: the machine may have been busy with other things. */
 	for (int i = 0; gone >= 3 * made && i < 2; i++)
 		make_and_kill(count, &made, &gone);
-	ck_assert_msg(gone < 3 * made, "%d exmaps: made in %.2f s, gone in %.2f s", count, made,
-		      gone);
+	ck_assert_msg(gone < 3 * made, "%d exmaps took %.2f s to make, %.2f s to end",
+		      count, made, gone);
 }
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of the exmap module: the end of an exmap, and of its process.");
+	return check_main(argc, argv, "Tests of the end of an exmap and of its process.");
 }

@@ -14,11 +14,12 @@ static void assert_not_mine(struct exmap *ex)
 	uint64_t value;
 
 	for (int page = 0; page < PAGES; page += page < KEPT ? 9 : 129) {
-		ck_assert_msg(!peek(where(ex, page), &value), "page %d holds %#lx", page, value);
+		ck_assert_msg(!peek(where(ex, page), &value), "a child can read page %d: %#lx",
+			      page, value);
 		ck_assert(!poke(where(ex, page), 1));
 	}
 	for (int i = 0; i < 3; i++) {
-		ck_assert_msg(!peek(ex->interface[i], &value), "interface %d can be read", i);
+		ck_assert_msg(!peek(ex->interface[i], &value), "a child can read interface %d", i);
 		ck_assert(!poke(ex->interface[i], 1));
 	}
 	assert_errno(action(ex->fd, 0, EXMAP_OP_FREE, 1, 0), EPERM);
@@ -261,5 +262,6 @@ int main(int argc, char **argv)
 
 	if (inherited)
 		return use_inherited(atoi(inherited));
-	return check_main(argc, argv, "Tests of the exmap module: what other processes can do with an exmap.");
+	return check_main(argc, argv,
+			  "Tests of processes that get hold of an exmap by fork, exec or clone.");
 }

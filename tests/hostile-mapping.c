@@ -468,5 +468,6 @@ WAY(the_interface_taken_away)
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of the exmap module: what system calls do to the mapping of a surface.");
+	return check_main(argc, argv,
+			  "Tests of system calls that change the mapping of a surface.");
 }

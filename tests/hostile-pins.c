@@ -324,5 +324,6 @@ TEST(pinned_pages_do_not_become_page_cache, .needs = "/dev/fuse")
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of the exmap module with pages that others hold.");
+	return check_main(argc, argv,
+			  "Tests of pages that others hold when they leave the surface.");
 }

@@ -147,5 +147,5 @@ TEST(killed_for_memory, .needs = MEMCG, .expects = "Call Trace")
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of the exmap module in a memory cgroup.");
+	return check_main(argc, argv, "Tests in a memory cgroup.");
 }

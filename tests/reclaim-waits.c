@@ -123,7 +123,7 @@ static void assert_not_delayed(struct starved *s, void (*what)(void *arg), void 
 		starved_end(s);
 	}
 	/* One of them may be by chance: the machine itself may have stood still for long. */
-	ck_assert_msg(waited <= CHANCE, "%d times it took a task that does not run", waited);
+	ck_assert_msg(waited <= CHANCE, "%d calls waited for a task that does not run", waited);
 }
 
 /* The holder: it puts pages into one interface's quarantine, and flushes it from another. */
@@ -266,11 +266,11 @@ TEST(reclaim_with_many_interfaces)
 	/* Try again: the machine may have been busy with other things. */
 	for (int i = 0; many >= 3 * one && i < 10; i++)
 		many = time_of(reclaim);
-	ck_assert_msg(many < 3 * one, "%.1f ms with %d exmaps, %.1f ms with one", many * 1e3, count,
-		      one * 1e3);
+	ck_assert_msg(many < 3 * one, "reclaim took %.1f ms with %d exmaps, %.1f ms with one",
+		      many * 1e3, count, one * 1e3);
 }
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of the exmap module: who waits for reclaim, and how long.");
+	return check_main(argc, argv, "Tests of waiting in reclaim.");
 }

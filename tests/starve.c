@@ -238,7 +238,7 @@ static pid_t starve(struct exmap *ex, call_fn call)
 		spinner_stop(spinner);
 		ck_assert(!pthread_join(thread, NULL));
 	}
-	ck_abort_msg("the holder was always outside");
+	ck_abort_msg("in 1000 rounds the holder was never in a call");
 }
 
 /* A backing file of 1000 pages. */
@@ -493,5 +493,6 @@ TEST(completions_do_not_wait_for_another_user, .needs_env = "EXMAP_TEST_SLOW_DEV
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Tests of the exmap module with a thread that cannot run.");
+	return check_main(argc, argv,
+			  "Tests with a thread that holds an interface and does not run.");
 }
