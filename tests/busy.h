@@ -105,7 +105,7 @@ static inline void busy_pread(struct busy *b)
 		busy_error(b, "FREE", 0, 0);
 }
 
-/* READ of a page takes longer than ALLOC, so it gets fewer pages. */
+/* READ gets fewer pages than ALLOC, because reading a page takes longer. */
 static inline void *busy_thread(void *arg)
 {
 	static const struct { int opcode, nr; } calls[] = {
@@ -124,7 +124,7 @@ static inline void *busy_thread(void *arg)
 			busy_pread(b);
 		atomic_fetch_add(&b->rounds, 1);
 	}
-	/* A test that waits for more rounds must go on. */
+	/* Do not let a test wait for rounds that will not come. */
 	atomic_store(&b->rounds, INT32_MAX);
 	return NULL;
 }

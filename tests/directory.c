@@ -42,7 +42,7 @@ static struct exmap *exmap_largest(size_t pool)
 
 /*
  * The number of the i-th of @nr pages that are each in a leaf of their own. The leaves are equally
- * far apart, and the page is i GiB into its leaf.
+ * far apart, and the page is i % 512 GiB into its leaf.
  */
 static uint64_t spread_page(size_t size, int i, int nr)
 {

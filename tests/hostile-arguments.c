@@ -90,7 +90,7 @@ static void wild_calls(int file)
 			cmd = _IOC(random() % 4, 'k', random() % 8, random() % 4096);
 		if (cmd == EXMAP_IOCTL_CLONE)
 			pointer = (char *)(long)fds[random() % 8];
-		/* A backing file, too, only out of @fds: no other file of this program. */
+		/* The backing file must be one of @fds: no other file may be overwritten. */
 		else if (cmd == EXMAP_IOCTL_SETUP && pointer >= end - PAGE && pointer <= end - 4)
 			*(int *)pointer = fds[random() % 8];
 		if (random() % 4 == 0)
@@ -208,7 +208,7 @@ TEST(files_mixed_up_by_threads)
 	}
 	for (int i = 0; i < 4; i++)
 		pthread_join(m[i].thread, NULL);
-	/* Close them by range: two threads that reopened one file have left a third open. */
+	/* Two threads that reopened the same file have lost a descriptor: close a range. */
 	assert_ok(close_range(first, ~0U, 0));
 	ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), 0);
 }

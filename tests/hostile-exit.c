@@ -270,8 +270,8 @@ static void make_and_kill(int count, double *made, double *gone)
 }
 
 /*
- * Exmaps of a process that is killed end all at once, not each after a wait of its own: that takes
- * less than three times as long as making them.
+ * The exmaps of a killed process end together, without a wait for each. That must take less than
+ * three times as long as making them.
  */
 TEST(exit_with_many_exmaps)
 {

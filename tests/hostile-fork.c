@@ -135,10 +135,10 @@ TEST(fork_after_dofork_keeps_the_books)
  * Processes that share the memory, or the file
  */
 
-/* exec_with_an_open_file() tells the program it starts by this variable which file that has. */
+/* exec_with_an_open_file() names the inherited file in this variable of the environment. */
 #define INHERITED "EXMAP_TEST_INHERITED"
 
-/* In that program: every use of the file must be refused. Returns 42 if so. */
+/* In the program after exec: each use of the file must fail with EPERM. Returns 42 if so. */
 static int use_inherited(int fd)
 {
 	struct exmap_ioctl_stats s;
@@ -205,8 +205,8 @@ TEST(clone_vm_and_vfork)
 				  CLONE_VM | SIGCHLD | (round % 2 ? CLONE_VFORK : 0), ex);
 
 		/*
-		 * No assertion before the child's end: the C library takes both processes for one
-		 * thread, and its locks for held by that.
+		 * No assertion before the child has ended. The C library sees one thread in both
+		 * processes, so a lock that the child holds would look like this thread's own.
 		 */
 		wait_child(pid, 0);
 	}

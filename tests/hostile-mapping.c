@@ -131,8 +131,8 @@ WAY(mremap_of_a_part)
 }
 
 /*
- * The surface does not move. A try ends it, because the kernel tells the MMU notifier that the
- * addresses are unmapped before it asks the VMA.
+ * The surface does not move. The attempt ends it, because the kernel tells the MMU notifier that
+ * the old addresses are unmapped before it asks the VMA.
  */
 WAY(mremap_that_moves)
 {
@@ -159,7 +159,7 @@ WAY(mprotect_of_any_kind)
 	return KEEPS;
 }
 
-/* The same by pkey_mprotect, with a protection key and without one. */
+/* pkey_mprotect is refused in the same way, with a protection key and without one. */
 WAY(pkey_mprotect_of_any_kind)
 {
 	int key = syscall(SYS_pkey_alloc, 0, 0);
@@ -182,7 +182,7 @@ static void advise(struct exmap *ex, int advice)
 	madvise(where(ex, PAGES - 1), 2 * PAGE, advice);
 }
 
-/* Each kind of advice, and its fate. */
+/* Each kind of advice, and what it does to the surface. */
 #define FOR_ADVICE(f)							\
 	f(dontneed, DONTNEED, LOSES) f(dontneed_locked, DONTNEED_LOCKED, LOSES)	\
 	f(free, FREE, KEEPS) f(pageout, PAGEOUT, KEEPS) f(cold, COLD, KEEPS)	\
@@ -212,7 +212,7 @@ WAY(madvise_of_any_number)
 	return LOSES;
 }
 
-/* process_madvise, which reaches a process by its pidfd. */
+/* process_madvise by the process on itself: pages may be gone, but none is lost to the pool. */
 WAY(process_madvise_of_itself)
 {
 	struct iovec range = { .iov_base = ex->surface, .iov_len = ex->size };
@@ -236,7 +236,7 @@ WAY(mlock_and_munlock)
 	return KEEPS;
 }
 
-/* The same by mlockall, for all mappings that are there and that will be. */
+/* The same holds for mlockall, of mappings that exist and of later ones. */
 WAY(mlockall_and_munlockall)
 {
 	assert_ok(mlockall(MCL_CURRENT | MCL_FUTURE));
@@ -317,7 +317,7 @@ static void by_clear_refs(struct exmap *ex, pid_t pid)
 	clear_refs(pid);
 }
 
-/* The same if another process writes to clear_refs. */
+/* The same holds if another process writes to clear_refs. */
 WAY(clear_refs_by_another)
 {
 	by_another(by_clear_refs, ex);
@@ -325,8 +325,8 @@ WAY(clear_refs_by_another)
 }
 
 /*
- * mbind, move_pages and the like, to the node where the pages are and to one that does not exist.
- * They return ENOSYS on a kernel without NUMA.
+ * mbind, move_pages and the like change nothing, for the node where the pages are and for one that
+ * does not exist. They return ENOSYS on a kernel without NUMA.
  */
 WAY(numa_calls)
 {
@@ -351,7 +351,7 @@ WAY(numa_calls)
 	return KEEPS;
 }
 
-/* msync with each flag. */
+/* msync with each flag changes nothing. */
 WAY(msync_of_all)
 {
 	assert_ok(msync(ex->surface, ex->size, MS_ASYNC));
@@ -368,7 +368,10 @@ WAY(remap_file_pages_of_a_part)
 	return KEEPS;
 }
 
-/* remap_file_pages of all maps the surface anew: EBUSY, but after the old mapping has gone. */
+/*
+ * remap_file_pages of all of the surface maps it again. That fails with EBUSY, but the kernel has
+ * removed the old mapping by then.
+ */
 WAY(remap_file_pages_of_all)
 {
 	assert_errno(remap_file_pages(ex->surface, ex->size, 0, 0, 0), EBUSY);
@@ -408,8 +411,8 @@ static long faults_in(const char *start, size_t pages)
 }
 
 /*
- * NUMA balancing leaves the surface alone. That it is at work is seen from faults in other memory
- * of the process. Only root can turn it on.
+ * NUMA balancing leaves the surface alone. Page faults in other memory of the process show that
+ * it is at work. Only root can turn it on.
  */
 TEST(numa_balancing_overlooks_the_surface, .needs = NUMA_BALANCING)
 {
@@ -431,8 +434,8 @@ TEST(numa_balancing_overlooks_the_surface, .needs = NUMA_BALANCING)
 	ck_assert(!pthread_create(&thread, NULL, idle, NULL));
 	ck_assert_int_eq(write(fd, "1", 1), 1);
 	/*
-	 * When it gets here for the third time, it has twice gone through all memory. If the
-	 * cpuset has only one node, it never comes.
+	 * When NUMA balancing has been at @other three times, it has gone through all memory of
+	 * the process twice. If the cpuset has only one node, it never comes.
 	 */
 	while (seen < 3 && clock() < 60 * CLOCKS_PER_SEC) {
 		faults = faults_in(other, BATCH);

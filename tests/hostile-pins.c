@@ -126,7 +126,7 @@ struct fuse {
 	struct exmap *ex;
 	enum way_off way;
 	bool served;			/* the kernel has read the file */
-	uint64_t frame[FUSE_PAGES];	/* where the pages were that it got */
+	uint64_t frame[FUSE_PAGES];	/* the page frames of what it got */
 };
 
 /* The page frame number behind an address; 0 if the page is absent. */

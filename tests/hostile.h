@@ -38,7 +38,7 @@ static inline uint64_t stamp(uint64_t page)
  * Access to words of pages that may be absent
  */
 
-/* Where on_fault() resumes after an access has faulted. */
+/* on_fault() resumes here after an access has faulted. */
 static __thread sigjmp_buf fault_jump;
 
 static inline void on_fault(int sig)

@@ -118,7 +118,7 @@ static void use_too_much(void)
 		more[at] = 1;
 }
 
-/* A process with an exmap that the OOM killer ends gives all of its memory back. */
+/* If the OOM killer ends a process with an exmap, all its memory is given back. */
 TEST(killed_for_memory, .needs = MEMCG, .expects = "Call Trace")
 {
 	int printk = open("/proc/sys/kernel/printk", O_RDWR);

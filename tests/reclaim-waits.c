@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of waiting in reclaim: it does not wait for calls of a user, nor calls for it, and it takes
- * no longer if there are many exmaps.
+ * Tests of waiting in reclaim. Reclaim does not wait for calls of a user, calls do not wait for
+ * reclaim, and reclaim takes no longer if there are many exmaps.
  *
  * One task, the holder, works on CPU 0 and so holds locks. When a real-time task takes that CPU,
  * the holder does not run, and what waits for its locks does not go on.

@@ -308,7 +308,7 @@ TEST_KILL(alloc_all)
  * Two users
  */
 
-/* The cgroup of the first one: its reads can be held up there. */
+/* The cgroup of the first one, in which device_limit() holds up reads. */
 #define GROUP "/sys/fs/cgroup/exmap-starve"
 
 static void write_file(const char *path, const char *text)
