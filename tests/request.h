@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * One request, made in any of the ways that there are: by io_uring's READ, READV, WRITE or WRITEV,
+ * by a command, by a command with entries in a registered buffer, or by libaio. FOR_READS() and
+ * the other lists make a test of each way.
+ */
+#ifndef TEST_REQUEST_H
+#define TEST_REQUEST_H
+
+#include <libaio.h>
+
+#include "device.h"
+#include "ring.h"
+
+enum kind {
+	URING_READ, URING_READV, CMD_READ, FIXED_READ, AIO_READ, AIO_READV,
+	BY_ACTION, BY_PREAD,
+	URING_WRITE, URING_WRITEV, CMD_WRITE, FIXED_WRITE, AIO_WRITE, AIO_WRITEV,
+};
+
+/* Each way whose path through the kernel is its own. */
+#define FOR_READS(what, name)				\
+	what(name, uring_read, URING_READ)		\
+	what(name, cmd_read, CMD_READ)			\
+	what(name, fixed_read, FIXED_READ)		\
+	what(name, aio_read, AIO_READ)
+#define FOR_WRITES(what, name)				\
+	what(name, uring_write, URING_WRITE)		\
+	what(name, cmd_write, CMD_WRITE)		\
+	what(name, fixed_write, FIXED_WRITE)		\
+	what(name, aio_write, AIO_WRITE)
+#define FOR_ALL(what, name)				\
+	FOR_READS(what, name)				\
+	FOR_WRITES(what, name)
+#define FOR_VECTORS(what, name)				\
+	what(name, uring_readv, URING_READV)		\
+	what(name, uring_writev, URING_WRITEV)		\
+	what(name, aio_readv, AIO_READV)		\
+	what(name, aio_writev, AIO_WRITEV)
+
+#define TEST_OF_KIND(name, suffix, kind)		\
+	TEST(name##_##suffix, ON_A_DEVICE) { name(kind); }
+#define TEST_OF_KIND_SLOW(name, suffix, kind)		\
+	TEST(name##_##suffix, .needs_env = "EXMAP_TEST_SLOW_DEVICE") { name(kind); }
+
+static inline bool is_write(enum kind kind)
+{
+	return kind >= URING_WRITE;
+}
+
+static inline bool is_aio(enum kind kind)
+{
+	return kind == AIO_READ || kind == AIO_READV || kind == AIO_WRITE || kind == AIO_WRITEV;
+}
+
+static inline bool is_fixed(enum kind kind)
+{
+	return kind == FIXED_READ || kind == FIXED_WRITE;
+}
+
+struct request {
+	enum kind kind;
+	struct exmap *ex;
+	int device;
+	struct io_uring ring;
+	struct exmap_iov *entries;
+	io_context_t aio;
+	struct iocb iocb;
+	struct iovec iov[2];
+	unsigned int pages;
+};
+
+static inline void request_init(struct request *r, enum kind kind, struct exmap *ex, int device,
+				unsigned int ring_flags)
+{
+	*r = (struct request){ .kind = kind, .ex = ex, .device = device };
+	if (is_aio(kind)) {
+		ck_assert_int_eq(io_setup(8, &r->aio), 0);
+		return;
+	}
+	ring_init_flags(&r->ring, 8, ring_flags);
+	if (is_fixed(kind))
+		r->entries = ring_entries(&r->ring);
+}
+
+static inline void request_start_aio(struct request *r, char *start, size_t len)
+{
+	struct iocb *iocb = &r->iocb;
+	const long offset = place(0, is_write(r->kind) ? EXMAP_OP_WRITE : EXMAP_OP_READ);
+
+	switch (r->kind) {
+	case AIO_READ:
+		io_prep_pread(iocb, r->ex->fd, start, len, offset);
+		break;
+	case AIO_WRITE:
+		io_prep_pwrite(iocb, r->ex->fd, start, len, offset);
+		break;
+	case AIO_READV:
+		io_prep_preadv(iocb, r->ex->fd, r->iov, 2, offset);
+		break;
+	default:
+		io_prep_pwritev(iocb, r->ex->fd, r->iov, 2, offset);
+		break;
+	}
+	ck_assert_int_eq(io_submit(r->aio, 1, &iocb), 1);
+}
+
+/* Interface 0 is asked for so many pages (2 or more) from that one on. */
+static inline void request_start(struct request *r, uint64_t page, unsigned int pages)
+{
+	static const int op[] = {
+		[URING_READ] = IORING_OP_READ, [URING_READV] = IORING_OP_READV,
+		[URING_WRITE] = IORING_OP_WRITE, [URING_WRITEV] = IORING_OP_WRITEV,
+	};
+	const unsigned int offset = place(0, is_write(r->kind) ? EXMAP_OP_WRITE : EXMAP_OP_READ);
+	char *start = where(r->ex, page);
+
+	r->pages = pages;
+	r->iov[0] = (struct iovec){ start, PAGE };
+	r->iov[1] = (struct iovec){ start + PAGE, (pages - 1) * PAGE };
+	switch (r->kind) {
+	case URING_READ:
+	case URING_WRITE:
+		prep_rw(&r->ring, op[r->kind], r->ex->fd, start, pages * PAGE, offset);
+		break;
+	case URING_READV:
+	case URING_WRITEV:
+		prep_rw(&r->ring, op[r->kind], r->ex->fd, r->iov, 2, offset);
+		break;
+	case CMD_READ:
+	case CMD_WRITE:
+		prep_cmd(&r->ring, r->ex->fd, offset, start, pages * PAGE);
+		break;
+	case FIXED_READ:
+	case FIXED_WRITE:
+		r->entries[0] = request_of(page, pages);
+		prep_fixed(&r->ring, r->ex->fd, offset, r->entries, sizeof(*r->entries));
+		break;
+	default:
+		request_start_aio(r, start, pages * PAGE);
+		return;
+	}
+	ring_submit(&r->ring, 1);
+}
+
+/* Whether it is under way still. The system call is for completions that wait for one. */
+static inline bool request_pending(struct request *r)
+{
+	struct io_event event;
+
+	if (is_aio(r->kind))
+		return !io_getevents(r->aio, 0, 1, &event, &(struct timespec){ });
+	getppid();
+	return !io_uring_cq_ready(&r->ring);
+}
+
+/* Its result: bytes, whichever way it was made, or an error. */
+static inline long request_wait(struct request *r)
+{
+	struct io_event event;
+	long ret;
+
+	if (is_aio(r->kind)) {
+		do {
+			ret = io_getevents(r->aio, 1, 1, &event, NULL);
+		} while (ret == -EINTR);
+		ck_assert_int_eq(ret, 1);
+		return (long)event.res;
+	}
+	ret = ring_wait(&r->ring);
+	if (!is_fixed(r->kind) || ret < 0)
+		return ret;
+	ck_assert_int_eq(ret, r->entries->res < 0);
+	return r->entries->res ?: r->entries->pages * (long)PAGE;
+}
+
+#define assert_result(r, want) do {						\
+	long ret_ = request_wait(r), want_ = (want);				\
+	ck_assert_msg(ret_ == want_, "result %ld, expected %ld", ret_, want_);	\
+} while (0)
+
+/*
+ * A request of 4 pages that is under way: the surface, or the device, will have
+ * generation 1 if it is written.
+ */
+enum { POOL = 64, FIRST = 10, PAGES = 4 };
+
+static inline void request_prepare(struct request *r, enum kind kind, int fd,
+				   unsigned int ring_flags)
+{
+	struct exmap *ex = exmap_on(fd, POOL);
+
+	if (is_write(kind)) {
+		ck_assert_int_eq(alloc(ex, 0, FIRST, PAGES), PAGES);
+		for (int page = FIRST; page < FIRST + PAGES; page++)
+			fill(where(ex, page), page, 1);
+	}
+	request_init(r, kind, ex, fd, ring_flags);
+}
+
+static inline void request_in_flight_flags(struct request *r, enum kind kind, unsigned int flags)
+{
+	int fd = device_open("EXMAP_TEST_DEVICE", FIRST + PAGES);
+
+	device_stop(fd);
+	request_prepare(r, kind, fd, flags);
+	request_start(r, FIRST, PAGES);
+	ck_assert(request_pending(r));
+}
+
+static inline void request_in_flight(struct request *r, enum kind kind)
+{
+	request_in_flight_flags(r, kind, 0);
+}
+
+/* What was read is on the surface; what was written is on the device. */
+static inline void assert_request_done(struct request *r)
+{
+	for (unsigned int page = FIRST; page < FIRST + r->pages; page++)
+		ck_assert_msg(is_write(r->kind) ? file_holds(r->device, page, 1)
+						: holds(where(r->ex, page), page, 0),
+			      "page %u is not what it must be", page);
+}
+
+static inline void assert_request_succeeds(struct request *r)
+{
+	ck_assert(request_pending(r));
+	device_go();
+	assert_result(r, r->pages * PAGE);
+	assert_request_done(r);
+}
+
+/* The whole pool can be allocated, and no more. If not, a request has some of it. */
+static inline bool whole_pool(struct exmap *ex, unsigned int pages)
+{
+	const size_t size = ex->size / PAGE < 4000 ? ex->size / PAGE : 4000;
+	int got;
+
+	ck_assert_int_ge(release(ex, 1, 0, size), 0);
+	if (stats(ex).alloc_count)
+		return false;
+	got = alloc(ex, 1, 200, pages);
+	if (got != (int)pages) {
+		ck_assert_int_eq(got, -ENOMEM);
+		return false;
+	}
+	ck_assert_int_eq(alloc(ex, 1, 0, 1), -ENOMEM);
+	ck_assert_int_eq(release(ex, 1, 200, pages), pages);
+	return true;
+}
+
+static inline void assert_nothing_lost(struct exmap *ex)
+{
+	ck_assert(whole_pool(ex, POOL));
+}
+
+#define FOR_RINGS(what, name)				\
+	what(name, uring_read, URING_READ)		\
+	what(name, cmd_read, CMD_READ)			\
+	what(name, fixed_read, FIXED_READ)		\
+	what(name, uring_write, URING_WRITE)		\
+	what(name, cmd_write, CMD_WRITE)		\
+	what(name, fixed_write, FIXED_WRITE)
+
+#endif /* TEST_REQUEST_H */
