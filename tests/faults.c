@@ -11,6 +11,7 @@
 #include <liburing.h>
 
 #include "io_common.h"
+#include "write_file.h"
 
 #define FAULTS "/sys/kernel/debug/"
 
@@ -50,25 +51,16 @@ struct subject {
  */
 static int fail_nth_fd;
 
-static void set_fault(const char *path, const char *value)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-	ck_assert_msg(fd >= 0 && write(fd, value, strlen(value)) > 0, "%s: %s", path,
-		      strerror(errno));
-	close(fd);
-}
-
 /* All allocations of all sizes; and no word in the log, where it would be a complaint. */
 static void faults_init(void)
 {
-	set_fault(FAULTS "failslab/ignore-gfp-wait", "N");
-	set_fault(FAULTS "failslab/verbose", "0");
-	set_fault(FAULTS "fail_page_alloc/ignore-gfp-wait", "N");
-	set_fault(FAULTS "fail_page_alloc/ignore-gfp-highmem", "N");
-	set_fault(FAULTS "fail_page_alloc/min-order", "0");
-	set_fault(FAULTS "fail_page_alloc/verbose", "0");
-	set_fault(FAULTS "fail_usercopy/verbose", "0");
+	write_file(FAULTS "failslab/ignore-gfp-wait", "N");
+	write_file(FAULTS "failslab/verbose", "0");
+	write_file(FAULTS "fail_page_alloc/ignore-gfp-wait", "N");
+	write_file(FAULTS "fail_page_alloc/ignore-gfp-highmem", "N");
+	write_file(FAULTS "fail_page_alloc/min-order", "0");
+	write_file(FAULTS "fail_page_alloc/verbose", "0");
+	write_file(FAULTS "fail_usercopy/verbose", "0");
 }
 
 /* Those of this process. */
@@ -194,7 +186,6 @@ static void assert_world_mapped(struct world *w, uint64_t pages)
 	assert_ok(ioctl(w->fd, EXMAP_IOCTL_STATS, &stats));
 	ck_assert_uint_eq(stats.alloc_count, pages);
 }
-
 
 /*
  * ACTION

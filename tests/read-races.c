@@ -118,7 +118,7 @@ FOR_READS(TEST_OF_KIND, same_pages_in_flight)
  * the others it takes after that. Meanwhile pages come to some of the first addresses, are
  * written, and go: each in another way.
  */
-#define FOR_READ_DOORS(what, name)			\
+#define FOR_EVERY_READ(what, name)			\
 	FOR_READS(what, name)				\
 	what(name, action, BY_ACTION)			\
 	what(name, pread, BY_PREAD)
@@ -292,7 +292,7 @@ static void replaced_in_flight(enum kind kind)
 	}
 	ck_assert(whole_pool(ex, 2 * NARROW_PAGES));
 }
-FOR_READ_DOORS(TEST_OF_KIND_NARROW, replaced_in_flight)
+FOR_EVERY_READ(TEST_OF_KIND_NARROW, replaced_in_flight)
 
 /* If a page comes and goes each time it is read then the caller is told so in the end. */
 static void replaced_every_time(enum kind kind)

@@ -32,6 +32,13 @@ enum kind {
 #define FOR_ALL(what, name)				\
 	FOR_READS(what, name)				\
 	FOR_WRITES(what, name)
+#define FOR_RINGS(what, name)				\
+	what(name, uring_read, URING_READ)		\
+	what(name, cmd_read, CMD_READ)			\
+	what(name, fixed_read, FIXED_READ)		\
+	what(name, uring_write, URING_WRITE)		\
+	what(name, cmd_write, CMD_WRITE)		\
+	what(name, fixed_write, FIXED_WRITE)
 #define FOR_VECTORS(what, name)				\
 	what(name, uring_readv, URING_READV)		\
 	what(name, uring_writev, URING_WRITEV)		\
@@ -40,8 +47,6 @@ enum kind {
 
 #define TEST_OF_KIND(name, suffix, kind)		\
 	TEST(name##_##suffix, ON_A_DEVICE) { name(kind); }
-#define TEST_OF_KIND_SLOW(name, suffix, kind)		\
-	TEST(name##_##suffix, .needs_env = "EXMAP_TEST_SLOW_DEVICE") { name(kind); }
 
 static inline bool is_write(enum kind kind)
 {
@@ -56,6 +61,18 @@ static inline bool is_aio(enum kind kind)
 static inline bool is_fixed(enum kind kind)
 {
 	return kind == FIXED_READ || kind == FIXED_WRITE;
+}
+
+/* The result of one request by libaio, or the error of its submission. */
+static inline long libaio_result(io_context_t aio, struct iocb *iocb)
+{
+	struct io_event event;
+	int ret = io_submit(aio, 1, &iocb);
+
+	if (ret != 1)
+		return ret;
+	ck_assert_int_eq(io_getevents(aio, 1, 1, &event, NULL), 1);
+	return event.res;
 }
 
 struct request {
@@ -83,11 +100,27 @@ static inline void request_init(struct request *r, enum kind kind, struct exmap 
 		r->entries = ring_entries(&r->ring);
 }
 
-static inline void request_start_aio(struct request *r, char *start, size_t len)
+static inline unsigned int request_place(enum kind kind)
 {
-	struct iocb *iocb = &r->iocb;
-	const long offset = place(0, is_write(r->kind) ? EXMAP_OP_WRITE : EXMAP_OP_READ);
+	return place(0, is_write(kind) ? EXMAP_OP_WRITE : EXMAP_OP_READ);
+}
 
+/* The first page, and the rest. */
+static inline void request_vector(struct request *r, char *start, size_t len)
+{
+	r->iov[0] = (struct iovec){ start, PAGE };
+	r->iov[1] = (struct iovec){ start + PAGE, len - PAGE };
+}
+
+static inline void request_start_aio(struct request *r, uint64_t page, unsigned int pages)
+{
+	const long offset = request_place(r->kind);
+	const size_t len = pages * PAGE;
+	char *start = where(r->ex, page);
+	struct iocb *iocb = &r->iocb;
+
+	r->pages = pages;
+	request_vector(r, start, len);
 	switch (r->kind) {
 	case AIO_READ:
 		io_prep_pread(iocb, r->ex->fd, start, len, offset);
@@ -105,41 +138,46 @@ static inline void request_start_aio(struct request *r, char *start, size_t len)
 	ck_assert_int_eq(io_submit(r->aio, 1, &iocb), 1);
 }
 
-/* Interface 0 is asked for so many pages (2 or more) from that one on. */
-static inline void request_start(struct request *r, uint64_t page, unsigned int pages)
+/*
+ * Prepare, but not submit, a request of io_uring's: interface 0 is asked for so many pages (2 or
+ * more) from that one on.
+ */
+static inline struct io_uring_sqe *request_prep(struct request *r, uint64_t page,
+						unsigned int pages)
 {
 	static const int op[] = {
 		[URING_READ] = IORING_OP_READ, [URING_READV] = IORING_OP_READV,
 		[URING_WRITE] = IORING_OP_WRITE, [URING_WRITEV] = IORING_OP_WRITEV,
 	};
-	const unsigned int offset = place(0, is_write(r->kind) ? EXMAP_OP_WRITE : EXMAP_OP_READ);
+	const unsigned int offset = request_place(r->kind);
 	char *start = where(r->ex, page);
 
 	r->pages = pages;
-	r->iov[0] = (struct iovec){ start, PAGE };
-	r->iov[1] = (struct iovec){ start + PAGE, (pages - 1) * PAGE };
 	switch (r->kind) {
 	case URING_READ:
 	case URING_WRITE:
-		prep_rw(&r->ring, op[r->kind], r->ex->fd, start, pages * PAGE, offset);
-		break;
-	case URING_READV:
-	case URING_WRITEV:
-		prep_rw(&r->ring, op[r->kind], r->ex->fd, r->iov, 2, offset);
-		break;
+		return prep_rw(&r->ring, op[r->kind], r->ex->fd, start, pages * PAGE, offset);
 	case CMD_READ:
 	case CMD_WRITE:
-		prep_cmd(&r->ring, r->ex->fd, offset, start, pages * PAGE);
-		break;
+		return prep_cmd(&r->ring, r->ex->fd, offset, start, pages * PAGE);
 	case FIXED_READ:
 	case FIXED_WRITE:
-		r->entries[0] = request_of(page, pages);
-		prep_fixed(&r->ring, r->ex->fd, offset, r->entries, sizeof(*r->entries));
-		break;
+		r->entries[0] = entry_of(page, pages);
+		return prep_fixed(&r->ring, r->ex->fd, offset, r->entries, sizeof(*r->entries));
 	default:
-		request_start_aio(r, start, pages * PAGE);
+		request_vector(r, start, pages * PAGE);
+		return prep_rw(&r->ring, op[r->kind], r->ex->fd, r->iov, 2, offset);
+	}
+}
+
+/* Submit a request of any kind. */
+static inline void request_start(struct request *r, uint64_t page, unsigned int pages)
+{
+	if (is_aio(r->kind)) {
+		request_start_aio(r, page, pages);
 		return;
 	}
+	request_prep(r, page, pages);
 	ring_submit(&r->ring, 1);
 }
 
@@ -253,13 +291,5 @@ static inline void assert_nothing_lost(struct exmap *ex)
 {
 	ck_assert(whole_pool(ex, POOL));
 }
-
-#define FOR_RINGS(what, name)				\
-	what(name, uring_read, URING_READ)		\
-	what(name, cmd_read, CMD_READ)			\
-	what(name, fixed_read, FIXED_READ)		\
-	what(name, uring_write, URING_WRITE)		\
-	what(name, cmd_write, CMD_WRITE)		\
-	what(name, fixed_write, FIXED_WRITE)
 
 #endif /* TEST_REQUEST_H */

@@ -148,7 +148,7 @@ static inline struct exmap_iov *ring_entries(struct io_uring *ring)
 	return iov.iov_base;
 }
 
-static inline struct exmap_iov request_of(uint64_t page, unsigned int len)
+static inline struct exmap_iov entry_of(uint64_t page, unsigned int len)
 {
 	return (struct exmap_iov){ .value = (uint64_t)len << 52 | page };
 }

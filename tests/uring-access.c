@@ -16,7 +16,7 @@ TEST(uring_before_setup_or_without_a_file)
 
 	ring_init(&ring, 8);
 	entries = ring_entries(&ring);
-	entries[0] = request_of(1, 1);
+	entries[0] = entry_of(1, 1);
 	ck_assert_int_eq(uring_rw(&ring, IORING_OP_READ, fd, surface, PAGE, 0), -EBADF);
 	ck_assert_int_eq(cmd(&ring, fd, place(0, EXMAP_OP_ALLOC), surface, PAGE), -EBADF);
 	prep_fixed(&ring, fd, place(0, EXMAP_OP_ALLOC), entries, 8);
@@ -29,7 +29,7 @@ TEST(uring_before_setup_or_without_a_file)
 	ck_assert_int_eq(cmd(&ring, fd, place(0, EXMAP_OP_WRITE), surface, PAGE), -EOPNOTSUPP);
 	prep_fixed(&ring, fd, place(0, EXMAP_OP_READ), entries, 8);
 	ck_assert_int_eq(ring_result(&ring), -EOPNOTSUPP);
-	ck_assert_uint_eq(entries[0].value, request_of(1, 1).value);
+	ck_assert_uint_eq(entries[0].value, entry_of(1, 1).value);
 	ck_assert_int_eq(cmd(&ring, fd, place(0, EXMAP_OP_FREE), surface, 4 * PAGE), 4 * PAGE);
 }
 
@@ -46,10 +46,10 @@ TEST(uring_without_a_surface_is_eproto)
 	ck_assert_int_eq(uring_rw(&ring, IORING_OP_READ, fd, memory, PAGE, 0), -EPROTO);
 	for (int op = EXMAP_OP_READ; op <= EXMAP_OP_WRITE; op++) {
 		ck_assert_int_eq(cmd(&ring, fd, place(0, op), memory, PAGE), -EPROTO);
-		entries[0] = request_of(1, 1);
+		entries[0] = entry_of(1, 1);
 		prep_fixed(&ring, fd, place(0, op), entries, 8);
 		ck_assert_int_eq(ring_result(&ring), -EPROTO);
-		ck_assert_uint_eq(entries[0].value, request_of(1, 1).value);
+		ck_assert_uint_eq(entries[0].value, entry_of(1, 1).value);
 	}
 }
 
@@ -59,9 +59,8 @@ TEST(uring_of_another_process_is_eperm)
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), POOL);
 	struct io_uring shared, own;
 	struct exmap_iov *entries;
-	struct iocb iocb, *iocbs = &iocb;
-	struct io_event event;
 	io_context_t aio = NULL;
+	struct iocb iocb;
 	pid_t pid;
 
 	ring_init(&shared, 8);
@@ -77,31 +76,17 @@ TEST(uring_of_another_process_is_eperm)
 				ck_assert_int_eq(cmd_pages(ring, ex, op, 0, 1), -EPERM);
 		}
 		entries = ring_entries(&own);
-		entries[0] = request_of(1, 1);
+		entries[0] = entry_of(1, 1);
 		prep_fixed(&own, ex->fd, place(0, EXMAP_OP_ALLOC), entries, 8);
 		ck_assert_int_eq(ring_result(&own), -EPERM);
 		ck_assert_int_eq(io_setup(1, &aio), 0);
 		io_prep_pread(&iocb, ex->fd, ex->surface, PAGE, 0);
-		if (io_submit(aio, 1, &iocbs) == 1) {
-			ck_assert_int_eq(io_getevents(aio, 1, 1, &event, NULL), 1);
-			ck_assert_int_eq((long)event.res, -EPERM);
-		}
+		ck_assert_int_eq(libaio_result(aio, &iocb), -EPERM);
 		_exit(0);
 	}
 	wait_child(pid, 0);
 	assert_mapped(ex, 0);
 	assert_nothing_lost(ex);
-}
-
-static long libaio_result(io_context_t aio, struct iocb *iocb)
-{
-	struct io_event event;
-	int ret = io_submit(aio, 1, &iocb);
-
-	if (ret != 1)
-		return ret;
-	ck_assert_int_eq(io_getevents(aio, 1, 1, &event, NULL), 1);
-	return event.res;
 }
 
 /*
@@ -158,19 +143,14 @@ TEST(fsync_by_libaio)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), POOL);
 	struct exmap *without = exmap_new(MIB, 10, 1);
-	struct iocb iocb, *iocbs = &iocb;
-	struct io_event event;
 	io_context_t aio = NULL;
+	struct iocb iocb;
 
 	ck_assert_int_eq(io_setup(1, &aio), 0);
 	io_prep_fsync(&iocb, ex->fd);
-	ck_assert_int_eq(io_submit(aio, 1, &iocbs), 1);
-	ck_assert_int_eq(io_getevents(aio, 1, 1, &event, NULL), 1);
-	ck_assert_int_eq((long)event.res, 0);
+	ck_assert_int_eq(libaio_result(aio, &iocb), 0);
 	io_prep_fdsync(&iocb, without->fd);
-	ck_assert_int_eq(io_submit(aio, 1, &iocbs), 1);
-	ck_assert_int_eq(io_getevents(aio, 1, 1, &event, NULL), 1);
-	ck_assert_int_eq((long)event.res, -EOPNOTSUPP);
+	ck_assert_int_eq(libaio_result(aio, &iocb), -EOPNOTSUPP);
 }
 
 int main(int argc, char **argv)

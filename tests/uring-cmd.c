@@ -112,7 +112,7 @@ TEST_BOTH(fixed_batch)
 	ring_init(&ring, 8);
 	iov = ring_entries(&ring);
 	for (int i = 0; i < 512; i++)
-		iov[i] = request_of((i * 37) % FILE_PAGES, 1);
+		iov[i] = entry_of((i * 37) % FILE_PAGES, 1);
 	prep_fixed(&ring, ex->fd, place(1, EXMAP_OP_READ), iov, 512 * 8);
 	ck_assert_int_eq(ring_result(&ring), 0);
 	for (int i = 0; i < 512; i++) {
@@ -124,13 +124,13 @@ TEST_BOTH(fixed_batch)
 	/* In the middle of the buffer, across the end of its first page. */
 	iov += 300;
 	for (int i = 0; i < 512; i++)
-		iov[i] = request_of((i * 37) % FILE_PAGES, 1);
+		iov[i] = entry_of((i * 37) % FILE_PAGES, 1);
 	iov[512].value = 42;
 	prep_fixed(&ring, ex->fd, place(0, EXMAP_OP_WRITE), iov, 512 * 8);
 	ck_assert_int_eq(ring_result(&ring), 0);
 	for (int i = 0; i < 512; i++) {
 		assert_answer(iov[i], 0, 1);
-		iov[i] = request_of((i * 37) % FILE_PAGES, 1);
+		iov[i] = entry_of((i * 37) % FILE_PAGES, 1);
 	}
 	prep_fixed(&ring, ex->fd, place(0, EXMAP_OP_FREE), iov, 512 * 8);
 	ck_assert_int_eq(ring_result(&ring), 0);
@@ -152,11 +152,11 @@ TEST_BOTH(fixed_counts_failures)
 	ring_init(&ring, 8);
 	iov = ring_entries(&ring);
 	for (int op = EXMAP_OP_READ; op <= EXMAP_OP_WRITE; op++) {
-		iov[0] = request_of(10, 2);
-		iov[1] = request_of(2 * FILE_PAGES, 1);
-		iov[2] = request_of(20, 1);
-		iov[3] = request_of(2 * FILE_PAGES - 1, 2);
-		iov[4] = request_of(30, 0);
+		iov[0] = entry_of(10, 2);
+		iov[1] = entry_of(2 * FILE_PAGES, 1);
+		iov[2] = entry_of(20, 1);
+		iov[3] = entry_of(2 * FILE_PAGES - 1, 2);
+		iov[4] = entry_of(30, 0);
 		prep_fixed(&ring, ex->fd, place(0, op), iov, 5 * 8);
 		ck_assert_int_eq(ring_result(&ring), 2);
 		/* READ maps them, ALLOC finds them, FREE unmaps them, WRITE finds none. */
@@ -180,8 +180,8 @@ TEST_BOTH(fixed_without_memory)
 	iov = ring_entries(&ring);
 	for (int op = EXMAP_OP_READ; op <= EXMAP_OP_ALLOC; op++) {
 		/* The first has none: nothing happened. */
-		iov[0] = request_of(0, 11);
-		iov[1] = request_of(20, 1);
+		iov[0] = entry_of(0, 11);
+		iov[1] = entry_of(20, 1);
 		prep_fixed(&ring, ex->fd, place(0, op), iov, 2 * 8);
 		if (op == EXMAP_OP_READ) {
 			ck_assert_int_eq(ring_result(&ring), -ENOMEM);
@@ -193,12 +193,12 @@ TEST_BOTH(fixed_without_memory)
 			ck_assert_int_eq(ret, want);
 			ck_assert_int_ge(release(ex, 0, 0, 200), 0);
 		}
-		ck_assert_uint_eq(iov[0].value, request_of(0, 11).value);
-		ck_assert_uint_eq(iov[1].value, request_of(20, 1).value);
+		ck_assert_uint_eq(iov[0].value, entry_of(0, 11).value);
+		ck_assert_uint_eq(iov[1].value, entry_of(20, 1).value);
 		/* A later one. */
-		iov[0] = request_of(0, 6);
-		iov[1] = request_of(20, 5);
-		iov[2] = request_of(30, 1);
+		iov[0] = entry_of(0, 6);
+		iov[1] = entry_of(20, 5);
+		iov[2] = entry_of(30, 1);
 		prep_fixed(&ring, ex->fd, place(0, op), iov, 3 * 8);
 		ck_assert_int_eq(ring_result(&ring), 2);
 		assert_answer(iov[0], 0, 6);
@@ -222,7 +222,7 @@ TEST_BOTH(fixed_of_the_same_page_twice)
 	entry(ex, 0, 1, 5, 1);
 	ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_READ, 2, 0), 0);
 	ck_assert_int_eq(release(ex, 0, 5, 1), 1);
-	iov[0] = iov[1] = request_of(5, 1);
+	iov[0] = iov[1] = entry_of(5, 1);
 	prep_fixed(&ring, ex->fd, place(0, EXMAP_OP_READ), iov, 2 * 8);
 	ck_assert_int_eq(ring_result(&ring), 0);
 	assert_answer(iov[0], 0, 1);
@@ -235,7 +235,7 @@ TEST(fixed_refusals)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), POOL);
 	char *elsewhere = aligned_alloc(PAGE, PAGE);
-	const uint64_t untouched = request_of(10, 1).value;
+	const uint64_t untouched = entry_of(10, 1).value;
 	struct io_uring_sqe *sqe;
 	struct exmap_iov *iov;
 	struct io_uring ring;
@@ -294,7 +294,7 @@ TEST(fixed_refusals)
 TEST(fixed_without_a_buffer)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), POOL);
-	struct exmap_iov iov = request_of(1, 1);
+	struct exmap_iov iov = entry_of(1, 1);
 	struct io_uring ring;
 
 	ring_init(&ring, 8);
@@ -315,9 +315,9 @@ TEST(fixed_across_the_end_of_a_direct_file, .needs_env = "EXMAP_TEST_DIRECTORY")
 	assert_ok(ftruncate(fd, 10 * PAGE + 100));
 	ring_init(&ring, 8);
 	iov = ring_entries(&ring);
-	iov[0] = request_of(8, 5);
-	iov[1] = request_of(15, 2);
-	iov[2] = request_of(2, 1);
+	iov[0] = entry_of(8, 5);
+	iov[1] = entry_of(15, 2);
+	iov[2] = entry_of(2, 1);
 	prep_fixed(&ring, ex->fd, place(0, EXMAP_OP_READ), iov, 3 * sizeof(*iov));
 	ck_assert_int_eq(ring_result(&ring), 1);
 	assert_answer(iov[0], 0, 3);
@@ -337,7 +337,7 @@ TEST(fixed_reads_its_entries_once, ON_A_DEVICE)
 
 	request_in_flight(&r, FIXED_READ);
 	/* READ has them; its answer comes after this, and in this place. */
-	r.entries[0] = request_of(100, 50);
+	r.entries[0] = entry_of(100, 50);
 	r.entries[1].value = 42;
 	device_go();
 	assert_result(&r, PAGES * PAGE);

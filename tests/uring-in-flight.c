@@ -11,6 +11,9 @@
  */
 #include "request.h"
 
+#define TEST_OF_KIND_SLOW(name, suffix, kind)		\
+	TEST(name##_##suffix, .needs_env = "EXMAP_TEST_SLOW_DEVICE") { name(kind); }
+
 /*
  * Submission returns before the device answers
  */

@@ -205,7 +205,7 @@ TEST_BOTH(commands_through_a_queue_of_one)
 		fill(where(ex, i * STEP), i * STEP, 1);
 	}
 	for (int i = 0; i < COMMANDS; i++) {
-		iov[i] = request_of(i * STEP, 1);
+		iov[i] = entry_of(i * STEP, 1);
 		prep_fixed(&ring, ex->fd, place(0, EXMAP_OP_WRITE), &iov[i], 8)->user_data = i;
 		ring_submit(&ring, 1);
 	}
@@ -315,7 +315,7 @@ static void worker_call(struct worker *w, int opcode, const uint64_t *page)
 	switch (how) {
 	case 0:
 		for (int i = 0; i < BATCH; i++)
-			w->iov[i] = request_of(page[i], 1);
+			w->iov[i] = entry_of(page[i], 1);
 		prep_fixed(&w->ring, w->ex->fd, place(w->id, opcode), w->iov, BATCH * 8);
 		break;
 	case 1:

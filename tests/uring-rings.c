@@ -40,24 +40,12 @@ static void with_deferred_completions(enum kind kind)
 /* A worker thread does it, and may wait. */
 static void with_worker_threads(enum kind kind)
 {
-	const unsigned int offset = place(0, is_write(kind) ? EXMAP_OP_WRITE : EXMAP_OP_READ);
-	struct io_uring_sqe *sqe;
 	int fd = device_open("EXMAP_TEST_DEVICE", FIRST + PAGES);
 	struct request r;
 
 	request_prepare(&r, kind, fd, 0);
 	for (int i = 0; i < 100; i++) {
-		r.pages = PAGES;
-		if (is_fixed(kind)) {
-			r.entries[0] = request_of(FIRST, PAGES);
-			sqe = prep_fixed(&r.ring, r.ex->fd, offset, r.entries, sizeof(*r.entries));
-		} else if (kind == CMD_READ || kind == CMD_WRITE) {
-			sqe = prep_cmd(&r.ring, r.ex->fd, offset, where(r.ex, FIRST), PAGES * PAGE);
-		} else {
-			sqe = prep_rw(&r.ring, is_write(kind) ? IORING_OP_WRITE : IORING_OP_READ,
-				      r.ex->fd, where(r.ex, FIRST), PAGES * PAGE, offset);
-		}
-		sqe->flags |= IOSQE_ASYNC;
+		request_prep(&r, FIRST, PAGES)->flags |= IOSQE_ASYNC;
 		ring_submit(&r.ring, 1);
 		assert_result(&r, PAGES * PAGE);
 		assert_request_done(&r);
@@ -155,7 +143,7 @@ TEST_BOTH(links_go_on_after_success)
 		sqe->user_data = i;
 	}
 	/* Nor do failed entries break it. */
-	iov[0] = request_of(2 * FILE_PAGES, 1);
+	iov[0] = entry_of(2 * FILE_PAGES, 1);
 	sqe = prep_fixed(&ring, ex->fd, place(0, EXMAP_OP_READ), iov, 8);
 	sqe->flags |= IOSQE_IO_LINK;
 	sqe->user_data = 5;

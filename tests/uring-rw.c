@@ -126,7 +126,7 @@ TEST(uring_at_the_end_of_the_device, ON_A_DEVICE)
  * The last page of a device that ends within it: written as far as the device goes, it counts,
  * as it does when it is read.
  */
-#define FOR_WRITE_DOORS(what, name)			\
+#define FOR_EVERY_WRITE(what, name)			\
 	FOR_WRITES(what, name)				\
 	what(name, action, BY_ACTION)			\
 	what(name, pwrite, BY_PREAD)
@@ -198,7 +198,7 @@ static void last_page_of_a_device(enum kind kind)
 	last_page_on(kind, O_DIRECT);
 	last_page_on(kind, 0);
 }
-FOR_WRITE_DOORS(TEST_OF_KIND_ODD, last_page_of_a_device)
+FOR_EVERY_WRITE(TEST_OF_KIND_ODD, last_page_of_a_device)
 
 TEST(read_fixed_on_the_exmap_is_einval)
 {
@@ -269,9 +269,9 @@ TEST(bad_page, .needs_env = "EXMAP_TEST_BAD_DEVICE")
 	ck_assert(holds(where(ex, 40), 40, 0) && holds(where(ex, 45), 45, 0));
 	ck_assert_int_eq(cmd_pages(&ring, ex, EXMAP_OP_READ, 50, 1), -EIO);
 
-	iov[0] = request_of(10, 2);
-	iov[1] = request_of(50, 1);
-	iov[2] = request_of(20, 1);
+	iov[0] = entry_of(10, 2);
+	iov[1] = entry_of(50, 1);
+	iov[2] = entry_of(20, 1);
 	prep_fixed(&ring, ex->fd, place(1, EXMAP_OP_READ), iov, 3 * 8);
 	ck_assert_int_eq(ring_result(&ring), 1);
 	assert_answer(iov[0], 0, 2);
@@ -281,7 +281,7 @@ TEST(bad_page, .needs_env = "EXMAP_TEST_BAD_DEVICE")
 
 	/* The module reads adjacent pages at once; an error is that page's alone. */
 	for (int i = 0; i < 4; i++)
-		iov[i] = request_of(48 + i, 1);
+		iov[i] = entry_of(48 + i, 1);
 	prep_fixed(&ring, ex->fd, place(1, EXMAP_OP_READ), iov, 4 * 8);
 	ck_assert_int_eq(ring_result(&ring), 1);
 	for (int i = 0; i < 4; i++) {
