@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The block devices of the tests: opened and filled, stopped and let go.
+ * The block devices of the tests: open and fill one, stop it, let it go on.
  *
  * A test stops a device to see what happens while a request is in flight. It enters a cgroup
  * that may do almost no I/O on the device, and lifts the limit when it has seen what it wants.
- * (EXMAP_TEST_SLOW_DEVICE cannot be used for that: it takes the data at once, and only its
- * answer is late.)
+ * EXMAP_TEST_SLOW_DEVICE does not do for that, because it moves the data at once and only its
+ * answer is late.
  */
 #ifndef TEST_DEVICE_H
 #define TEST_DEVICE_H
@@ -31,7 +31,7 @@ static inline void group_limit(int group, const char *limit)
 	write_file(path, text);
 }
 
-/* Let through what was stopped in a group. */
+/* Lift the limit of a group: requests that were stopped go on. */
 static inline void device_go_group(int group)
 {
 	group_limit(group, "max");
@@ -42,7 +42,10 @@ static inline void device_go(void)
 	device_go_group(0);
 }
 
-/* A process that waits for the device cannot even be killed: see that it ends. */
+/*
+ * Start a process that lifts the limits after 40 s, if the test has not ended by then. It is
+ * needed because a process that waits for the device cannot be killed.
+ */
 static inline void start_watchdog(void)
 {
 	int alive[2];
@@ -56,7 +59,7 @@ static inline void start_watchdog(void)
 	setsid();
 	dup2(alive[0], 0);
 	close_range(3, ~0U, 0);
-	/* Where the test has ended the device may be another's. */
+	/* If the test has ended then the pipe is closed, and another test may have the device. */
 	if (!poll(&(struct pollfd){ .fd = 0, .events = POLLIN }, 1, 40000)) {
 		device_go_group(0);
 		device_go_group(1);
@@ -64,7 +67,7 @@ static inline void start_watchdog(void)
 	_exit(0);
 }
 
-/* From now on what this process asks of the device waits, in group 0 or 1. */
+/* Stop the device for this process, which enters group 0 or 1: its requests wait from now on. */
 static inline void device_stop_group(int fd, int group)
 {
 	static bool watched;
@@ -84,8 +87,8 @@ static inline void device_stop_group(int fd, int group)
 		watched = true;
 	}
 	/*
-	 * Two bytes per second, the least there is: what was saved up in the time for which
-	 * earlier tests have stopped it may count (6.12), and must not do for a page.
+	 * Two bytes per second is the lowest limit. On 6.12 a group may use what it has saved up
+	 * while earlier tests had stopped the device, and that must be less than a page.
 	 */
 	group_limit(group, "2");
 	snprintf(path, sizeof(path), CGROUPS "/exmap-test-%d/cgroup.procs", group);
@@ -97,7 +100,7 @@ static inline void device_stop(int fd)
 	device_stop_group(fd, 0);
 }
 
-/* Open a block device; fill so many pages with generation 0. */
+/* Open the block device that @variable names; fill its first @pages pages with generation 0. */
 static inline int device_open(const char *variable, size_t pages)
 {
 	int fd = open(getenv(variable), O_RDWR | O_DIRECT | O_CLOEXEC);

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Calls for which the kernel has no memory: each is made with the first of its
- * allocations and copies from or to user space failing, then with the second, and so on,
- * until it gets through without a failure (fail-nth: Documentation/fault-injection of
- * Linux). What failed must say so with the right errno and leave nothing behind; then
- * the same call must succeed.
+ * Tests of calls for which the kernel has no memory, or whose user memory it cannot reach.
  *
- * $EXMAP_TEST_DEVICE is a block device.
+ * Each call is made with the first of its allocations and user copies failing, then with the
+ * second, and so on, until one is made without a fault. (See fail-nth in the kernel's
+ * Documentation/fault-injection.) A call that fails must say so by the right errno and leave
+ * nothing behind. Then the same call must succeed.
+ *
+ * The tests need a kernel built for fault injection: the debug kernel of vm/run.
+ *
+ * EXMAP_TEST_DEVICE	a block device; is overwritten
  */
 #include <liburing.h>
 
@@ -18,32 +21,32 @@
 enum {
 	SURFACE = 4096,		/* pages */
 	POOL = 1500,
-	INTERFACES = 256,	/* so many that they take more than a page */
+	INTERFACES = 256,	/* enough for the array of interfaces to exceed a page */
 	RUNS = 3,		/* of pages */
 	RUN = 100,
 	ALL = RUNS * RUN,
 };
 
-/* What a call works on. */
+/* The objects that a call works on. */
 struct world {
 	int fd;
-	int other;		/* another exmap's, or -1 */
+	int other;		/* the file of another exmap, or -1 */
 	int file;		/* the backing file, or -1 */
 	char *surface;
 	struct exmap_user_interface *interface;
 	struct io_uring ring;
 };
 
-/* A call, and what goes before and after it. */
+/* A call to test, and how to prepare and check it. */
 struct subject {
 	void (*prepare)(struct world *w);
-	/* Nothing but the call: an assertion writes to a file, which could fail as well. */
+	/* Only the call, without assertions: those write to a file, and that could fail as well. */
 	long (*call)(struct world *w);
-	/* Whether the result fits what is there now: 0 for a success, or the errno. */
+	/* Check the result against the state after the call. Returns 0 for success or the errno. */
 	int (*verdict)(struct world *w, long ret, int err);
-	/* What must be so at the end. */
+	/* Check the state after the call has succeeded. */
 	void (*check)(struct world *w, long ret);
-	int errnos[4];		/* how it may fail; ends with 0 */
+	int errnos[4];		/* those with which the call may fail; ends with 0 */
 };
 
 /*
@@ -51,7 +54,10 @@ struct subject {
  */
 static int fail_nth_fd;
 
-/* All allocations of all sizes; and no word in the log, where it would be a complaint. */
+/*
+ * Let every allocation fail, whatever its size. Nothing is logged, because check_main() would take
+ * that as a complaint.
+ */
 static void faults_init(void)
 {
 	write_file(FAULTS "failslab/ignore-gfp-wait", "N");
@@ -63,7 +69,7 @@ static void faults_init(void)
 	write_file(FAULTS "fail_usercopy/verbose", "0");
 }
 
-/* Those of this process. */
+/* Open the file that sets which allocation or user copy of this thread fails. */
 static void faults_open(void)
 {
 	fail_nth_fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
@@ -78,12 +84,12 @@ static void faults_arm(int nth)
 	ck_assert_int_eq(pwrite(fail_nth_fd, text, len, 0), len);
 }
 
-/* No more of them. Returns whether there was one. */
+/* Let nothing fail from now on. Returns whether there was a fault. */
 static bool faults_disarm(void)
 {
 	char left[16] = { };
 
-	/* What was left may hit these calls: then nothing is left. */
+	/* A fault that has not yet come may hit these two calls instead: then none is left. */
 	if (pread(fail_nth_fd, left, sizeof(left) - 1, 0) <= 0)
 		return false;
 	if (pwrite(fail_nth_fd, "0", 1, 0) != 1)
@@ -137,7 +143,7 @@ static void world_whole(struct world *w)
 	assert_ok(w->interface);
 }
 
-/* Its file is the test's, and stays. */
+/* The backing file of the test's worlds. The test opens it. */
 static int backing = -1;
 
 static void world_backed(struct world *w)
@@ -167,7 +173,7 @@ static void world_end(struct world *w)
 	close(w->other);
 }
 
-/* The second lies in two page tables. */
+/* The first page of a run. The second run lies in two page tables. */
 static int run_page(int run)
 {
 	return run * 462;
@@ -196,7 +202,7 @@ static long call_action(struct world *w, int opcode)
 	return action(w->fd, 0, opcode, RUNS, 0);
 }
 
-/* How many pages the entries say, and the first error among them. */
+/* Add up the pages of all entries, of which @failed must have an error. Returns the first errno. */
 static int read_entries(struct world *w, long failed, uint64_t *pages)
 {
 	int err = 0;
@@ -221,7 +227,7 @@ static void assert_entries_untouched(struct world *w)
 		ck_assert_uint_eq(w->interface->iov[i].value, (uint64_t)RUN << 52 | run_page(i));
 }
 
-/* What ALLOC and READ say is what they mapped. */
+/* For ALLOC and READ: the entries count exactly the pages that were mapped. */
 static int verdict_mapped(struct world *w, long ret, int err)
 {
 	uint64_t pages = 0;
@@ -234,7 +240,7 @@ static int verdict_mapped(struct world *w, long ret, int err)
 	return err;
 }
 
-/* Where the first entry finds no memory nothing has happened. */
+/* For ALLOC: if the first entry finds no memory then the whole call fails. */
 static int verdict_alloc(struct world *w, long ret, int err)
 {
 	if (ret != -1)
@@ -242,7 +248,7 @@ static int verdict_alloc(struct world *w, long ret, int err)
 	return verdict_mapped(w, ret, err);
 }
 
-/* Of WRITE and FREE. */
+/* For WRITE and FREE: if the call fails then the entries are untouched. */
 static int verdict_entries(struct world *w, long ret, int err)
 {
 	uint64_t pages;
@@ -279,7 +285,7 @@ static void check_written(struct world *w, long ret)
 static void check_freed(struct world *w, long ret)
 {
 	assert_world_mapped(w, 0);
-	/* And can be had again. */
+	/* The pages can be allocated again. */
 	ck_assert_int_eq(call_action(w, EXMAP_OP_ALLOC), 0);
 	assert_world_mapped(w, ALL);
 }
@@ -299,9 +305,7 @@ static void world_to_free(struct world *w)
 	ck_assert_int_eq(call_action(w, EXMAP_OP_ALLOC), 0);
 }
 
-/*
- * Each call with each fault
- */
+/* For calls without entries. */
 static int verdict_errno(struct world *w, long ret, int err)
 {
 	return ret == -1 ? err : 0;
@@ -314,10 +318,10 @@ static bool is_among(const int *errnos, int err)
 	return *errnos;
 }
 
-/* What a process says to the one that started it. */
+/* What a child reports to its parent. */
 struct outcome {
 	bool faulted;		/* there was a fault */
-	bool failed;		/* and the call failed */
+	bool failed;		/* the call has failed because of it */
 };
 
 static struct outcome with_fault(const struct subject *s, int nth)
@@ -349,7 +353,7 @@ static struct outcome with_fault(const struct subject *s, int nth)
 	return outcome;
 }
 
-/* In a process of its own: some things the kernel allocates once for each. */
+/* Run it in a process of its own, because some things are allocated once per process. */
 static struct outcome in_a_process(const struct subject *s, int nth, struct outcome *outcome)
 {
 	pid_t pid = fork();
@@ -361,7 +365,7 @@ static struct outcome in_a_process(const struct subject *s, int nth, struct outc
 		faults_open();
 		*outcome = with_fault(s, nth);
 		ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), 0);
-		/* The kernel counts in steps. */
+		/* The kernel updates this number in steps. */
 		ck_assert_int_le(kib_of("/proc/self/status", "RssShmem:") - resident, 1024);
 		_exit(0);
 	}
@@ -369,7 +373,7 @@ static struct outcome in_a_process(const struct subject *s, int nth, struct outc
 	return *outcome;
 }
 
-/* Where a call can fail at all there must be faults from which it does. */
+/* Make the call with each fault. If it can fail at all then one of the faults must do it. */
 static void with_every_fault(const struct subject *s)
 {
 	struct outcome *shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
@@ -387,9 +391,10 @@ static void with_every_fault(const struct subject *s)
 	ck_assert_int_eq(failed, s->errnos[0] != 0);
 }
 
-/* Only a kernel that was built for fault injection has it. */
+/* Only a kernel that was built for fault injection has this file. */
 #define NEEDS FAULTS "failslab/verbose"
 
+/* A test of one call. The arguments are the fields of struct subject. */
 #define TEST_FAULTS(name, ...)							\
 	TEST(name, .needs = NEEDS)						\
 	{									\
@@ -399,7 +404,7 @@ static void with_every_fault(const struct subject *s)
 	}
 
 /*
- * Without a backing file
+ * Calls without a backing file
  */
 static long call_open(struct world *w)
 {
@@ -443,7 +448,7 @@ static long call_free(struct world *w)
 	return call_action(w, EXMAP_OP_FREE);
 }
 
-/* By the kernel, which does not get a signal for it. */
+/* Let the kernel touch the page: if that fails, getcwd() fails and no signal is sent. */
 static long call_touch(struct world *w)
 {
 	return getcwd(w->surface, PAGE) ? 0 : -1;
@@ -459,7 +464,7 @@ TEST_FAULTS(faults_in_open, world_empty, call_open, .errnos = { ENOMEM, EFAULT, 
 TEST_FAULTS(faults_in_mmap_of_surface, world_open, call_mmap_surface, .errnos = { ENOMEM })
 TEST_FAULTS(faults_in_mmap_of_interface, world_set_up, call_mmap_interface, .errnos = { ENOMEM })
 TEST_FAULTS(faults_in_setup, world_mapped, call_setup, .errnos = { ENOMEM, EFAULT })
-/* Takes no memory. */
+/* CLONE allocates nothing. */
 TEST_FAULTS(faults_in_clone, world_two, call_clone, .errnos = { 0 })
 TEST_FAULTS(faults_in_alloc, world_whole, call_alloc, verdict_alloc, check_zero,
 	     .errnos = { ENOMEM, EFAULT })
@@ -469,7 +474,7 @@ TEST_FAULTS(faults_in_touch, world_touch, call_touch, .check = check_touched,
 	     .errnos = { ENOMEM, EFAULT })
 
 /*
- * With one
+ * Calls with a backing file
  */
 static long call_read(struct world *w)
 {
@@ -481,7 +486,7 @@ static long call_write(struct world *w)
 	return call_action(w, EXMAP_OP_WRITE);
 }
 
-/* The runs' places on the surface: more than eight of them would take an allocation. */
+/* The ranges are quarters of the runs. There are more than 8, so the kernel allocates a vector. */
 static long call_preadv(struct world *w)
 {
 	struct iovec iov[RUNS * 4];
@@ -492,7 +497,7 @@ static long call_preadv(struct world *w)
 	return preadv(w->fd, iov, RUNS * 4, 0);
 }
 
-/* A short read is a failure that does not say why. */
+/* A short read has failed, but does not tell the errno: take ENOMEM. */
 static int verdict_preadv(struct world *w, long ret, int err)
 {
 	assert_world_mapped(w, ret == -1 ? 0 : ret / PAGE);
@@ -533,6 +538,7 @@ static void check_uring(struct world *w, long ret)
 		ck_assert(holds(w->surface + page * PAGE, page, 0));
 }
 
+/* The same, on a file and on the block device. */
 #define TEST_FAULTS_BACKED(name, ...)						\
 	static void name(bool device);						\
 	TEST(name##_file, .needs = NEEDS) { name(false); }			\
@@ -551,9 +557,10 @@ TEST_FAULTS_BACKED(faults_in_write, world_to_write, call_write, verdict_entries,
 		    .errnos = { ENOMEM, EFAULT })
 TEST_FAULTS_BACKED(faults_in_preadv, world_backed, call_preadv, verdict_preadv, check_contents,
 		    .errnos = { ENOMEM, EFAULT })
+
 /*
- * On a file it takes a thread, for whose stack the kernel complains in the log where it
- * does not get it.
+ * Not on a file: there io_uring makes a thread, and if the kernel finds no memory for its stack it
+ * complains in the log.
  */
 TEST(faults_in_uring_read_device, .needs = NEEDS, ON_A_DEVICE)
 {

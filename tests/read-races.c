@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of READ while other calls map and unmap pages at the same addresses: what it puts onto the
- * surface is never older than what was there.
+ * Tests of READ while other calls map and unmap pages at the same addresses. READ never maps a
+ * page with data older than what the address has held meanwhile.
  *
  * EXMAP_TEST_DEVICE	a fast block device with memory behind it, 64 MiB or more
  * EXMAP_TEST_NARROW	the configfs directory of a null_blk that takes 8 requests of a page at a
- * 			time, and answers late; the tests set its bad blocks
+ *			time, and answers late; the tests set its bad blocks
  *
  * Both are overwritten.
  */
@@ -23,7 +23,7 @@ static void *alloc_thread(void *arg)
 	return NULL;
 }
 
-/* A page that somebody maps meanwhile stays, and what was read for it is dropped. */
+/* A page that another thread maps meanwhile stays, and what was read for its address is dropped. */
 static void alloc_in_flight(enum kind kind)
 {
 	pthread_t thread;
@@ -33,7 +33,7 @@ static void alloc_in_flight(enum kind kind)
 	ck_assert(!pthread_create(&thread, NULL, alloc_thread, &r));
 	pthread_join(thread, NULL);
 	device_go();
-	/* An entry counts the pages that were mapped, a call the bytes that are there. */
+	/* An entry counts the pages that were mapped, a call the bytes that are on the surface. */
 	assert_result(&r, (is_fixed(kind) ? PAGES - 1 : PAGES) * PAGE);
 	for (int page = FIRST; page < FIRST + PAGES; page++)
 		ck_assert(holds(where(r.ex, page), page, page == FIRST + 1 ? 9 : 0));
@@ -43,8 +43,8 @@ static void alloc_in_flight(enum kind kind)
 FOR_READS(TEST_OF_KIND, alloc_in_flight)
 
 /*
- * Mapped and unmapped again: what is being read may be older than what was there. The worker
- * does not read again.
+ * Pages are mapped and freed during the READ, so the data being read may be older than theirs. The
+ * request fails with EBUSY, because the worker does not read again.
  */
 static void alloc_and_free_in_flight(enum kind kind)
 {
@@ -69,7 +69,10 @@ static void alloc_and_free_in_flight(enum kind kind)
 }
 FOR_READS(TEST_OF_KIND, alloc_and_free_in_flight)
 
-/* The same with one page: what comes before it counts, and so does what is there. */
+/*
+ * Of several pages, one is mapped and freed during the READ. The pages before it count, and so does
+ * another that is mapped and stays.
+ */
 static void page_comes_and_goes_in_flight(enum kind kind)
 {
 	struct request r;
@@ -90,7 +93,7 @@ static void page_comes_and_goes_in_flight(enum kind kind)
 }
 FOR_READS(TEST_OF_KIND, page_comes_and_goes_in_flight)
 
-/* Two requests for the same pages: both succeed, one has mapped them. */
+/* Two requests for the same pages succeed, and each page is mapped once. */
 static void same_pages_in_flight(enum kind kind)
 {
 	struct request r, second;
@@ -112,11 +115,11 @@ static void same_pages_in_flight(enum kind kind)
 FOR_READS(TEST_OF_KIND, same_pages_in_flight)
 
 /*
- * A READ brings nothing back that was replaced while it was under way.
+ * A READ does not bring back the old data of pages that were replaced while it was in flight.
  *
- * The narrow device takes the data of a READ's first pages at once and answers late; those of
- * the others it takes after that. Meanwhile pages come to some of the first addresses, are
- * written, and go: each in another way.
+ * The narrow device moves the data of a READ's first pages at once, but answers late. It moves the
+ * data of the other pages after that. Meanwhile other calls map pages at some of the first
+ * addresses, write them to the device, and unmap them: each address in another way.
  */
 #define FOR_EVERY_READ(what, name)			\
 	FOR_READS(what, name)				\
@@ -125,9 +128,9 @@ FOR_READS(TEST_OF_KIND, same_pages_in_flight)
 #define TEST_OF_KIND_NARROW(name, suffix, kind)	\
 	TEST(name##_##suffix, .needs_env = "EXMAP_TEST_NARROW") { name(kind); }
 
-/* What becomes of the first pages; nothing of the rest. */
+/* How a page comes and goes at each of the first addresses. The other addresses are left alone. */
 enum {
-	FAILS,		/* another READ of it fails */
+	FAILS,		/* another READ of this page fails */
 	WITH_ALLOC, WITH_READ, WITH_TOUCH, WITH_DEFER, WITH_DONTNEED,
 	WITH_END, NARROW_PAGES = 128, NARROW_DEPTH = 8,
 };
@@ -147,7 +150,7 @@ static const char *narrow_name(void)
 	return basename(getenv("EXMAP_TEST_NARROW"));
 }
 
-/* Page 0 cannot be read from now on, or can. */
+/* Make page 0 bad, or good again. */
 static void narrow_bad(const char *change)
 {
 	char path[128];
@@ -164,7 +167,7 @@ static int narrow_open(size_t pages)
 	snprintf(path, sizeof(path), "/dev/%s", narrow_name());
 	fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
 	assert_ok(fd);
-	/* A test that failed may have left it bad. */
+	/* A test that failed may have left page 0 bad. */
 	narrow_bad("-0-7");
 	file_fill(fd, pages);
 	return fd;
@@ -201,7 +204,7 @@ static void *narrow_reader(void *arg)
 	return NULL;
 }
 
-/* Start it, and wait until as many of its requests are under way as the device takes. */
+/* Start the reader, and wait until as many of its requests are in flight as the device takes. */
 static void reader_start(struct reader *reader, unsigned int pages)
 {
 	atomic_store(&reader->done, false);
@@ -212,7 +215,10 @@ static void reader_start(struct reader *reader, unsigned int pages)
 		sched_yield();
 }
 
-/* False if the reader was done too early: then these pages are its own. */
+/*
+ * Map, write and free pages at the first addresses. Returns false if the reader was done too early:
+ * then it has already mapped its own pages there.
+ */
 static bool replace_pages(struct exmap *ex, uint64_t generation)
 {
 	int failed;
@@ -236,7 +242,7 @@ static bool replace_pages(struct exmap *ex, uint64_t generation)
 	return failed == -EIO;
 }
 
-/* What is there is what it must be. Returns up to where all of it is there. */
+/* Each page that is mapped must hold the right data. Returns the first that is not mapped. */
 static unsigned int narrow_pages_there(struct exmap *ex, uint64_t generation)
 {
 	unsigned int page, there = NARROW_PAGES;
@@ -249,7 +255,7 @@ static unsigned int narrow_pages_there(struct exmap *ex, uint64_t generation)
 			there = page < there ? page : there;
 		else if (!holds(where(ex, page), page, replaced ? generation : 0))
 			sprintf(wrong + strlen(wrong), " %u", page);
-		/* Others have nothing to do with that. */
+		/* The other pages must be mapped. */
 		ck_assert(replaced || resident(ex, page, 1));
 	}
 	ck_assert_msg(!wrong[0], "not what was written: pages%s", wrong);
@@ -268,7 +274,7 @@ static void replaced_in_flight(enum kind kind)
 
 	if (!waits)
 		request_init(&reader_of.r, kind, ex, fd, 0);
-	/* Once more if it was done before the pages had gone. */
+	/* Try again if the reader was done before the pages had been replaced. */
 	for (uint64_t generation = 1; !in_time; generation++) {
 		ck_assert_msg(generation <= 30, "the device answers too early");
 		reader_start(&reader_of, NARROW_PAGES);
@@ -281,7 +287,7 @@ static void replaced_in_flight(enum kind kind)
 			if (kind == BY_ACTION)
 				want = 0;
 			ck_assert_int_eq(reader_of.result, want);
-			/* Who waits has it read again. */
+			/* A call that waits reads again, so none of its pages is missing. */
 			ck_assert(!waits || there == NARROW_PAGES);
 			assert_fdinfo(ex->fd, "pages-in-flight", 0);
 			assert_pages_add_up(ex->fd);
@@ -294,7 +300,7 @@ static void replaced_in_flight(enum kind kind)
 }
 FOR_EVERY_READ(TEST_OF_KIND_NARROW, replaced_in_flight)
 
-/* If a page comes and goes each time it is read then the caller is told so in the end. */
+/* If a page comes and goes each time it is read then the call fails with EBUSY in the end. */
 static void replaced_every_time(enum kind kind)
 {
 	int fd = narrow_open(1);
@@ -303,7 +309,10 @@ static void replaced_every_time(enum kind kind)
 	int times = 0;
 	long before;
 
-	/* By pread, its first try is another path. */
+	/*
+	 * READ reads the page once, and up to 16 times more (EXMAP_IO_TRIES). The first time by
+	 * pread goes another path.
+	 */
 	for (int tries = 0; times < 17; tries++) {
 		ck_assert_msg(tries < 10, "the device answers too early, or READ gives up too soon");
 		before = narrow_number("stat");
@@ -312,13 +321,13 @@ static void replaced_every_time(enum kind kind)
 			ck_assert_int_le(times, 18);
 			ck_assert_int_ge(alloc(ex, 1, 0, 1), 0);
 			ck_assert_int_ge(release(ex, 1, 0, 1), 0);
-			/* The next one is under way, or there is none. */
+			/* Wait until the next try is in flight, or the reader is done. */
 			while (!atomic_load(&reader_of.done) &&
 			       (narrow_number("stat") - before <= times || !narrow_number("inflight")))
 				sched_yield();
 		}
 		pthread_join(reader_of.thread, NULL);
-		/* If this thread was late for the last one, that has found nothing wrong. */
+		/* If this thread was too late for the last try then that try has succeeded. */
 		if (reader_of.result != (kind == BY_ACTION ? 1 : -1))
 			times = 0;
 		if (times < 17)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * One request, made in any of the ways that there are: by io_uring's READ, READV, WRITE or WRITEV,
- * by a command, by a command with entries in a registered buffer, or by libaio. FOR_READS() and
- * the other lists make a test of each way.
+ * One READ or WRITE, in any of the ways to make it (enum kind): by io_uring's READ, READV, WRITE
+ * or WRITEV, by a command, by a command with FIXED entries, or by libaio. A test that is to
+ * hold for several kinds is a function with the kind as its argument; FOR_READS() and the lists
+ * below it make a test of each kind.
  */
 #ifndef TEST_REQUEST_H
 #define TEST_REQUEST_H
@@ -12,13 +13,14 @@
 #include "device.h"
 #include "ring.h"
 
+/* BY_ACTION and BY_PREAD are calls that wait: struct request does not carry them out. */
 enum kind {
 	URING_READ, URING_READV, CMD_READ, FIXED_READ, AIO_READ, AIO_READV,
 	BY_ACTION, BY_PREAD,
 	URING_WRITE, URING_WRITEV, CMD_WRITE, FIXED_WRITE, AIO_WRITE, AIO_WRITEV,
 };
 
-/* Each way whose path through the kernel is its own. */
+/* READ and WRITE by each path through the kernel, without those that only differ by a vector. */
 #define FOR_READS(what, name)				\
 	what(name, uring_read, URING_READ)		\
 	what(name, cmd_read, CMD_READ)			\
@@ -32,6 +34,8 @@ enum kind {
 #define FOR_ALL(what, name)				\
 	FOR_READS(what, name)				\
 	FOR_WRITES(what, name)
+
+/* The same, without libaio. */
 #define FOR_RINGS(what, name)				\
 	what(name, uring_read, URING_READ)		\
 	what(name, cmd_read, CMD_READ)			\
@@ -39,12 +43,15 @@ enum kind {
 	what(name, uring_write, URING_WRITE)		\
 	what(name, cmd_write, CMD_WRITE)		\
 	what(name, fixed_write, FIXED_WRITE)
+
+/* Those with a vector of two ranges. */
 #define FOR_VECTORS(what, name)				\
 	what(name, uring_readv, URING_READV)		\
 	what(name, uring_writev, URING_WRITEV)		\
 	what(name, aio_readv, AIO_READV)		\
 	what(name, aio_writev, AIO_WRITEV)
 
+/* The argument @what of a list: a test of one kind. */
 #define TEST_OF_KIND(name, suffix, kind)		\
 	TEST(name##_##suffix, ON_A_DEVICE) { name(kind); }
 
@@ -75,6 +82,7 @@ static inline long libaio_result(io_context_t aio, struct iocb *iocb)
 	return event.res;
 }
 
+/* A request on interface 0 of @ex, whose backing file is @device. */
 struct request {
 	enum kind kind;
 	struct exmap *ex;
@@ -105,7 +113,7 @@ static inline unsigned int request_place(enum kind kind)
 	return place(0, is_write(kind) ? EXMAP_OP_WRITE : EXMAP_OP_READ);
 }
 
-/* The first page, and the rest. */
+/* Two ranges: the first page, and the others. */
 static inline void request_vector(struct request *r, char *start, size_t len)
 {
 	r->iov[0] = (struct iovec){ start, PAGE };
@@ -139,8 +147,7 @@ static inline void request_start_aio(struct request *r, uint64_t page, unsigned 
 }
 
 /*
- * Prepare, but not submit, a request of io_uring's: interface 0 is asked for so many pages (2 or
- * more) from that one on.
+ * Prepare a request by io_uring for 2 or more pages, from @page on. The caller submits it.
  */
 static inline struct io_uring_sqe *request_prep(struct request *r, uint64_t page,
 						unsigned int pages)
@@ -170,7 +177,7 @@ static inline struct io_uring_sqe *request_prep(struct request *r, uint64_t page
 	}
 }
 
-/* Submit a request of any kind. */
+/* Submit a request of any kind, for 2 or more pages from @page on. */
 static inline void request_start(struct request *r, uint64_t page, unsigned int pages)
 {
 	if (is_aio(r->kind)) {
@@ -181,7 +188,10 @@ static inline void request_start(struct request *r, uint64_t page, unsigned int 
 	ring_submit(&r->ring, 1);
 }
 
-/* Whether it is under way still. The system call is for completions that wait for one. */
+/*
+ * Whether the request is still in flight. The kernel may put off a completion until the task's
+ * next system call, so getppid() makes one.
+ */
 static inline bool request_pending(struct request *r)
 {
 	struct io_event event;
@@ -192,7 +202,7 @@ static inline bool request_pending(struct request *r)
 	return !io_uring_cq_ready(&r->ring);
 }
 
-/* Its result: bytes, whichever way it was made, or an error. */
+/* Wait for the request. Returns bytes for every kind, or the negative errno. */
 static inline long request_wait(struct request *r)
 {
 	struct io_event event;
@@ -218,11 +228,12 @@ static inline long request_wait(struct request *r)
 } while (0)
 
 /*
- * A request of 4 pages that is under way: the surface, or the device, will have
- * generation 1 if it is written.
+ * Most tests have a pool of POOL pages and one request, for PAGES pages from page FIRST on. The
+ * device holds generation 0; a WRITE writes generation 1.
  */
 enum { POOL = 64, FIRST = 10, PAGES = 4 };
 
+/* Make an exmap whose backing file is @fd, and map the pages that a WRITE is to write. */
 static inline void request_prepare(struct request *r, enum kind kind, int fd,
 				   unsigned int ring_flags)
 {
@@ -236,6 +247,7 @@ static inline void request_prepare(struct request *r, enum kind kind, int fd,
 	request_init(r, kind, ex, fd, ring_flags);
 }
 
+/* Stop the device and submit a request, which is in flight on return. */
 static inline void request_in_flight_flags(struct request *r, enum kind kind, unsigned int flags)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", FIRST + PAGES);
@@ -251,7 +263,7 @@ static inline void request_in_flight(struct request *r, enum kind kind)
 	request_in_flight_flags(r, kind, 0);
 }
 
-/* What was read is on the surface; what was written is on the device. */
+/* The surface holds what a READ has read; the device holds what a WRITE has written. */
 static inline void assert_request_done(struct request *r)
 {
 	for (unsigned int page = FIRST; page < FIRST + r->pages; page++)
@@ -260,6 +272,7 @@ static inline void assert_request_done(struct request *r)
 			      "page %u is not what it must be", page);
 }
 
+/* The request is in flight until the device goes on, and then succeeds. */
 static inline void assert_request_succeeds(struct request *r)
 {
 	ck_assert(request_pending(r));
@@ -268,7 +281,10 @@ static inline void assert_request_succeeds(struct request *r)
 	assert_request_done(r);
 }
 
-/* The whole pool can be allocated, and no more. If not, a request has some of it. */
+/*
+ * Free all pages, and see that the pool can be allocated, and not one page more. Returns false if
+ * pages are missing because a request still has them.
+ */
 static inline bool whole_pool(struct exmap *ex, unsigned int pages)
 {
 	const size_t size = ex->size / PAGE < 4000 ? ex->size / PAGE : 4000;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What tests of io_uring share: rings, and requests on the exmap's file.
+ * What tests of io_uring share: rings, and how to prepare requests and wait for them.
  */
 #ifndef TEST_RING_H
 #define TEST_RING_H
@@ -10,7 +10,10 @@
 
 #include "common.h"
 
-/* io_uring makes threads for requests that would block: the main thread is not alone. */
+/*
+ * How many threads this process has. There is more than one if io_uring has made worker threads,
+ * which it does for requests that would block.
+ */
 static inline int count_threads(void)
 {
 	DIR *dir = opendir("/proc/self/task");
@@ -51,14 +54,14 @@ static inline void ring_submit(struct io_uring *ring, int nr)
 {
 	int ret = io_uring_submit(ring);
 
-	/* The kernel's thread may have taken some already. */
+	/* The kernel's thread may already have taken some of them. */
 	if (ring->flags & IORING_SETUP_SQPOLL)
 		ck_assert_int_ge(ret, 0);
 	else
 		ck_assert_int_eq(ret, nr);
 }
 
-/* The next completion. */
+/* Wait for the next completion. Returns its result; @data, if not NULL, gets its user_data. */
 static inline int ring_wait_data(struct io_uring *ring, uint64_t *data)
 {
 	struct io_uring_cqe *cqe;
@@ -80,14 +83,17 @@ static inline int ring_wait(struct io_uring *ring)
 	return ring_wait_data(ring, NULL);
 }
 
-/* Submit what was prepared, and wait for its result. */
+/* Submit the one request that was prepared, and wait for its result. */
 static inline int ring_result(struct io_uring *ring)
 {
 	ring_submit(ring, 1);
 	return ring_wait(ring);
 }
 
+/* The address of a page of the surface. */
 #define where(ex, nr)		((ex)->surface + (nr) * PAGE)
+
+/* Interface and operation as one number: the offset of a READ or WRITE, or a command's cmd_op. */
 #define place(interface, op)	((unsigned int)(op) << 8 | (interface))
 
 static inline struct io_uring_sqe *prep_rw(struct io_uring *ring, int op, int fd, void *address,
@@ -99,7 +105,7 @@ static inline struct io_uring_sqe *prep_rw(struct io_uring *ring, int op, int fd
 	return sqe;
 }
 
-/* An exmap command on a piece of memory: of the surface, or of a registered buffer. */
+/* Prepare a command on a range of memory: of the surface, or of entries (see prep_fixed()). */
 static inline struct io_uring_sqe *prep_cmd(struct io_uring *ring, int fd, unsigned int cmd_op,
 					    void *address, size_t len)
 {
@@ -112,6 +118,7 @@ static inline struct io_uring_sqe *prep_cmd(struct io_uring *ring, int fd, unsig
 	return sqe;
 }
 
+/* Prepare a command with IORING_URING_CMD_FIXED: its entries are in registered buffer 0. */
 static inline struct io_uring_sqe *prep_fixed(struct io_uring *ring, int fd, unsigned int cmd_op,
 					      void *entries, size_t len)
 {
@@ -134,7 +141,7 @@ static inline int cmd_pages(struct io_uring *ring, struct exmap *ex, int op, uin
 	return cmd(ring, ex->fd, place(0, op), where(ex, page), len * PAGE);
 }
 
-/* Two pages of entries, registered as buffer 0 of a ring. */
+/* Register two pages of entries as buffer 0 of a ring. */
 static inline struct exmap_iov *ring_entries(struct io_uring *ring)
 {
 	struct iovec iov = { .iov_len = 2 * PAGE };
@@ -160,6 +167,7 @@ static inline struct exmap_iov entry_of(uint64_t page, unsigned int len)
 		      iov_.pages, want_res, want_pages);			\
 } while (0)
 
+/* Carry out one request by io_uring, and return its result. READV and WRITEV get one range. */
 static inline int uring_rw(struct io_uring *ring, int op, int fd, char *start, size_t len,
 			   uint64_t offset)
 {

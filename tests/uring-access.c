@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of who may make asynchronous requests, and when: not before SETUP, not without a surface,
- * not in another process; and what the kernel's own threads may do.
+ * Tests of which processes and threads may make asynchronous requests, and when: not before
+ * SETUP, not without a surface, not from another process. The kernel's threads may, for the
+ * process that they work for.
  */
 #include <poll.h>
 
 #include "request.h"
 
+/*
+ * Before SETUP every request is refused with EBADF. Without a backing file READ and WRITE are
+ * refused with EOPNOTSUPP, and ALLOC and FREE work.
+ */
 TEST(uring_before_setup_or_without_a_file)
 {
 	int fd = exmap_open();
@@ -33,6 +38,7 @@ TEST(uring_before_setup_or_without_a_file)
 	ck_assert_int_eq(cmd(&ring, fd, place(0, EXMAP_OP_FREE), surface, 4 * PAGE), 4 * PAGE);
 }
 
+/* Requests are refused if the surface was never mapped. */
 TEST(uring_without_a_surface_is_eproto)
 {
 	char *memory = aligned_alloc(PAGE, PAGE);
@@ -53,7 +59,7 @@ TEST(uring_without_a_surface_is_eproto)
 	}
 }
 
-/* Neither by its own ring, nor by one that it shares with the owner. */
+/* A child's requests are refused, by a ring of its own and by one that its parent has made. */
 TEST(uring_of_another_process_is_eperm)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), POOL);
@@ -90,8 +96,8 @@ TEST(uring_of_another_process_is_eperm)
 }
 
 /*
- * Whoever carries a request out for a process has its memory, and is told whose it is by
- * that. The one that has none is the kernel thread for libaio's fsync.
+ * A kernel thread that carries out a request has the mm of the process that it works for, and
+ * may do what that process may. Only the thread for libaio's fsync has no mm: it is let through.
  */
 TEST(threads_for_another_process_get_eperm)
 {
@@ -122,12 +128,12 @@ TEST(threads_for_another_process_get_eperm)
 		ck_assert_int_eq(libaio_result(aio, &iocb), -EPERM);
 		io_prep_pwrite(&iocb, ex->fd, ex->surface, PAGE, place(0, EXMAP_OP_WRITE));
 		ck_assert_int_eq(libaio_result(aio, &iocb), -EPERM);
-		/* That is what the kernel says of every file that does not know. */
+		/* The kernel's answer for every file that has no poll operation. */
 		io_prep_poll(&iocb, ex->fd, POLLIN);
 		ck_assert_int_eq(libaio_result(aio, &iocb), POLLIN);
 		io_prep_fsync(&iocb, ex->fd);
 		ck_assert_int_eq(libaio_result(aio, &iocb), 0);
-		/* This ring's thread is the parent's, whoever fills the queue. */
+		/* This ring's thread works for the parent, also on what the child has queued. */
 		ck_assert_int_eq(uring_rw(&shared, IORING_OP_READ, ex->fd, ex->surface, PAGE, 0),
 				 PAGE);
 		_exit(0);
@@ -138,7 +144,7 @@ TEST(threads_for_another_process_get_eperm)
 	assert_nothing_lost(ex);
 }
 
-/* It is done by a kernel thread. */
+/* fsync by libaio, which a kernel thread carries out, works if there is a backing file. */
 TEST(fsync_by_libaio)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), POOL);

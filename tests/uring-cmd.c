@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of io_uring's commands (IORING_OP_URING_CMD), on a range of the surface and with entries
+ * Tests of io_uring's commands (IORING_OP_URING_CMD): on a range of the surface, and with entries
  * in a registered buffer (IORING_URING_CMD_FIXED).
  *
  * EXMAP_TEST_DEVICE	a fast block device with memory behind it, 64 MiB or more; is overwritten
@@ -8,6 +8,10 @@
  */
 #include "request.h"
 
+/*
+ * A command on a range returns bytes. Pages that ALLOC finds mapped count, and so do pages that
+ * FREE finds absent. WRITE ends before the first page that is not mapped.
+ */
 TEST_BOTH(cmd_on_a_range)
 {
 	int fd = backing_open(device, O_RDWR);
@@ -35,6 +39,10 @@ TEST_BOTH(cmd_on_a_range)
 	assert_nothing_lost(ex);
 }
 
+/*
+ * Commands are refused for an interface, operation, bit of cmd_op, length or address that is
+ * wrong, and for a surface that is not mapped any more.
+ */
 TEST_BOTH(cmd_refusals)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), POOL);
@@ -67,6 +75,7 @@ TEST_BOTH(cmd_refusals)
 		ck_assert_msg(cmd(&ring, ex->fd, place(0, op), s, PAGE) == -EPROTO, "op %d", op);
 }
 
+/* A command fails with ENOMEM if the pool has too few pages for it. */
 TEST_BOTH(cmd_without_memory)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 10);
@@ -82,7 +91,10 @@ TEST_BOTH(cmd_without_memory)
 	ck_assert(whole_pool(ex, 10));
 }
 
-/* A result is an int: it cannot say more than this. */
+/*
+ * A result is an int, so the bytes of a long range may not fit. Then the result is a smaller number
+ * of whole pages, or EINVAL.
+ */
 TEST(cmd_on_a_very_long_range)
 {
 	struct exmap *ex = exmap_new_file(16 * GIB, POOL, 2, 0, backing_open(false, O_RDWR));
@@ -102,6 +114,7 @@ TEST(cmd_on_a_very_long_range)
 	assert_nothing_lost(ex);
 }
 
+/* 512 entries at once, from anywhere in the registered buffer. Nothing behind them is touched. */
 TEST_BOTH(fixed_batch)
 {
 	int fd = backing_open(device, O_RDWR);
@@ -121,7 +134,7 @@ TEST_BOTH(fixed_batch)
 		fill(where(ex, (i * 37) % FILE_PAGES), i * 37 % FILE_PAGES, 6);
 	}
 	assert_mapped(ex, 512);
-	/* In the middle of the buffer, across the end of its first page. */
+	/* These entries lie in both pages of the buffer. */
 	iov += 300;
 	for (int i = 0; i < 512; i++)
 		iov[i] = entry_of((i * 37) % FILE_PAGES, 1);
@@ -143,6 +156,7 @@ TEST_BOTH(fixed_batch)
 	ck_assert(whole_pool(ex, 600));
 }
 
+/* The result is the number of entries that failed. The others are carried out. */
 TEST_BOTH(fixed_counts_failures)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), POOL);
@@ -170,6 +184,10 @@ TEST_BOTH(fixed_counts_failures)
 	assert_nothing_lost(ex);
 }
 
+/*
+ * If the first entry finds no memory then the command fails and leaves the entries as they were.
+ * If a later one does, it and those after it have ENOMEM.
+ */
 TEST_BOTH(fixed_without_memory)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 10);
@@ -179,7 +197,7 @@ TEST_BOTH(fixed_without_memory)
 	ring_init(&ring, 8);
 	iov = ring_entries(&ring);
 	for (int op = EXMAP_OP_READ; op <= EXMAP_OP_ALLOC; op++) {
-		/* The first has none: nothing happened. */
+		/* The first entry. */
 		iov[0] = entry_of(0, 11);
 		iov[1] = entry_of(20, 1);
 		prep_fixed(&ring, ex->fd, place(0, op), iov, 2 * 8);
@@ -187,7 +205,7 @@ TEST_BOTH(fixed_without_memory)
 			ck_assert_int_eq(ring_result(&ring), -ENOMEM);
 			assert_mapped(ex, 0);
 		} else {
-			/* ALLOC keeps what it got, as it does by ACTION. */
+			/* ALLOC keeps the pages that it got, as it does by ACTION. */
 			int ret = ring_result(&ring), want = alloc(ex, 1, 100, 11);
 
 			ck_assert_int_eq(ret, want);
@@ -195,7 +213,7 @@ TEST_BOTH(fixed_without_memory)
 		}
 		ck_assert_uint_eq(iov[0].value, entry_of(0, 11).value);
 		ck_assert_uint_eq(iov[1].value, entry_of(20, 1).value);
-		/* A later one. */
+		/* A later entry. */
 		iov[0] = entry_of(0, 6);
 		iov[1] = entry_of(20, 5);
 		iov[2] = entry_of(30, 1);
@@ -208,7 +226,10 @@ TEST_BOTH(fixed_without_memory)
 	}
 }
 
-/* The page that the second entry lacks is the first one's, as for ACTION. */
+/*
+ * Two entries may ask for the same page when the pool has only one: by ACTION and by a command,
+ * the second entry needs no page of its own.
+ */
 TEST_BOTH(fixed_of_the_same_page_twice)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), 10);
@@ -231,6 +252,7 @@ TEST_BOTH(fixed_of_the_same_page_twice)
 	ck_assert(whole_pool(ex, 10));
 }
 
+/* Commands with wrong entries, buffers or flags are refused, and the entries stay untouched. */
 TEST(fixed_refusals)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), POOL);
@@ -267,11 +289,11 @@ TEST(fixed_refusals)
 		ck_assert_int_eq(ring_result(&ring), -EINVAL);
 		prep_fixed(&ring, ex->fd, place(0, op) | 1 << 16, iov, 8);
 		ck_assert_int_eq(ring_result(&ring), -EINVAL);
-		/* No such buffer. */
+		/* A buffer that is not registered. */
 		sqe = prep_fixed(&ring, ex->fd, place(0, op), iov, 8);
 		sqe->buf_index = 1;
 		ck_assert_int_eq(ring_result(&ring), -EFAULT);
-		/* A flag that is none. */
+		/* An unknown flag. */
 		sqe = prep_fixed(&ring, ex->fd, place(0, op), iov, 8);
 		sqe->uring_cmd_flags = 1U << 20;
 		ck_assert_int_eq(ring_result(&ring), -EINVAL);
@@ -281,7 +303,7 @@ TEST(fixed_refusals)
 	for (int i = 0; i < 1024; i++)
 		ck_assert_uint_eq(iov[i].value, untouched);
 	assert_mapped(ex, 0);
-	/* Nor when the surface is gone. */
+	/* Without a surface. */
 	assert_ok(munmap(ex->surface, ex->size));
 	for (int op = EXMAP_OP_READ; op <= EXMAP_OP_WRITE; op++) {
 		prep_fixed(&ring, ex->fd, place(0, op), iov, 8);
@@ -290,7 +312,7 @@ TEST(fixed_refusals)
 	}
 }
 
-/* No buffer is registered at all. */
+/* A command with entries is refused if no buffer was registered. */
 TEST(fixed_without_a_buffer)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), POOL);
@@ -303,7 +325,10 @@ TEST(fixed_without_a_buffer)
 	assert_mapped(ex, 0);
 }
 
-/* The worker finds the end of the file in the answer, and must not ask again. */
+/*
+ * With O_DIRECT a READ across the end of the file comes back short. The worker takes that as the
+ * end, and does not read again.
+ */
 TEST(fixed_across_the_end_of_a_direct_file, .needs_env = "EXMAP_TEST_DIRECTORY")
 {
 	int fd = file_open(getenv("EXMAP_TEST_DIRECTORY"), O_DIRECT);
@@ -330,13 +355,13 @@ TEST(fixed_across_the_end_of_a_direct_file, .needs_env = "EXMAP_TEST_DIRECTORY")
 	assert_nothing_lost(ex);
 }
 
-/* The entries are those that were there at submission. */
+/* A command reads its entries at submission. Later writes to them have no effect. */
 TEST(fixed_reads_its_entries_once, ON_A_DEVICE)
 {
 	struct request r;
 
 	request_in_flight(&r, FIXED_READ);
-	/* READ has them; its answer comes after this, and in this place. */
+	/* READ has already read the entry. Later it writes its answer there. */
 	r.entries[0] = entry_of(100, 50);
 	r.entries[1].value = 42;
 	device_go();
@@ -347,7 +372,7 @@ TEST(fixed_reads_its_entries_once, ON_A_DEVICE)
 	assert_nothing_lost(r.ex);
 }
 
-/* The registered buffer is gone from the address space: the ring has it still. */
+/* A buffer that is unmapped during a command can still take the answers: the ring holds it. */
 TEST(fixed_with_its_buffer_unmapped, ON_A_DEVICE)
 {
 	struct request r;

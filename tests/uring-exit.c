@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of the end of what a request in flight belongs to: it is canceled, or its ring, file,
- * thread or process goes. Each request ends once, nothing is lost, and the module is in use until
- * then.
+ * Tests of a request in flight that is canceled, or whose ring, file, thread or process ends. The
+ * request ends once and no page is lost. The module stays in use until then.
  *
  * EXMAP_TEST_DEVICE	a fast block device with memory behind it, 64 MiB or more; is overwritten
  */
@@ -10,7 +9,7 @@
 
 #include "request.h"
 
-/* Whichever of the two wins, each ends once and nothing is lost. */
+/* The request may be canceled or succeed, but it and the cancel request end once each. */
 static void cancel_in_flight(enum kind kind)
 {
 	struct request r;
@@ -23,7 +22,7 @@ static void cancel_in_flight(enum kind kind)
 	res[0] = ring_wait_data(&r.ring, &data[0]);
 	device_go();
 	res[1] = ring_wait_data(&r.ring, &data[1]);
-	/* The request's own data is 0. */
+	/* The request's user_data is 0. */
 	mine = data[0] == 77;
 	ck_assert_uint_eq(data[mine], 0);
 	ck_assert_uint_eq(data[!mine], 77);
@@ -37,7 +36,7 @@ static void cancel_in_flight(enum kind kind)
 }
 FOR_RINGS(TEST_OF_KIND, cancel_in_flight)
 
-/* The ring goes; the request ends by itself. */
+/* The ring is closed: the request still ends. */
 static void queue_exit_in_flight(enum kind kind)
 {
 	struct request r;
@@ -54,12 +53,12 @@ static void queue_exit_in_flight(enum kind kind)
 }
 FOR_RINGS(TEST_OF_KIND, queue_exit_in_flight)
 
-/* libaio waits for it. */
 static void *io_destroy_thread(void *arg)
 {
 	return (void *)(long)io_destroy(arg);
 }
 
+/* io_destroy() waits for the request. */
 static void io_destroy_in_flight(enum kind kind)
 {
 	pthread_t thread;
@@ -75,7 +74,7 @@ static void io_destroy_in_flight(enum kind kind)
 TEST_OF_KIND(io_destroy_in_flight, aio_read, AIO_READ)
 TEST_OF_KIND(io_destroy_in_flight, aio_write, AIO_WRITE)
 
-/* The surface keeps the exmap; a clone shows what is in it. */
+/* The exmap's file is closed. The surface keeps the exmap, and a clone lets the test look at it. */
 static void close_in_flight(enum kind kind)
 {
 	struct request r;
@@ -95,7 +94,7 @@ static long module_users(void)
 	return number_in("/sys/module/exmap/refcnt");
 }
 
-/* Nothing but the request has the exmap. */
+/* Only the request still holds the exmap, and with it the module. */
 static void drop_all_in_flight(enum kind kind)
 {
 	const long users = module_users();
@@ -117,6 +116,7 @@ static void drop_all_in_flight(enum kind kind)
 }
 FOR_ALL(TEST_OF_KIND, drop_all_in_flight)
 
+/* The program closes the backing file: the exmap has a reference of its own. */
 static void close_backing_in_flight(enum kind kind)
 {
 	struct request r;
@@ -132,7 +132,6 @@ static void close_backing_in_flight(enum kind kind)
 }
 FOR_ALL(TEST_OF_KIND, close_backing_in_flight)
 
-/* The thread that submitted is gone when the device answers. */
 static void *submitting_thread(void *arg)
 {
 	struct request *r = arg;
@@ -141,6 +140,10 @@ static void *submitting_thread(void *arg)
 	return NULL;
 }
 
+/*
+ * The thread that has submitted the request is gone when the device answers. The request succeeds
+ * or is canceled.
+ */
 static void thread_exit_in_flight(enum kind kind)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", FIRST + PAGES);
@@ -152,7 +155,7 @@ static void thread_exit_in_flight(enum kind kind)
 	request_prepare(&r, kind, fd, 0);
 	ck_assert(!pthread_create(&thread, NULL, submitting_thread, &r));
 	pthread_join(thread, NULL);
-	/* Joined is not yet gone. */
+	/* pthread_join() may return before the kernel has removed the thread. */
 	while (count_threads() > 1)
 		sched_yield();
 	device_go();
@@ -168,18 +171,15 @@ static void thread_exit_in_flight(enum kind kind)
 FOR_ALL(TEST_OF_KIND, thread_exit_in_flight)
 
 /*
- * Exit, with a request under way: the module is in use until it is over, and is not
- * any more afterwards.
+ * Wait until a process has given up its memory: then its link "exe" has no target. (A read of its
+ * "stat" or "statm" would hold the memory meanwhile. If that were the last reference then this
+ * process would have to wait for the requests of libaio.) Other threads may still have the memory,
+ * such as that of SQPOLL, which waits for its requests.
  */
 static void wait_until_without_memory(pid_t pid)
 {
 	char path[64], exe[1];
 
-	/*
-	 * Without, it has no program. Whoever reads "statm" or "stat" holds the memory for that
-	 * moment, and libaio's requests would be waited for here where it is the last. Other
-	 * threads may have it still: that of SQPOLL waits for its requests.
-	 */
 	snprintf(path, sizeof(path), "/proc/%d/exe", pid);
 	while (readlink(path, exe, sizeof(exe)) >= 0)
 		sched_yield();
@@ -189,6 +189,10 @@ static void wait_until_without_memory(pid_t pid)
 /* How a process ends. */
 enum end { EXIT, KILL, EXEC };
 
+/*
+ * A child ends with a request in flight. The module is in use until the request is over, and not
+ * after that.
+ */
 static void process_end_in_flight(enum kind kind, unsigned int ring_flags, enum end end)
 {
 	const long users = module_users();
@@ -197,7 +201,7 @@ static void process_end_in_flight(enum kind kind, unsigned int ring_flags, enum 
 	pid_t pid;
 	char c;
 
-	/* The watchdog is this process's, and it stays. */
+	/* This process starts the watchdog, so that does not end with the child. */
 	device_stop(fd);
 	assert_ok(pipe(ready));
 	pid = fork();

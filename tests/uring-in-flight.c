@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of requests in flight: submission returns before the device answers, and the answer is
- * right whatever happens to the surface meanwhile. (What happens to its pages is in read-races.c;
- * the end of rings, files, threads and processes is in uring-exit.c.)
+ * Tests of requests in flight: submission does not wait for the device, and the result is right
+ * whatever happens to the surface meanwhile. (READ while pages come and go at the same addresses
+ * is in read-races.c; the end of rings, files, threads and processes is in uring-exit.c.)
  *
  * EXMAP_TEST_DEVICE		a fast block device with memory behind it, 64 MiB or more
  * EXMAP_TEST_SLOW_DEVICE	a block device that answers after half a second
@@ -14,9 +14,7 @@
 #define TEST_OF_KIND_SLOW(name, suffix, kind)		\
 	TEST(name##_##suffix, .needs_env = "EXMAP_TEST_SLOW_DEVICE") { name(kind); }
 
-/*
- * Submission returns before the device answers
- */
+/* Submit a request. Returns false if the device has answered too early to see it in flight. */
 static bool submitted_at_once(struct request *r)
 {
 	const size_t before = is_write(r->kind) ? PAGES : 0;
@@ -35,13 +33,14 @@ static bool submitted_at_once(struct request *r)
 	return true;
 }
 
+/* Submission returns at once, and makes no thread, if the device takes half a second. */
 static void returns_at_once(enum kind kind)
 {
 	int fd = device_open("EXMAP_TEST_SLOW_DEVICE", FIRST + PAGES);
 	struct request r;
 
 	request_prepare(&r, kind, fd, 0);
-	/* Once more where we got no CPU before the device had answered. */
+	/* Try again if this task got no CPU before the device had answered. */
 	for (int tries = 0; !submitted_at_once(&r); tries++) {
 		ck_assert_msg(tries < 10, "submission waits for the device");
 		assert_result(&r, PAGES * PAGE);
@@ -56,6 +55,7 @@ static void returns_at_once(enum kind kind)
 FOR_ALL(TEST_OF_KIND_SLOW, returns_at_once)
 FOR_VECTORS(TEST_OF_KIND_SLOW, returns_at_once)
 
+/* Submission returns while the device is stopped; fdinfo counts the pages in flight. */
 static void in_flight(enum kind kind)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", FIRST + PAGES);
@@ -64,7 +64,7 @@ static void in_flight(enum kind kind)
 	device_stop(fd);
 	request_prepare(&r, kind, fd, 0);
 	ck_assert(submitted_at_once(&r));
-	/* What is written stays mapped. */
+	/* The pages of a WRITE stay mapped. */
 	assert_fdinfo(r.ex->fd, "pages-in-flight", is_write(kind) ? 0 : PAGES);
 	assert_pages_add_up(r.ex->fd);
 	assert_request_succeeds(&r);
@@ -79,10 +79,7 @@ static void in_flight(enum kind kind)
 FOR_ALL(TEST_OF_KIND, in_flight)
 FOR_VECTORS(TEST_OF_KIND, in_flight)
 
-/*
- * What happens meanwhile
- */
-
+/* The surface is unmapped: a READ fails with EPROTO, a WRITE succeeds. */
 static void munmap_in_flight(enum kind kind)
 {
 	struct request r;
@@ -91,7 +88,7 @@ static void munmap_in_flight(enum kind kind)
 	assert_ok(munmap(r.ex->surface, r.ex->size));
 	ck_assert(request_pending(&r));
 	device_go();
-	/* What is to be written was pinned. */
+	/* A WRITE has pinned its pages. */
 	assert_result(&r, is_write(kind) ? PAGES * (long)PAGE : -EPROTO);
 	if (is_write(kind))
 		assert_request_done(&r);
@@ -99,7 +96,7 @@ static void munmap_in_flight(enum kind kind)
 }
 FOR_ALL(TEST_OF_KIND, munmap_in_flight)
 
-/* Somebody else's memory is where the surface was. */
+/* Other memory is mapped at the address of the surface: a READ does not touch it. */
 static void munmap_and_mmap_in_flight(enum kind kind)
 {
 	struct request r;
@@ -120,6 +117,7 @@ static void munmap_and_mmap_in_flight(enum kind kind)
 }
 FOR_ALL(TEST_OF_KIND, munmap_and_mmap_in_flight)
 
+/* MADV_DONTNEED frees the pages of the surface. A READ may map its pages, or drop some. */
 static void dontneed_in_flight(enum kind kind)
 {
 	struct request r;
@@ -129,7 +127,10 @@ static void dontneed_in_flight(enum kind kind)
 	request_in_flight(&r, kind);
 	assert_ok(madvise(r.ex->surface, r.ex->size, MADV_DONTNEED));
 	assert_mapped(r.ex, 0);
-	/* The pages that were there are others' now: elsewhere, that page table may be gone. */
+	/*
+	 * Allocate the pages that were freed. They are mapped elsewhere, because the page table of
+	 * the request's pages may be gone.
+	 */
 	ck_assert_int_eq(alloc(r.ex, 1, 1200, POOL - PAGES), POOL - PAGES);
 	memset(where(r.ex, 1200), 0x5a, (POOL - PAGES) * PAGE);
 	ck_assert(request_pending(&r));
@@ -137,8 +138,9 @@ static void dontneed_in_flight(enum kind kind)
 	result = request_wait(&r);
 	mapped = resident(r.ex, FIRST, PAGES);
 	/*
-	 * Entries count what was mapped: less, where a page table is gone, and that may be one
-	 * of two. They may also count as read first, and taken away then.
+	 * An entry counts the pages that were mapped. These may be fewer than PAGES if a page table
+	 * is gone, and the pages may lie in two of them. A page may also be mapped, be counted, and
+	 * then be freed.
 	 */
 	if (is_fixed(kind) && !is_write(kind)) {
 		ck_assert_int_ge(result, mapped * PAGE);
@@ -160,7 +162,7 @@ static void dontneed_in_flight(enum kind kind)
 }
 FOR_ALL(TEST_OF_KIND, dontneed_in_flight)
 
-/* While a READ is under way its pages are neither mapped nor free. */
+/* The pages of a READ in flight are neither mapped nor free. */
 static void reserved_in_flight(enum kind kind)
 {
 	struct request r;
@@ -180,7 +182,7 @@ static void reserved_in_flight(enum kind kind)
 }
 FOR_READS(TEST_OF_KIND, reserved_in_flight)
 
-/* What is under way is not the child's. */
+/* fork() does not disturb a request, whether the child ends before it or after it. */
 static void fork_in_flight(enum kind kind)
 {
 	struct request r;
@@ -192,7 +194,7 @@ static void fork_in_flight(enum kind kind)
 	if (!pid)
 		_exit(0);
 	wait_child(pid, 0);
-	/* And one that outlives the request. */
+	/* This child lives longer than the request. */
 	pid = fork();
 	assert_ok(pid);
 	if (!pid)
@@ -205,7 +207,7 @@ static void fork_in_flight(enum kind kind)
 }
 FOR_ALL(TEST_OF_KIND, fork_in_flight)
 
-/* The kernel complains of a task that sleeps for longer than it is told to put up with. */
+/* The kernel complains about a task that sleeps for longer than this. */
 #define HUNG_TASK "/proc/sys/kernel/hung_task_timeout_secs"
 
 static void *reader_of_two(void *arg)
@@ -213,6 +215,7 @@ static void *reader_of_two(void *arg)
 	return (void *)(long)run(arg, 0, EXMAP_OP_READ, FIRST, 2);
 }
 
+/* A READ by ACTION that waits for a stopped device is not reported as a hung task. */
 TEST(a_slow_device_is_no_hung_task, ON_A_DEVICE)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", FIRST + PAGES);
@@ -225,7 +228,10 @@ TEST(a_slow_device_is_no_hung_task, ON_A_DEVICE)
 	device_stop(fd);
 	write_file(HUNG_TASK, "6");
 	ck_assert(!pthread_create(&thread, NULL, reader_of_two, ex));
-	/* It looks once in that time, twice at the same sleep, and then complains. */
+	/*
+	 * The kernel looks at every task once in 6 seconds, and complains after it has seen the
+	 * same sleep twice. 19 seconds are enough for that.
+	 */
 	sleep(19);
 	snprintf(number, sizeof(number), "%ld", before);
 	write_file(HUNG_TASK, number);

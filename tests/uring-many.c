@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of many requests at once, and of requests so large that the module makes them in several
- * windows.
+ * Tests of many requests at once, and of requests so large that the module carries them out in
+ * several windows.
  *
  * EXMAP_TEST_DEVICE		a fast block device with memory behind it, 64 MiB or more
  * EXMAP_TEST_SLOW_DEVICE	a block device that answers after half a second
@@ -10,14 +10,11 @@
  */
 #include "request.h"
 
-/*
- * Many at once
- */
 enum { MANY = 256 };
 
 /*
- * Requests in two groups, of which the one that was submitted last is let through
- * first: each page is there when its request is done, and not before.
+ * Of two groups of requests, the device answers the one that was submitted last first. Each page
+ * is mapped when its request is done, and not before.
  */
 static void many_out_of_order(bool commands)
 {
@@ -73,7 +70,7 @@ TEST(many_commands_out_of_order, ON_A_DEVICE)
 	many_out_of_order(true);
 }
 
-/* One submission of libaio's. */
+/* Many requests in one io_submit() do not wait for the device, and all are answered. */
 TEST(many_by_libaio, ON_A_DEVICE)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", FILE_PAGES);
@@ -108,7 +105,7 @@ TEST(many_by_libaio, ON_A_DEVICE)
 	ck_assert(whole_pool(ex, MANY));
 }
 
-/* More than the device takes at a time. Returns whether submission was done before any answer. */
+/* Submit MANY reads, and wait for them. Returns whether submission ended before any completion. */
 static bool submit_more_than_the_device_takes(struct exmap *ex, struct io_uring *ring)
 {
 	bool at_once;
@@ -127,6 +124,7 @@ static bool submit_more_than_the_device_takes(struct exmap *ex, struct io_uring 
 	return at_once;
 }
 
+/* Submission does not wait even if the device cannot take all requests at once. */
 TEST(more_than_the_device_takes, .needs_env = "EXMAP_TEST_SLOW_DEVICE")
 {
 	int fd = device_open("EXMAP_TEST_SLOW_DEVICE", FILE_PAGES);
@@ -138,7 +136,7 @@ TEST(more_than_the_device_takes, .needs_env = "EXMAP_TEST_SLOW_DEVICE")
 		ck_assert_msg(tries < 10, "submission waits for the device");
 }
 
-/* What the block layer says of the device. */
+/* A limit of the device, as the block layer states it in sysfs. */
 static int device_limit(const char *variable, const char *name)
 {
 	char path[64];
@@ -148,8 +146,8 @@ static int device_limit(const char *variable, const char *name)
 }
 
 /*
- * The device takes it in pieces, and would refuse each time to do that without waiting:
- * it is told to wait in the first place.
+ * If a request has more segments than the device takes then the block layer splits it, and would
+ * refuse to do so without waiting. So the module lets it wait at once, and needs no worker.
  */
 TEST(more_pieces_of_memory_than_the_device_takes, .needs_env = "EXMAP_TEST_SLOW_DEVICE")
 {
@@ -161,7 +159,7 @@ TEST(more_pieces_of_memory_than_the_device_takes, .needs_env = "EXMAP_TEST_SLOW_
 
 	ck_assert_int_le(pages * (PAGE / 1024), device_limit("EXMAP_TEST_SLOW_DEVICE",
 							     "max_sectors_kb"));
-	/* The free pages, in the end: none of them next to another one in memory. */
+	/* Free every other page, so that no two free pages are adjacent in memory. */
 	ck_assert_int_eq(alloc(ex, 0, FILE_PAGES, 2 * pages), 2 * pages);
 	for (int i = 0; i < pages; i++)
 		ck_assert_int_eq(release(ex, 0, FILE_PAGES + 2 * i, 1), 1);
@@ -178,8 +176,8 @@ TEST(more_pieces_of_memory_than_the_device_takes, .needs_env = "EXMAP_TEST_SLOW_
 }
 
 /*
- * Commands that come again, by way of a worker, when the entry in the queue that they were
- * made of is another's already.
+ * A worker may carry out a command again when its place in the submission queue already holds
+ * another request. In a queue of one place that is always so.
  */
 TEST_BOTH(commands_through_a_queue_of_one)
 {
@@ -218,7 +216,7 @@ TEST_BOTH(commands_through_a_queue_of_one)
 	ck_assert(whole_pool(ex, MANY));
 }
 
-/* More than the module has under way at a time for one call. */
+/* Enough pages for several windows. */
 enum { LARGE = 9000 };
 
 static struct exmap *large_exmap(int *fd)
@@ -227,6 +225,7 @@ static struct exmap *large_exmap(int *fd)
 	return exmap_new_file(2 * LARGE * PAGE, LARGE + 100, 2, 0, *fd);
 }
 
+/* READ and WRITE of several windows move all pages. */
 TEST(read_and_write_of_many_windows, ON_A_DEVICE)
 {
 	struct io_uring ring;
@@ -250,7 +249,7 @@ TEST(read_and_write_of_many_windows, ON_A_DEVICE)
 	assert_mapped(ex, LARGE);
 }
 
-/* It need not be all at once, but none of it may wait in submission. */
+/* Submission of a READ of several windows does not wait, though later windows may start later. */
 TEST(many_windows_in_flight, ON_A_DEVICE)
 {
 	struct request r = { };
@@ -268,7 +267,7 @@ TEST(many_windows_in_flight, ON_A_DEVICE)
 	assert_mapped(r.ex, LARGE);
 }
 
-/* The surface goes between the first window and the next. */
+/* If the surface is unmapped between two windows then the READ fails with EPROTO. */
 TEST(many_windows_and_munmap, ON_A_DEVICE)
 {
 	struct request r = { };
@@ -285,8 +284,9 @@ TEST(many_windows_and_munmap, ON_A_DEVICE)
 }
 
 /*
- * Integrity: a device larger than the pool; threads with a ring and an interface
- * each read, change, write back and free pages of their own by every kind of request.
+ * Integrity of data. The file or device is larger than the pool. Each thread has a ring, an
+ * interface and pages of its own, which it reads, changes, writes back and frees by every kind
+ * of request.
  */
 enum { WORKERS = 4, BATCH = 16, ROUNDS = 60 };
 
@@ -306,7 +306,7 @@ static void worker_complain(struct worker *w, const char *what, long a, long b)
 		snprintf(w->error, sizeof(w->error), "%s: %ld, %ld", what, a, b);
 }
 
-/* Carry out an operation on each of the pages, all at once. */
+/* Carry out an operation on all of the pages at once, by a kind of request chosen at random. */
 static void worker_call(struct worker *w, int opcode, const uint64_t *page)
 {
 	const bool cmd_only = opcode == EXMAP_OP_FREE;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of pages that a request in flight holds when they are freed: those of a WRITE, and surface
- * pages as buffers of the program's own requests to the device.
+ * Tests of pages that are freed while a request holds them: those of a WRITE in flight, and surface
+ * pages that are buffers of the program's own requests to the device.
  *
  * EXMAP_TEST_DEVICE	a fast block device with memory behind it, 64 MiB or more; is overwritten
  */
@@ -9,7 +9,7 @@
 
 #include "request.h"
 
-/* The device gets what was there, and the page's new owner keeps what is his. */
+/* Pages are freed during a WRITE: the device gets their data, and no other page is changed. */
 static void free_and_reuse_in_flight(enum kind kind)
 {
 	struct request r;
@@ -28,9 +28,7 @@ static void free_and_reuse_in_flight(enum kind kind)
 }
 FOR_WRITES(TEST_OF_KIND, free_and_reuse_in_flight)
 
-/*
- * The device's own file, with surface pages
- */
+/* The program may read and write the device by requests of its own, with surface pages. */
 TEST(own_requests_with_surface_pages, ON_A_DEVICE)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", FILE_PAGES);
@@ -61,7 +59,7 @@ TEST(own_requests_with_surface_pages, ON_A_DEVICE)
 	assert_nothing_lost(ex);
 }
 
-/* A page that the device will write to is freed: it is nobody's until that is over. */
+/* A page into which the device will write is freed: nobody gets it before that is over. */
 static void free_under_own_read(bool libaio)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", 20);
@@ -107,7 +105,7 @@ TEST(free_under_own_read_by_io_uring, ON_A_DEVICE)
 	free_under_own_read(false);
 }
 
-/* Until 6.4 io_uring did not take memory that is mapped from a file. */
+/* Before 6.5, io_uring refused to register memory that is mapped from a file. */
 static bool registers_file_memory(void)
 {
 	int major, minor;
@@ -118,6 +116,7 @@ static bool registers_file_memory(void)
 	return major > 6 || (major == 6 && minor >= 5);
 }
 
+/* Surface pages may be a registered buffer, and stay the ring's when they are freed. */
 TEST(surface_pages_as_registered_buffer, ON_A_DEVICE)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", FILE_PAGES);
@@ -127,7 +126,7 @@ TEST(surface_pages_as_registered_buffer, ON_A_DEVICE)
 	int ret;
 
 	ring_init(&ring, 8);
-	/* Not before the pages are there. */
+	/* This fails as long as the pages are not mapped. */
 	ck_assert_int_lt(io_uring_register_buffers(&ring, &iov, 1), 0);
 	ck_assert_int_eq(alloc(ex, 0, FIRST, PAGES), PAGES);
 	ret = io_uring_register_buffers(&ring, &iov, 1);
@@ -147,7 +146,7 @@ TEST(surface_pages_as_registered_buffer, ON_A_DEVICE)
 	ck_assert_int_eq(ring_result(&ring), PAGES * PAGE);
 	for (int page = 0; page < PAGES; page++)
 		ck_assert(file_holds(fd, 30 + page, 3));
-	/* Freed, they are still the ring's: nobody else may get them. */
+	/* The ring still holds the pages when they are freed, so nobody else may get them. */
 	ck_assert_int_eq(release(ex, 0, FIRST, PAGES), PAGES);
 	ck_assert_int_eq(alloc(ex, 0, 100, POOL), POOL);
 	memset(where(ex, 100), 0x5a, POOL * PAGE);

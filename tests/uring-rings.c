@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of rings of each setup and shape: the kernel's own thread submits, worker threads carry
- * out, completions are put off; files are registered, requests are linked.
+ * Tests of rings: each setup (SQPOLL, worker threads, deferred completions, IOPOLL) and shape,
+ * registered files, and requests that are linked.
  *
  * EXMAP_TEST_DEVICE	a fast block device with memory behind it, 64 MiB or more; is overwritten
  */
@@ -9,7 +9,7 @@
 
 #include "request.h"
 
-/* The kernel's own thread submits. */
+/* With SQPOLL a kernel thread submits, and does not wait for the device either. */
 static void with_sqpoll(enum kind kind)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", FIRST + PAGES);
@@ -18,7 +18,7 @@ static void with_sqpoll(enum kind kind)
 	device_stop(fd);
 	request_prepare(&r, kind, fd, IORING_SETUP_SQPOLL);
 	request_start(&r, FIRST, PAGES);
-	/* It has taken it from the queue. */
+	/* Wait until that thread has taken the request from the queue. */
 	while (io_uring_sq_ready(&r.ring))
 		sched_yield();
 	ck_assert(request_pending(&r));
@@ -27,7 +27,7 @@ static void with_sqpoll(enum kind kind)
 	assert_nothing_lost(r.ex);
 }
 
-/* Completions are only dealt with when they are asked for. */
+/* With DEFER_TASKRUN a completion is carried out when the program asks for it. */
 static void with_deferred_completions(enum kind kind)
 {
 	struct request r;
@@ -37,7 +37,7 @@ static void with_deferred_completions(enum kind kind)
 	assert_nothing_lost(r.ex);
 }
 
-/* A worker thread does it, and may wait. */
+/* With IOSQE_ASYNC a worker thread carries out the request, and may wait for the device. */
 static void with_worker_threads(enum kind kind)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", FIRST + PAGES);
@@ -59,7 +59,10 @@ FOR_RINGS(TEST_OF_KIND, with_sqpoll)
 FOR_RINGS(TEST_OF_KIND, with_deferred_completions)
 FOR_RINGS(TEST_OF_KIND, with_worker_threads)
 
-/* There is nothing to poll. Commands are for the kernel to decide: 7.3 lets them complete. */
+/*
+ * READ is refused, because the exmap cannot be polled. The kernel decides on commands: 7.3 lets
+ * them complete.
+ */
 TEST(iopoll_is_refused, ON_A_DEVICE)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", 20);
@@ -106,6 +109,7 @@ TEST(rings_of_all_shapes, ON_A_DEVICE)
 	assert_nothing_lost(ex);
 }
 
+/* The exmap may be a registered file of the ring. */
 TEST(registered_file, ON_A_DEVICE)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", 20);
@@ -122,7 +126,7 @@ TEST(registered_file, ON_A_DEVICE)
 	assert_nothing_lost(ex);
 }
 
-/* A positive result is a success: what is linked to it runs. */
+/* A positive result is a success, after which the linked request runs. */
 TEST_BOTH(links_go_on_after_success)
 {
 	int fd = backing_open(device, O_RDWR);
@@ -142,7 +146,7 @@ TEST_BOTH(links_go_on_after_success)
 		sqe->flags |= IOSQE_IO_LINK;
 		sqe->user_data = i;
 	}
-	/* Nor do failed entries break it. */
+	/* Entries that fail do not break the chain. */
 	iov[0] = entry_of(2 * FILE_PAGES, 1);
 	sqe = prep_fixed(&ring, ex->fd, place(0, EXMAP_OP_READ), iov, 8);
 	sqe->flags |= IOSQE_IO_LINK;
@@ -155,12 +159,13 @@ TEST_BOTH(links_go_on_after_success)
 		ck_assert_msg(data == i && res == want, "request %lu: %d, expected %lu: %d", data,
 			      res, i, want);
 	}
-	/* ALLOC's zeros were written, and read. */
+	/* WRITE has written the zeros that ALLOC maps, and READ has read them. */
 	ck_assert(all_bytes(where(ex, 5), 0));
 	assert_mapped(ex, 1);
 	assert_nothing_lost(ex);
 }
 
+/* A request that fails cancels the one that is linked to it. */
 TEST_BOTH(links_end_with_a_failure)
 {
 	struct exmap *ex = exmap_on(backing_open(device, O_RDWR), POOL);

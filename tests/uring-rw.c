@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of io_uring's READ, READV, WRITE and WRITEV on the exmap's file: their results and
- * errors, which are those of pread and pwrite; the end of the file or device; a bad page.
+ * Tests of io_uring's READ, READV, WRITE and WRITEV on the exmap's file. Their results and errors
+ * are those of pread and pwrite. Also the end of the file or device, and a page that is bad.
  *
  * EXMAP_TEST_DEVICE		a fast block device with memory behind it, 64 MiB or more
  * EXMAP_TEST_BAD_DEVICE	a block device whose page 50 (sectors 400 to 407) cannot be read
@@ -11,6 +11,10 @@
  */
 #include "request.h"
 
+/*
+ * Requests are refused for an interface, operation, length or address that is wrong, and for a
+ * surface that is not mapped any more.
+ */
 TEST_BOTH(uring_refusals)
 {
 	static const int reads[] = { IORING_OP_READ, IORING_OP_READV };
@@ -49,6 +53,7 @@ TEST_BOTH(uring_refusals)
 	ck_assert_int_eq(uring_rw(&ring, IORING_OP_WRITE, ex->fd, s, PAGE, write), -EPROTO);
 }
 
+/* A request that cannot go on returns the bytes done so far, or the error if there are none. */
 TEST_BOTH(uring_ends_early)
 {
 	int fd = backing_open(device, O_RDWR);
@@ -61,19 +66,19 @@ TEST_BOTH(uring_ends_early)
 	struct io_uring ring;
 
 	ring_init(&ring, 8);
-	/* No memory for the second. */
+	/* The pool has too few pages for the second range. */
 	prep_rw(&ring, IORING_OP_READV, ex->fd, iov, 3, 0);
 	ck_assert_int_eq(ring_result(&ring), 8 * PAGE);
 	assert_mapped(ex, 8);
 	ck_assert_int_eq(uring_rw(&ring, IORING_OP_READ, ex->fd, iov[1].iov_base, 13 * PAGE, 0),
 			 -ENOMEM);
-	/* What is there already counts, and stays. */
+	/* Pages that are mapped already count, and keep what they hold. */
 	fill(where(ex, 101), 101, 9);
 	ck_assert_int_eq(uring_rw(&ring, IORING_OP_READ, ex->fd, where(ex, 99), 10 * PAGE, 0),
 			 10 * PAGE);
 	ck_assert(holds(where(ex, 99), 99, 0) && holds(where(ex, 101), 101, 9) &&
 		  holds(where(ex, 108), 108, 0));
-	/* The next page is not mapped. */
+	/* A WRITE ends before the first page that is not mapped. */
 	ck_assert_int_eq(uring_rw(&ring, IORING_OP_WRITE, ex->fd, where(ex, 107), 4 * PAGE,
 				  place(1, EXMAP_OP_WRITE)), 2 * PAGE);
 	/* ALLOC reads nothing. */
@@ -85,6 +90,7 @@ TEST_BOTH(uring_ends_early)
 	ck_assert(whole_pool(ex, 20));
 }
 
+/* READ counts the page that straddles the end of the file, and nothing beyond it. */
 TEST(uring_at_the_end_of_the_file)
 {
 	int fd = backing_open(false, O_RDWR);
@@ -102,7 +108,10 @@ TEST(uring_at_the_end_of_the_file)
 	assert_nothing_lost(ex);
 }
 
-/* The same where nothing is known before the device has answered. */
+/*
+ * The same at the end of a device, which the module learns only from the device's answer. WRITE
+ * counts the pages before the end, and fails with ENOSPC beyond it.
+ */
 TEST(uring_at_the_end_of_the_device, ON_A_DEVICE)
 {
 	int fd = device_open("EXMAP_TEST_DEVICE", 1);
@@ -123,8 +132,8 @@ TEST(uring_at_the_end_of_the_device, ON_A_DEVICE)
 }
 
 /*
- * The last page of a device that ends within it: written as far as the device goes, it counts,
- * as it does when it is read.
+ * If a device ends within its last page, a WRITE of that page reaches as far as the device does.
+ * It counts as one page, as it does for a READ.
  */
 #define FOR_EVERY_WRITE(what, name)			\
 	FOR_WRITES(what, name)				\
@@ -133,7 +142,7 @@ TEST(uring_at_the_end_of_the_device, ON_A_DEVICE)
 #define TEST_OF_KIND_ODD(name, suffix, kind)		\
 	TEST(name##_##suffix, .needs_env = "EXMAP_TEST_ODD_DEVICE") { name(kind); }
 
-/* Returns bytes, or an error. */
+/* Write by a request of its kind, or by a call that waits. Returns bytes, or a negative errno. */
 static long write_by(struct request *r, uint64_t page, unsigned int pages)
 {
 	struct exmap *ex = r->ex;
@@ -185,7 +194,7 @@ static void last_page_on(enum kind kind, int flags)
 		ck_assert_int_eq(release(ex, 0, first, pages), pages);
 	}
 	assert_fdinfo(ex->fd, "writes", 5);
-	/* There is no more. */
+	/* Nothing can be written beyond that page. */
 	ck_assert_int_eq(alloc(ex, 0, last, 2), 2);
 	ck_assert_int_eq(write_by(&r, last, 2), by_entry ? -ENOSPC : (long)PAGE);
 	ck_assert_int_eq(write_by(&r, last + 1, 1), -ENOSPC);
@@ -200,6 +209,7 @@ static void last_page_of_a_device(enum kind kind)
 }
 FOR_EVERY_WRITE(TEST_OF_KIND_ODD, last_page_of_a_device)
 
+/* READ_FIXED and WRITE_FIXED are refused, because a registered buffer is not the surface. */
 TEST(read_fixed_on_the_exmap_is_einval)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), POOL);
@@ -215,7 +225,7 @@ TEST(read_fixed_on_the_exmap_is_einval)
 	assert_nothing_lost(ex);
 }
 
-/* A buffer that the kernel picks is not on the surface. */
+/* A buffer that the kernel picks from a group is refused, because it is not on the surface. */
 TEST(provided_buffer_is_refused)
 {
 	struct exmap *ex = exmap_on(backing_open(false, O_RDWR), POOL);
@@ -235,7 +245,8 @@ TEST(provided_buffer_is_refused)
 }
 
 /*
- * Errors of the device
+ * If the device cannot read or write a page then that page gets EIO, and other pages of the same
+ * call are read.
  */
 TEST(bad_page, .needs_env = "EXMAP_TEST_BAD_DEVICE")
 {
@@ -255,7 +266,7 @@ TEST(bad_page, .needs_env = "EXMAP_TEST_BAD_DEVICE")
 	ck_assert_int_eq(pwrite(fd, after, PAGE, 51 * PAGE), PAGE);
 	ring_init(&ring, 8);
 	iov = ring_entries(&ring);
-	/* (Adjacent ones could become one request to the device, which fails as a whole.) */
+	/* The pages are not adjacent: the block layer could merge those, and fail them together. */
 	for (uint64_t i = 0; i < 3; i++)
 		prep_rw(&ring, IORING_OP_READ, ex->fd, where(ex, 40 + 5 * i), PAGE,
 			0)->user_data = i;
@@ -279,7 +290,7 @@ TEST(bad_page, .needs_env = "EXMAP_TEST_BAD_DEVICE")
 	assert_answer(iov[2], 0, 1);
 	ck_assert(holds(where(ex, 11), 11, 0) && holds(where(ex, 20), 20, 0));
 
-	/* The module reads adjacent pages at once; an error is that page's alone. */
+	/* The module reads adjacent pages at once, but only the bad page's entry has the error. */
 	for (int i = 0; i < 4; i++)
 		iov[i] = entry_of(48 + i, 1);
 	prep_fixed(&ring, ex->fd, place(1, EXMAP_OP_READ), iov, 4 * 8);
@@ -290,14 +301,14 @@ TEST(bad_page, .needs_env = "EXMAP_TEST_BAD_DEVICE")
 	}
 	ck_assert_uint_eq(resident(ex, 48, 4), 3);
 
-	/* Up to where it went well. */
+	/* A request for several pages ends before the bad one. */
 	prep_rw(&ring, IORING_OP_READV, ex->fd, (void *)vec, 3, 0);
 	ck_assert_int_eq(ring_result(&ring), PAGE);
 	ck_assert(holds(where(ex, 30), 30, 0));
 	ck_assert_int_eq(cmd_pages(&ring, ex, EXMAP_OP_READ, 46, 5), 4 * PAGE);
 	ck_assert_uint_eq(resident(ex, 50, 1), 0);
 
-	/* A write that fails leaves the page where it is. */
+	/* A page whose WRITE has failed stays mapped. */
 	ck_assert_int_eq(alloc(ex, 0, 50, 1), 1);
 	memset(where(ex, 50), 0x5a, PAGE);
 	ck_assert_int_eq(cmd_pages(&ring, ex, EXMAP_OP_WRITE, 50, 1), -EIO);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Write a setting to a file of the kernel: in /proc, sysfs, configfs or a cgroup.
+ * Write a setting to a file in /proc, sysfs, configfs, debugfs or a cgroup.
  */
 #ifndef TEST_WRITE_FILE_H
 #define TEST_WRITE_FILE_H
