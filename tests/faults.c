@@ -341,11 +341,13 @@ static struct outcome with_fault(const struct subject *s, int nth)
 
 	err = verdict(&w, ret, err);
 	if (err) {
-		ck_assert_msg(outcome.faulted, "%s without a fault", strerror(err));
-		ck_assert_msg(is_among(s->errnos, err), "fault %d: %s", nth, strerror(err));
+		ck_assert_msg(outcome.faulted, "the call fails without a fault: %s", strerror(err));
+		ck_assert_msg(is_among(s->errnos, err), "fault %d: unexpected error: %s",
+			      nth, strerror(err));
 		outcome.failed = true;
 		ret = s->call(&w);
-		ck_assert_msg(ret >= 0, "after fault %d: %s", nth, strerror(errno));
+		ck_assert_msg(ret >= 0, "the call fails again after fault %d: %s",
+			      nth, strerror(errno));
 	}
 	if (s->check)
 		s->check(&w, ret);
@@ -576,5 +578,8 @@ TEST(faults_in_uring_read_device, .needs = NEEDS, ON_A_DEVICE)
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, "Every allocation within a call made to fail, one by one.");
+	return check_main(argc, argv,
+			  "Tests of calls in which each allocation is made to fail, one after the other.\n"
+			  "They need a kernel built for fault injection, and overwrite the block device\n"
+			  "$EXMAP_TEST_DEVICE.");
 }

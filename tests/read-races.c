@@ -258,7 +258,7 @@ static unsigned int narrow_pages_there(struct exmap *ex, uint64_t generation)
 		/* The other pages must be mapped. */
 		ck_assert(replaced || resident(ex, page, 1));
 	}
-	ck_assert_msg(!wrong[0], "not what was written: pages%s", wrong);
+	ck_assert_msg(!wrong[0], "wrong data in pages%s", wrong);
 	return there;
 }
 

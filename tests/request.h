@@ -269,7 +269,7 @@ static inline void assert_request_done(struct request *r)
 	for (unsigned int page = FIRST; page < FIRST + r->pages; page++)
 		ck_assert_msg(is_write(r->kind) ? file_holds(r->device, page, 1)
 						: holds(where(r->ex, page), page, 0),
-			      "page %u is not what it must be", page);
+			      "page %u does not hold generation %d", page, is_write(r->kind));
 }
 
 /* The request is in flight until the device goes on, and then succeeds. */

@@ -75,7 +75,7 @@ TEST(iopoll_is_refused, ON_A_DEVICE)
 	ck_assert_int_eq(ring_result(&ring), -EOPNOTSUPP);
 	assert_mapped(ex, 0);
 	res = cmd_pages(&ring, ex, EXMAP_OP_READ, 2, 1);
-	ck_assert_msg(res == -EOPNOTSUPP || res == PAGE, "%d", res);
+	ck_assert_msg(res == -EOPNOTSUPP || res == PAGE, "READ command: result %d", res);
 	ck_assert(res < 0 || holds(where(ex, 2), 2, 0));
 	assert_nothing_lost(ex);
 }

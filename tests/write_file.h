@@ -12,7 +12,7 @@ static inline void write_file(const char *path, const char *text)
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
 
 	ck_assert_msg(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text),
-		      "write \"%s\" to %s: %s", text, path, strerror(errno));
+		      "cannot write \"%s\" to %s: %s", text, path, strerror(errno));
 	close(fd);
 }
 
