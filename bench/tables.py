@@ -1,0 +1,337 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""
+Turn what bench/measure has measured into tables.
+
+    bench/tables.py budget|contention|cost|growth
+        reads from standard input what bench/measure printed, and prints Markdown
+    bench/tables.py figure8|figure9|figure10|shootdowns|bufferpool
+        reads NAME.csv in the current directory, and prints a text for people
+    bench/tables.py apart FILE FILE
+        adds up what test-bench-alloc printed in two processes, and prints a line of CSV
+"""
+import csv
+import pathlib
+import sys
+
+BENCH = pathlib.Path(__file__).resolve().parent
+
+# Rows of the tables. The budget of a row is a part of the cost of a plain pread, or None.
+BUDGET_ROWS = (  # scenario, batch, budget, name
+    ("populated", 1, None, "`pread` of the device to memory that is there: a plain pread"),
+    ("surface", 1, None, "the same to a page of an exmap that is there"),
+    ("pread", 512, None, "the same to memory that was never touched"),
+    ("populated-adjacent", 512, None, "a plain pread of 512 adjacent pages"),
+    ("fd", 1, 1.15, "`pread` through the exmap's fd"),
+    ("fd", 512, 0.6, "`preadv` through it: 512 scattered pages"),
+    ("fd-adjacent", 512, 0.15, "`pread` through it: 512 adjacent pages"),
+    ("action", 1, None, "READ of one page"),
+    ("action", 512, 0.6, "READ of 512 scattered pages"),
+    ("action-adjacent", 512, 0.15, "READ of 512 adjacent pages"),
+)
+CONTENTION_ROWS = (  # scenario, least ratio to one thread with 1 IF, name
+    ("1if", 1.85, "1 IF, a file descriptor for each"),
+    ("1if-shared", None, "1 IF, one file descriptor for both"),
+    ("1if-own", None, "an exmap for each, in the same process"),
+    ("1if-apart", None, "a process for each, which is what these processors can do"),
+    ("pool", 0.75,
+     "pool, one allocates and the other frees: pages per instruction, on one processor"),
+    ("pool-calls", 0.75, "the same without the program and its waiting: the calls alone"),
+)
+COST_ROWS = (  # operation, stride, name
+    ("alloc", 1, "ALLOC, contiguous"),
+    ("alloc", 16, "ALLOC, every 16th page"),
+    ("free", 1, "FREE, contiguous"),
+    ("free", 16, "FREE, every 16th page"),
+    ("free-deferred", 1, "FREE, contiguous, with `EXMAP_FREE_DEFER`, its flushes included"),
+    ("alloc-elsewhere", 1, "ALLOC of pages freed at another interface (2 IF, pool)"),
+    ("free-elsewhere", 1, "FREE of pages allocated at another interface"),
+    ("1if", 1, "1 IF: ALLOC and FREE, by turns"),
+    ("2if", 1, "2 IF: the same at two interfaces"),
+    ("pool", 1, "pool: 8 ALLOCs at one interface, then 8 FREEs at another"),
+    ("steal", 1, "ALLOC of pages stolen from another interface"),
+    ("alloc-new", 1, "ALLOC of pages new from the system, zeroing included"),
+    ("read", 16, "READ, every 16th page, of a null_blk"),
+    ("touch", 1, "first touch after ALLOC"),
+    ("fault", 1, "page fault of anonymous memory, zeroing included"),
+    ("populate", 1, "`MADV_POPULATE_WRITE`, zeroing included"),
+    ("zeroing", 1, "zeroing alone"),
+    ("madvise", 1, "`MADV_DONTNEED`"),
+    ("process_madvise", 1, "`process_madvise` (Linux 6.13 and later)"),
+    ("syscall", 1, "a system call that does nothing"),
+    ("refused", 1, "an ioctl that exmap refuses"),
+)
+# Each group of rows is compared with its first row; "processes" with the first of "exmaps".
+GROWTH_ROWS = (  # what, size, name
+    ("surface", 1, "surface of 1 GiB"),
+    ("surface", 64, "64 GiB"),
+    ("surface", 4096, "4 TiB"),
+    ("interfaces", 1, "1 interface in use"),
+    ("interfaces", 32, "32"),
+    ("interfaces", 1024, "1024"),
+    ("exmaps", 1, "1 exmap open"),
+    ("exmaps", 8, "8 in the same process"),
+    ("exmaps", 64, "64 in the same process"),
+    ("processes", 8, "8 in as many processes"),
+    ("processes", 64, "64 in as many processes"),
+)
+SETUP_ROWS = (  # MiB, name
+    (1, "SETUP of a pool of 1 MiB"),
+    (1024, "1 GiB"),
+    (65536, "64 GiB"),
+)
+MEMORY_ROWS = (  # what, size, name
+    ("memory-surface", 4096, "a page of a surface of 4 TiB that was never used"),
+    ("memory-interface", 64, "an interface"),
+    ("memory-pool", 1, "a page of a pool of 256 MiB, 1 interface in use"),
+    ("memory-pool", 64, "64 interfaces, the pool 1024 pages for each"),
+)
+
+
+def sections():
+    """What bench/measure printed on standard input: rows of CSV by the names above them."""
+    found, rows = {}, None
+    for row in csv.reader(sys.stdin):
+        if len(row) == 1 and row[0].isalpha():
+            rows = found.setdefault(row[0], [])
+        elif row:
+            rows.append(row)
+    return found
+
+
+def heading(*cells):
+    """The first two lines of a table in Markdown."""
+    return [line(*cells), "|" + "---|" * len(cells)]
+
+
+def line(*cells):
+    """A line of a table in Markdown. An empty first cell of a heading is one blank wide."""
+    return "| " + " | ".join(cells).lstrip() + " |"
+
+
+def short(value):
+    """A number with a decimal if it is small."""
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def judged(value, budget, missed):
+    """The cell of a budget, which says if the value misses it."""
+    return f"{budget}: missed" if budget and missed(value, budget) else str(budget or "")
+
+
+def budget():
+    """What it costs to read a page, in instructions and compared with a plain pread."""
+    cost = {(row[0], row[2]): row[4] for row in sections()["budget"]}
+    plain = float(cost["populated", "1"])
+    yield from heading("", "instructions per page", "of a plain pread", "budget")
+    for scenario, batch, limit, name in BUDGET_ROWS:
+        value = float(cost[scenario, str(batch)])
+        yield line(name, f"{value:.1f}", f"{value / plain:.3f}",
+                   judged(value / plain, limit, lambda ratio, most: ratio > most))
+
+
+def part(values, share):
+    """The value below which that share of the values is: 0 the least, 0.5 the median, 1 the most."""
+    return sorted(values)[int((len(values) - 1) * share + 0.5)]
+
+
+def contention():
+    """What two threads do compared with one thread, which ran in the same round just before."""
+    found = sections()
+    cost = {(row[0], row[1]): row[3] for row in found["cost"]}
+    # The fewer instructions a page costs, the better.
+    ratios = {"pool-calls": [float(cost["1if", "512"]) / float(cost["pool", "512"])]}
+    one = None
+    for scenario, threads, _, rate, *_ in found["pool"] + found["contention"]:
+        if threads == "1":
+            one = float(rate)
+        elif threads == "2":
+            ratios.setdefault(scenario, []).append(float(rate) / one)
+    yield from heading("two threads, 512 single pages at a time",
+                       "ratio to one thread: median", "least", "most", "budget")
+    for scenario, limit, name in CONTENTION_ROWS:
+        median, least, most = (part(ratios[scenario], share) for share in (0.5, 0, 1))
+        yield line(name, f"{median:.2f}", f"{least:.2f}", f"{most:.2f}",
+                   judged(median, limit, lambda ratio, want: ratio < want))
+
+
+def cost():
+    """What each call costs per page."""
+    found = {(row[0], row[2], row[1]): row[3] for row in sections()["cost"]}
+    yield from heading("instructions per page, with calls of", "1 page", "8", "64", "512")
+    for operation, stride, name in COST_ROWS:
+        values = (found.get((operation, str(stride), batch)) for batch in ("1", "8", "64", "512"))
+        yield line(name, *(short(float(value)) if value else "" for value in values))
+
+
+def growth():
+    """Whether costs grow with surface, interfaces, exmaps or pool, and what memory exmap takes."""
+    found = {tuple(row[:4]): row[4] for row in sections()["growth"]}
+    columns = [(call, pages) for pages in ("1", "512") for call in ("alloc", "free")]
+
+    def value(what, size, call="", pages=""):
+        return float(found[what, str(size), call, pages])
+
+    yield from heading("instructions per page", "ALLOC, 1 page", "FREE, 1 page", "ALLOC, 512",
+                       "FREE, 512", "worst ratio to the first row", "budget")
+    first = None
+    for what, size, name in GROWTH_ROWS:
+        costs = [value(what, size, *column) for column in columns]
+        if first is None or what not in (first[0], "processes"):
+            first = what, costs
+            ratio = ["", ""]
+        else:
+            worst = max(here / there for here, there in zip(costs, first[1]))
+            ratio = [f"{worst:.3f}", judged(worst, 1.1, lambda ratio, most: ratio > most)]
+        yield line(name, *map(short, costs), *ratio)
+
+    yield ""
+    yield from heading("", "instructions", "ratio to the first row", "budget")
+    for size, name in SETUP_ROWS:
+        ratio = value("setup", size) / value("setup", SETUP_ROWS[0][0])
+        cells = [f"{ratio:.3f}", judged(ratio, 1.01, lambda ratio, most: ratio > most)]
+        yield line(name, f"{value('setup', size):.0f}",
+                   *(cells if size != SETUP_ROWS[0][0] else ["", ""]))
+
+    yield ""
+    yield from heading("kernel memory", "bytes", "of pool and page tables", "budget")
+    for what, size, name in MEMORY_ROWS:
+        size_in_bytes = value(what, size)
+        cells = ["", ""]
+        if what == "memory-pool":
+            share = value("memory-share", size) * 100
+            cells = [f"{share:.2f} %", "1 %" + (": missed" if share > 1 else "")]
+        yield line(name, short(size_in_bytes) if size_in_bytes >= 1 else f"{size_in_bytes:.6f}",
+                   *cells)
+
+
+def read_csv(name):
+    """The heading and the other rows of a file."""
+    with open(name, encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    return rows[0], rows[1:]
+
+
+def compared(title, figure, scenarios):
+    """The numbers of a figure beside those of the paper."""
+    paper = {(row[1], row[2]): row[3] for row in read_csv(BENCH / "paper.csv")[1]
+             if row[0] == figure.removeprefix("figure")}
+    names, rows = read_csv(f"{figure}.csv")
+    counted = names[4] == "shootdowns_per_page"
+    here, shootdowns = {}, {}
+    for scenario, threads, _, fourth, fifth, *_ in rows:
+        rate = float(fourth if counted else fifth) / 1e6
+        here[scenario, threads] = f"{rate:.3f}" if rate < 1 else f"{rate:.2f}"
+        shootdowns[scenario, threads] = fifth
+
+    def show(last, name, *cells):
+        return "".join([f"{name:<16}", *(f" {cell:>9}" for cell in cells),
+                        f" {last:>12}" if counted else ""])
+
+    def get(numbers, scenario, threads):
+        missing = "n/a" if scenario == "process_madvise" else "-"
+        return numbers.get((scenario, threads), missing)
+
+    yield f"{title}, million pages/s"
+    yield ""
+    yield show("shootdowns", "", "1 thread", "", "2 threads", "")
+    yield show("per page (2)", "", "here", "paper", "here", "paper")
+    for scenario in scenarios:
+        last = shootdowns.get((scenario, "2"))
+        yield show(f"{float(last):.4f}" if last else "-", scenario,
+                   *(get(numbers, scenario, threads)
+                     for threads in ("1", "2") for numbers in (here, paper)))
+    yield ""
+
+
+def figure8():
+    """The paper's Figure 8: ALLOC and FREE."""
+    yield from compared("Figure 8: alloc+free of 512 single pages at a time", "figure8",
+                        ("1if", "2if", "pool", "madvise", "process_madvise"))
+    if not any(row[0] == "process_madvise" for row in read_csv("figure8.csv")[1]):
+        yield "n/a: this kernel refuses process_madvise for the own process; 6.13 and later take it"
+        yield "(bench/demo 8 -k 7.3)."
+        yield ""
+
+
+def figure9():
+    """The paper's Figure 9: reads by io_uring."""
+    here = {(row[3], row[0], row[1]): float(row[4]) / 1e6 for row in read_csv("figure9.csv")[1]}
+    yield "Figure 9: reads by io_uring of a device that takes 100 us, million pages/s"
+    yield ""
+    yield f"{'reads':<16} {'exmap':>9} {'':>9} {'memory':>9} {'':>9}"
+    yield f"{'under way':<16} {'1 thread':>9} {'2':>9} {'1 thread':>9} {'2':>9}"
+    for depth in (2 ** power for power in range(9)):
+        yield f"{depth:<16}" + "".join(
+            f" {here.get((str(depth), scenario, threads), 0):9.4f}"
+            for scenario in ("uring", "uring-device") for threads in ("1", "2"))
+    yield ""
+
+
+def figure10():
+    """The paper's Figure 10: reads of a device that answers at once."""
+    yield from compared(
+        "Figure 10: reads of 512 single pages at a time, of a device that answers at once",
+        "figure10", ("pread", "populated", "surface", "fd", "action", "uring-device", "uring"))
+    yield """\
+pread, populated, surface: a call per page, to memory that is thrown away afterwards, to
+memory that is there, and to pages of an exmap that are there. fd, action: a call per
+batch, to pages that are not there, and FREE. uring-device is as populated, uring as fd;
+both with 256 reads under way, of a multi-queue device.
+"""
+
+
+def shootdowns():
+    """What EXMAP_FREE_DEFER saves."""
+    rows = {(row[0], row[2]): (float(row[4]), float(row[3]) / 1e6)
+            for row in read_csv("shootdowns.csv")[1]}
+    yield "FREE of single pages by two threads, with and without EXMAP_FREE_DEFER"
+    yield ""
+    yield f"{'pages':<16} {'shootdowns':>12} {'':>12} {'million':>12} {'':>12}"
+    yield f"{'per call':<16} {'per page':>12} {'deferred':>12} {'pages/s':>12} {'deferred':>12}"
+    for batch in (2 ** power for power in range(10)):
+        at_once, deferred = (rows.get((scenario, str(batch)), (0, 0))
+                             for scenario in ("1if", "1if-deferred"))
+        yield (f"{batch:<16} {at_once[0]:12.4f} {deferred[0]:12.4f}"
+               f" {at_once[1]:12.3f} {deferred[1]:12.3f}")
+    yield ""
+
+
+def bufferpool():
+    """What the example does."""
+    here = {(row[0], row[1]): float(row[2]) for row in read_csv("bufferpool.csv")[1]}
+    yield "examples/bufferpool: a buffer pool of 64 MiB over 512 MiB, operations/s"
+    yield ""
+    yield f"{'':<16} {'1 thread':>9} {'2 threads':>9}"
+    for backend in ("exmap", "madvise"):
+        yield f"{backend:<16}" + "".join(f" {int(here.get((backend, threads), 0)):9d}"
+                                         for threads in ("1", "2"))
+    yield ""
+
+
+TABLES = (budget, contention, cost, growth, figure8, figure9, figure10, shootdowns, bufferpool)
+
+
+def apart(files):
+    """Two processes as one line: the sum of their rates, the mean of their shootdowns."""
+    lines = [pathlib.Path(file).read_text(encoding="utf-8").strip().split(",") for file in files]
+    rate = sum(float(line[3]) for line in lines)
+    mean = sum(float(line[4]) for line in lines) / len(lines)
+    return f"1if-apart,{len(lines)},{lines[0][2]},{rate:.0f},{mean:.4f}"
+
+
+def main():
+    """Print the table that the argument names."""
+    tables = {table.__name__: table for table in TABLES}
+    if sys.argv[1:2] == ["apart"] and len(sys.argv) == 4:
+        print(apart(sys.argv[2:]))
+        return 0
+    if len(sys.argv) != 2 or sys.argv[1] not in tables:
+        print(__doc__.strip(), file=sys.stderr)
+        return 2
+    print("\n".join(tables[sys.argv[1]]()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

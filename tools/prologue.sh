@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+# The shared beginning of the scripts, which source this file first:
+#
+#	. "$(dirname "$0")/../tools/prologue.sh"
+#
+# It makes the shell strict and changes to the checkout. If the first argument of the script is
+# -h or --help, it prints the script's usage and ends the script. It defines functions, and
+#
+#	$checkout	the absolute path of the checkout
+#	$script		the path of the script in the checkout, such as vm/run
+#	$cache		the directory for everything that scripts build: $EXMAP_CACHE
+#	$mirror		Debian's mirror: $EXMAP_MIRROR
+#
+# vm/root, vm/kernel, vm/preinit, vm/init and vm/package-test do not source it: the first two are
+# hashed into the roots, and the others run in a machine, before the checkout can be reached.
+set -euo pipefail
+
+# A relative $EXMAP_CACHE is relative to the caller's directory.
+[[ ${EXMAP_CACHE:-/} = /* ]] || export EXMAP_CACHE=$PWD/$EXMAP_CACHE
+script=$(cd "$(dirname "$0")" && pwd)/${0##*/}
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck disable=SC2034  # the scripts use these variables
+checkout=$PWD cache=${EXMAP_CACHE:-$HOME/.cache/exmap} mirror=${EXMAP_MIRROR:-http://deb.debian.org}
+script=${script#"$checkout"/}
+
+# usage: print the comment at the top of the script
+usage()
+{
+	sed -n '3,${/^#/!q; /^# shellcheck/d; s/^# \{0,1\}//p}' "$script"
+}
+
+# say MESSAGE: print it to standard error, after the script's name
+say()
+{
+	echo "$script: $1" >&2
+}
+
+# fail MESSAGE [STATUS]: end the script with that message and exit status (default 1)
+fail()
+{
+	say "$1"
+	exit "${2:-1}"
+}
+
+# as_root ARGUMENT...: if the user is not root, run the script again by sudo, with these arguments
+# and with the variables that the scripts read
+as_root()
+{
+	[ "$(id -u)" = 0 ] || exec sudo --preserve-env=EXMAP_CACHE,EXMAP_MIRROR,EXMAP_VM_TIMEOUT,KERNEL \
+		"$checkout/$script" "$@"
+}
+
+case ${1-} in
+-h | --help) usage && exit ;;
+esac
