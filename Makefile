@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# make            module and programs, for the running kernel
-# make install    install module, headers, exmap-top and man pages; install-dev: all but the module
-# make dkms-install  have dkms build and install the module for this kernel and later ones
-# make dkms-remove   undo that
-# make demo       the paper's Figures 8 and 10 and the example, from a throw-away machine
-# make figures    its Figures 9 and 10, and what EXMAP_FREE_DEFER saves, from the same
-# make budget     what a READ costs in instructions, in the same; into docs/performance.md
-# make cost       what every call costs, in the same; into docs/performance.md
-# make growth     does that grow with surface, interfaces, exmaps or pool, in the same; likewise
-# make contention  what two threads do compared with one, in the same; likewise
-# make bench-host Figure 8 on this very machine, with the module loaded
-# make check      the test suite, in the same
-# make check-package  the test of the Debian packages, in another
-# make style      checkpatch, kernel-doc, sparse, cppcheck, shellcheck and mandoc
-# make vm         a shell there
+# make               module and programs, for the running kernel
+# make install       install module, headers, exmap-top and man pages
+# make install-dev   install everything but the module
+# make dkms-install  dkms builds and installs the module for this kernel and later ones
+# make dkms-remove   undo make dkms-install
+# make bench-host    the paper's Figure 8 on this very machine, with the module loaded
+# make style         checkpatch, kernel-doc, sparse, cppcheck, shellcheck, mandoc and the like
+#
+# In a throw-away machine:
+# make check         the test suite
+# make check-package  the test of the Debian packages
+# make vm            a shell
+# make demo          the paper's Figures 8 and 10, and the example
+# make figures       the paper's Figures 9 and 10, and what EXMAP_FREE_DEFER saves
+#
+# In a throw-away machine, and into docs/performance.md:
+# make budget        what a READ costs in instructions
+# make cost          what every call costs
+# make growth        does that cost grow with surface, interfaces, exmaps or pool?
+# make contention    what two threads do compared with one
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 DESTDIR ?=
@@ -29,10 +34,10 @@ MODULE_SOURCES = driver.c setup.c uring.c proxy.c io.c transfer.c surface.c memo
 
 CFLAGS ?= -O2 -g
 override CFLAGS += -std=gnu11 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -I. -pthread
-# For all test programs; the linker leaves out what one does not use.
+# For all test programs. The linker leaves out the libraries that a program does not use.
 CHECK_LIBS = $(shell pkg-config --cflags --libs check liburing) -laio
 
-# Those of exmap_user.h are C++ as well.
+# The tests of exmap_user.h are built as C++, too.
 TESTS_CXX = $(patsubst %.c,%-cxx,$(wildcard tests/user*.c))
 TESTS = test-exmap $(patsubst %.c,%,$(wildcard tests/*.c)) $(TESTS_CXX)
 BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same \
@@ -47,7 +52,7 @@ module:
 
 programs: $(PROGRAMS)
 
-# No PIE: it would lie in the middle of the address space, which must hold 100 TiB.
+# No PIE, because a PIE lies in the middle of the address space, which must have room for 100 TiB.
 TEST_FLAGS = -no-pie -Wl,--as-needed -DKERNEL_COMPLAINTS='"$(shell cat vm/complaints)"'
 TEST_HEADERS = $(wildcard tests/*.h) exmap_user.h linux/exmap.h vm/complaints
 
@@ -58,7 +63,7 @@ $(TESTS_CXX): %-cxx: %.c $(TEST_HEADERS)
 $(filter-out $(TESTS_CXX),$(TESTS)): %: %.c $(TEST_HEADERS)
 	$(CC) $(CFLAGS) $(TEST_FLAGS) -o $@ $< $(CHECK_LIBS)
 
-# As the Makefiles of such programs have it; the rest of CFLAGS is for C.
+# With the options that the Makefiles of such programs use. The rest of CFLAGS is for C.
 tests/client: tests/client.cc linux/exmap.h
 	$(CXX) -O2 -g -std=c++20 -Wall -Wextra -Wpedantic -I. -o $@ $<
 
@@ -95,7 +100,7 @@ install-dev: tools/exmap-top
 		install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/} || exit; \
 	done
 
-# What dkms builds the module from, in the place where it looks for it.
+# Put the sources of the module where dkms looks for them.
 dkms-source:
 	install -d $(DESTDIR)$(DKMS_SOURCE)/linux
 	install -m 644 Kbuild $(MODULE_SOURCES) $(DESTDIR)$(DKMS_SOURCE)
@@ -144,7 +149,7 @@ check-package:
 style:
 	tools/style
 
-# For tools/style, in a root with the kernel's headers.
+# tools/style runs it in a root with the kernel's headers.
 sparse:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) C=2 modules
 

@@ -18,7 +18,7 @@ failed=0
 temporary=$(mktemp -d)
 undo=()
 
-# at_exit COMMAND...: run it at the end of the script, before what at_exit was told earlier
+# at_exit COMMAND...: run the command at the end of the script; the last one given runs first
 at_exit()
 {
 	undo=("${*@Q}" "${undo[@]}")
