@@ -131,7 +131,7 @@ def budget():
 
 
 def part(values, share):
-    """The value below which that share of the values is: 0 the least, 0.5 the median, 1 the most."""
+    """The value at that place in the order of the values: 0 least, 0.5 median, 1 most."""
     return sorted(values)[int((len(values) - 1) * share + 0.5)]
 
 
@@ -165,7 +165,7 @@ def cost():
 
 
 def growth():
-    """Whether costs grow with surface, interfaces, exmaps or pool, and what memory exmap takes."""
+    """Does the cost grow with surface, interfaces, exmaps or pool? And what memory exmap takes."""
     found = {tuple(row[:4]): row[4] for row in sections()["growth"]}
     columns = [(call, pages) for pages in ("1", "512") for call in ("alloc", "free")]
 

@@ -28,6 +28,12 @@ def definitions(code):
                match.start("body"), match["body"])
 
 
+def headers():
+    """The headers of the module, from the Makefile's MODULE_SOURCES."""
+    text = (TOP / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    return re.findall(r"\w+\.h\b", re.search(r"^MODULE_SOURCES = (.*)$", text, re.M).group(1))
+
+
 def built():
     """The files of which Kbuild makes the module."""
     text = (TOP / "Kbuild").read_text(encoding="utf-8").replace("\\\n", " ")

@@ -22,7 +22,7 @@ import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent / "tools"))
-from csource import TOP, built, definitions, read  # noqa: E402
+from csource import TOP, built, definitions, headers, read  # noqa: E402
 
 # Callbacks that the kernel declares, as they are called in a source: an I/O has ended; the last
 # reference to a memory cgroup is gone (its release function, in an inline function).
@@ -55,8 +55,7 @@ def indirect_calls(lines):
 
 def callback_sites():
     """How many calls of callbacks the source of each function has."""
-    members = {member for header in TOP.glob("*.h")
-               for member in POINTER_MEMBER.findall(read(header.name))}
+    members = {member for header in headers() for member in POINTER_MEMBER.findall(read(header))}
     site = re.compile("|".join([rf"(?:->|\.){member}\(" for member in sorted(members)] +
                                list(KERNEL_CALLBACKS)))
     sites = {}

@@ -7,8 +7,9 @@ the symbol at START to the page of the symbol at END, and that still own pages.
 BEFORE and NOW are files in the format of /sys/kernel/debug/page_owner_stacks/show_stacks. A stack
 that is in BEFORE belongs to other code, which was unloaded from the same addresses earlier.
 
-Some pages stay with the kernel, whoever needed them first: those of slab caches (kmemleak knows the
-objects in them), of saved stack traces, and the page tables and KASAN's shadow of the vmalloc area.
+Some pages that exmap was the first to need stay with the kernel: those of slab caches (kmemleak
+knows the objects in them) and of saved stack traces, and the page tables and KASAN's shadow of the
+vmalloc area. They do not count.
 """
 import re
 import sys
