@@ -596,6 +596,7 @@ static int __init exmap_init(void)
 		pr_err("Xen PV guests are not supported\n");
 		return -ENODEV;
 	}
+	exmap_locks_prime();
 	err = exmap_ksyms_resolve() ?: exmap_queue_init();
 	if (err)
 		return err;

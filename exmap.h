@@ -5,6 +5,7 @@
  * Files, from top to bottom. A file calls what is below it in this list, never what is above
  * it (tools/arrows checks that):
  *   driver.c      the device: who may do what; ioctl, mmap, fdinfo
+ *   locks.c       tells lockdep the order of the locks
  *   setup.c       an exmap comes and goes: its parts, SETUP, an interface's first use, the end
  *   uring.c       the commands of io_uring
  *   proxy.c       pread, pwrite and libaio on the exmap's file
@@ -104,6 +105,8 @@
  * holder may allocate. It takes interface->lock > quarantine->lock > i_mmap_rwsem by trylock; and
  * PTE lock, pool->lock and exmap_pools_lock, which no one holds who needs memory.
  * exmap_pools_srcu is waited for with no lock held.
+ *
+ * locks.c tells lockdep this order when the module is loaded. A new lock goes there, too.
  *
  * Glossary:
  *   bundle      one page of kernel memory with room for 512 free pages
@@ -541,7 +544,16 @@ static inline unsigned int exmap_nr_interfaces(const struct exmap *exmap)
 	return exmap->max_interfaces + 1;
 }
 
+/* locks.c */
+#ifdef CONFIG_PROVE_LOCKING
+void exmap_locks_prime(void);
+#else
+static inline void exmap_locks_prime(void) { }
+#endif
+
 /* setup.c */
+void exmap_locks_init(struct exmap *exmap);
+void exmap_interface_locks_init(struct exmap_interface *interface);
 struct exmap *exmap_create(void);
 void exmap_put(struct exmap *exmap);
 int exmap_setup(struct exmap *exmap, const struct exmap_ioctl_setup *setup, struct file *file);
@@ -590,6 +602,7 @@ long exmap_free(struct exmap *exmap, struct exmap_interface *interface, struct e
 long exmap_flush(struct exmap *exmap, struct exmap_interface *interface);
 
 /* gate.c */
+void exmap_watch_init(struct exmap_watch *watch);
 int exmap_watch_join(struct exmap *exmap);
 void exmap_watch_leave(struct exmap *exmap);
 void exmap_watch_exit(void);

@@ -332,6 +332,16 @@ static void exmap_release(struct mmu_notifier *notifier, struct mm_struct *mm)
  */
 static atomic_t exmap_watches = ATOMIC_INIT(0);
 
+/**
+ * exmap_watch_init - initialize what is not the notifier's
+ * @watch: is new
+ */
+void exmap_watch_init(struct exmap_watch *watch)
+{
+	spin_lock_init(&watch->lock);
+	INIT_LIST_HEAD(&watch->exmaps);
+}
+
 static struct mmu_notifier *exmap_watch_alloc(struct mm_struct *mm)
 {
 	struct exmap_watch *watch = kzalloc(sizeof(*watch), GFP_KERNEL_ACCOUNT);
@@ -339,8 +349,7 @@ static struct mmu_notifier *exmap_watch_alloc(struct mm_struct *mm)
 	if (!watch)
 		return ERR_PTR(-ENOMEM);
 	atomic_inc(&exmap_watches);
-	spin_lock_init(&watch->lock);
-	INIT_LIST_HEAD(&watch->exmaps);
+	exmap_watch_init(watch);
 	return &watch->notifier;
 }
 

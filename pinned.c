@@ -40,7 +40,7 @@ static void exmap_orphans_work(struct work_struct *work);
 static LIST_HEAD(exmap_orphans);
 static unsigned long exmap_nr_orphans;
 /* Guards the list and the number. */
-static DEFINE_SPINLOCK(exmap_orphans_lock);
+DEFINE_SPINLOCK(exmap_orphans_lock);
 static DECLARE_DELAYED_WORK(exmap_orphans_looker, exmap_orphans_work);
 
 /*

@@ -111,8 +111,6 @@ int exmap_pool_setup(struct exmap *exmap, unsigned long pages)
 	struct exmap_pool *pool = &exmap->pool;
 
 	lockdep_assert_held(&exmap->lock);
-	spin_lock_init(&pool->lock);
-	init_rwsem(&pool->transit);
 	pool->ceiling = pages;
 	pool->most = pages;
 	INIT_LIST_HEAD(&pool->pinned);

@@ -10,13 +10,17 @@
 #include <linux/mm.h>
 #include <linux/page-flags.h>
 #include <linux/page_ref.h>
+#include <linux/spinlock.h>
+#include <linux/srcu.h>
 
 #include "exmap.h"
 
 /* refill.c */
 int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, unsigned int want);
 
-/* reclaim.c */
+/* reclaim.c; the locks are for locks.c, too */
+extern spinlock_t exmap_pools_lock;
+extern struct srcu_struct exmap_pools_srcu;
 int exmap_pool_init(void);
 void exmap_pool_exit(void);
 void exmap_pool_expose(struct exmap *exmap);
@@ -92,7 +96,8 @@ static inline void exmap_stock_trim(struct exmap *exmap, struct exmap_interface 
 		__exmap_stock_trim(exmap, interface);
 }
 
-/* pinned.c */
+/* pinned.c; the lock is for locks.c, too */
+extern spinlock_t exmap_orphans_lock;
 
 /* So many pages that others hold are looked at in a row. */
 #define EXMAP_PINNED_LOOK 64U

@@ -20,9 +20,9 @@ static unsigned long exmap_spare;
  * Guards the three above, and each pool's @sibling, @lookers and @spare. Its holder runs only a few
  * instructions.
  */
-static DEFINE_SPINLOCK(exmap_pools_lock);
+DEFINE_SPINLOCK(exmap_pools_lock);
 /* Read-held by tasks that use a pool that they found in the list. */
-DEFINE_STATIC_SRCU(exmap_pools_srcu);
+DEFINE_SRCU(exmap_pools_srcu);
 static struct shrinker *exmap_shrinker;
 
 static void exmap_bundle_free_all(struct exmap_bundle **stack)

@@ -17,6 +17,31 @@
 #include "trace.h"
 
 /**
+ * exmap_locks_init - initialize all locks of an exmap
+ * @exmap: is new
+ *
+ * lockdep tells kinds of locks by where they are initialized: so each has one place.
+ */
+void exmap_locks_init(struct exmap *exmap)
+{
+	mutex_init(&exmap->lock);
+	mutex_init(&exmap->reap_lock);
+	spin_lock_init(&exmap->gate_lock);
+	spin_lock_init(&exmap->pool.lock);
+	init_rwsem(&exmap->pool.transit);
+}
+
+/**
+ * exmap_interface_locks_init - initialize all locks of an interface
+ * @interface: is new
+ */
+void exmap_interface_locks_init(struct exmap_interface *interface)
+{
+	mutex_init(&interface->lock);
+	mutex_init(&interface->quarantine.lock);
+}
+
+/**
  * exmap_create - allocate an exmap for the calling process
  *
  * May sleep for memory. The exmap has one reference and no pool, interfaces or surface yet.
@@ -33,9 +58,7 @@ struct exmap *exmap_create(void)
 		return NULL;
 	exmap->id = atomic64_inc_return(&last_id);
 	refcount_set(&exmap->refs, 1);
-	mutex_init(&exmap->lock);
-	mutex_init(&exmap->reap_lock);
-	spin_lock_init(&exmap->gate_lock);
+	exmap_locks_init(exmap);
 	init_waitqueue_head(&exmap->gate_wait);
 	/* The mm stays allocated until the last file is closed, possibly by a child process. */
 	exmap->mm = current->mm;
@@ -140,10 +163,8 @@ static struct exmap_interface *exmap_alloc_interfaces(struct exmap *exmap, unsig
 		exmap_uncharge_resident(exmap->mm, &exmap->charge);
 		return ERR_PTR(-ENOMEM);
 	}
-	for (i = 0; i < nr; i++) {
-		mutex_init(&interfaces[i].lock);
-		mutex_init(&interfaces[i].quarantine.lock);
-	}
+	for (i = 0; i < nr; i++)
+		exmap_interface_locks_init(&interfaces[i]);
 	return interfaces;
 }
 
