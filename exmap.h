@@ -12,52 +12,53 @@
  *   io.c          READ and WRITE: entries, windows, answers
  *   transfer.c    a window's runs to or from file or device; what became of short and failed ones
  *   surface.c     the surface as a mapping: VMA, mmap, touches of absent pages
- *   memory.c      pages come: ALLOC, reserve, install, pin
- *   free.c        pages go: FREE, with its flush at once or put off
+ *   memory.c      pages come to the surface: ALLOC, reserve, install, pin
+ *   free.c        pages leave the surface: FREE, with its flush at once or put off
  *   gate.c        the gate, and the kernel at work on the surface: notifier, reap
  *   refill.c      where an interface gets more free pages: depot, system, quarantine, steal, hunt
  *   reclaim.c     free pages go back to the system: the shrinker, the end of a pool
  *   quarantine.c  pages whose flush is put off
- *   shootdown.c   the flush, and who has to be told
- *   tables.c      the page tables: the directory that finds them, and having them made
+ *   shootdown.c   the flush of TLBs, and of other MMUs that follow our page tables
+ *   tables.c      the page tables: the directory that finds them, and how they are made
  *   stock.c       an interface's free pages
  *   pinned.c      pages that others hold when they leave the surface
- *   reading.c     which addresses are being read, and which of them had a page since
+ *   reading.c     the reading index: which addresses are being read, and which had a page since
  *   pool.c        bundles, the depot, the books
- *   queue.c       where the rest of an asynchronous call is done
+ *   queue.c       workqueues for the rest of asynchronous calls, one per user
  *   charge.c      who pays: RLIMIT_MEMLOCK, VmPin, the resident set
- *   ksyms.c       what the kernel does not export
+ *   ksyms.c       kernel functions that are not exported
  *   trace.c       tracepoints
- * Headers: this one has the structs, and what does not belong to one of the others; pool.h hands
- * out pages and takes them back; reading.h is the reading index; walk.h looks into page tables;
- * io.h is a READ or WRITE under way; compat.h is every difference between kernel versions.
+ * Headers: this one has the structs, and the functions of all files that have no other header.
+ * pool.h: free pages, from refill.c to charge.c. reading.h: the reading index. walk.h: a look into
+ * the page tables. io.h: a READ or WRITE under way. compat.h: every difference between kernel
+ * versions.
  *
  * Who owns what:
- *   - An open file owns a struct exmap_file. It points to the struct exmap that
- *     came with the open, or, after EXMAP_IOCTL_CLONE, to another's; each holds
- *     a reference. The mapping of the surface holds its file, so an exmap goes
- *     only when no mapping, no file and no call is left.
- *   - An exmap belongs to the mm that opened it. Calls from any other are
- *     refused; the mm may be long gone when the last file is closed.
- *   - A page is at any time in one of these places, and only who guards the
+ *   - An open file owns a struct exmap_file. It points to the struct exmap that open made, or,
+ *     after EXMAP_IOCTL_CLONE, to that of another file. Each file holds a reference. The mapping
+ *     of the surface holds its file, so an exmap is freed only when no mapping, no file and no
+ *     call is left.
+ *   - An exmap belongs to the mm that opened it. Calls from any other mm are refused. The mm may
+ *     be long gone when the last file is closed.
+ *   - A page is at any time in one of these places. Only the holder of the lock that guards the
  *     place may move it:
- *       the system                counted out of pool->taken
+ *       the system                not counted in pool->taken
  *       a bundle of the depot     pool->lock
  *       a bundle of an interface  interface->lock
  *       on the surface            the PTE lock (see below)
  *       unmapped, not flushed     interface->limbo; exmap->reaped in a notifier;
  *                                 in a quarantine, after the call: its lock
- *       being read from a file    the call, in its slots; the reading index finds them by
+ *       being read from a file    the call, in its slots. The reading index finds the slots by
  *                                 address, but moves no page
- *     Each has one reference of ours, and no mapcount. Once off the surface, it is let go
- *     or handed out again only while there is no other (see pinned.c).
- *   - While the gate is open, PTEs of the surface come and go in memory.c, free.c and
- *     quarantine.c only, under the PTE lock. While it is closed nobody is inside, and whoever
- *     closed it may do with the page tables what it likes.
+ *     We hold one reference to each page; its mapcount is 0. After a page has left the surface, it
+ *     is reused or freed only if nobody else holds a reference (see pinned.c).
+ *   - While the gate is open, only memory.c, free.c and quarantine.c change PTEs of the surface,
+ *     under the PTE lock. While the gate is closed, no call is inside. The task that closed it,
+ *     and the kernel, may then change the page tables freely.
  *
- * Locks, outermost first. A lock is taken with nothing else held, or with some of those that its
- * third column names. The last column says whether its holder may sleep (S) and allocate memory
- * that has to be waited for (A).
+ * Locks, outermost first. A lock is taken with no other lock held, or with some of the locks in
+ * its third column. The last column says whether its holder may sleep (S), and whether it may
+ * allocate memory with GFP_KERNEL (A).
  *
  *   lock                 protects                       may be held when it is taken   holder may
  *   exmap->lock          SETUP and CLONE                                               S A
@@ -94,40 +95,41 @@
  *   exmap_queues_lock    the list of users' queues
  *     spinlock (queue.c)
  *
- * One interface's lock is taken inside another's by trylock, or by the one task
- * that holds pool->transit for writing.
+ * A task that holds one interface's lock takes another's by trylock, or while it holds
+ * pool->transit for writing, which only one task can.
  *
  * The MMU notifier takes interface locks and PTE locks, and the kernel may call it with mmap_lock
- * held. So nothing that sleeps for memory, for mmap_lock or for I/O may happen under an
- * interface's lock, nor under one that is taken inside it.
+ * held. So the holder of an interface's lock, or of a lock that is taken inside it, must not
+ * sleep for memory, for mmap_lock or for I/O.
  *
- * The shrinker runs when memory is short, so with any lock held, ours or the kernel's, whose
- * holder may allocate. It takes interface->lock > quarantine->lock > i_mmap_rwsem by trylock; and
- * PTE lock, pool->lock and exmap_pools_lock, which no one holds who needs memory.
- * exmap_pools_srcu is waited for with no lock held.
+ * The shrinker runs when memory is short. Its caller may hold any lock, ours or the kernel's, whose
+ * holder may allocate. It takes interface->lock > quarantine->lock > i_mmap_rwsem by trylock. It
+ * waits for PTE lock, pool->lock and exmap_pools_lock, because their holders never allocate.
+ * synchronize_srcu(&exmap_pools_srcu) is called with no lock held.
  *
- * locks.c tells lockdep this order when the module is loaded. A new lock goes there, too.
+ * locks.c tells lockdep this order when the module is loaded. A new lock is added there, too.
  *
  * Glossary:
- *   bundle      one page of kernel memory with room for 512 free pages
+ *   bundle      one page of kernel memory that holds pointers to up to 512 free pages
  *   ceiling     the most pages that a pool may take from the system
- *   depot       a pool's bundles that no interface has
- *   entry       what a user asks for: some adjacent pages, in one struct exmap_iov
- *   gate        open while calls may use the page tables of the surface; closed while the kernel is
- *               at work on them
+ *   depot       the bundles of a pool that belong to no interface
+ *   entry       a user's request: a number of adjacent pages, in one struct exmap_iov
+ *   gate        open while calls may use the page tables of the surface; closed while the kernel
+ *               changes them
  *   interface   what one thread works with: entries, and free pages
- *   leaf        a page of the directory: finds the page tables of 512 GiB
+ *   leaf        a page of the directory: it finds the page tables of 512 GiB
  *   limbo       pages that a call has unmapped and not yet flushed
  *   orphan      a page that others still hold after its pool was drained
- *   pool        all the pages of an exmap, on the surface or not
- *   quarantine  as limbo, but beyond the call (EXMAP_FREE_DEFER); its PTEs are marked
- *   run         adjacent pages: one I/O, or one stretch of a page table
+ *   pool        all pages of an exmap, on the surface or not
+ *   quarantine  pages that FREE has unmapped and whose flush is put off beyond the call
+ *               (EXMAP_FREE_DEFER); their PTEs are marked
+ *   run         adjacent pages: those of one I/O, or of a part of one page table
  *   slot        a page on its way between the surface and a file
- *   stale       of a slot: its address had another page since the READ began
+ *   stale       said of a slot: its address had another page since the READ began
  *   stock       the free pages that an interface has at hand
  *   surface     the address range on which pages are mapped
- *   taken       how many pages a pool has from the system
- *   window      the pages of a READ or WRITE that are under way at once
+ *   taken       the number of pages that a pool has from the system
+ *   window      the pages of a READ or WRITE whose I/O is under way at the same time
  */
 #ifndef EXMAP_H
 #define EXMAP_H
@@ -155,9 +157,9 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 /**
- * struct exmap_charge - what is charged to a user and a process, see charge.c
- * @cred: whose RLIMIT_MEMLOCK, or NULL
- * @pages: how many; 0 if nothing is charged
+ * struct exmap_charge - pages that are charged to a user and a process; see charge.c
+ * @cred: the user whose RLIMIT_MEMLOCK they count against; NULL if none
+ * @pages: number of pages; 0 if nothing is charged
  */
 struct exmap_charge {
 	const struct cred *cred;
@@ -166,31 +168,32 @@ struct exmap_charge {
 
 #define EXMAP_BUNDLE_PAGES (PAGE_SIZE / sizeof(struct page *))
 
-/* One page of kernel memory with room for free pages. */
+/* One page of kernel memory that holds pointers to free pages. */
 struct exmap_bundle {
 	struct page *page[EXMAP_BUNDLE_PAGES];
 };
 
 /**
  * struct exmap_pool - the physical pages of an exmap
- * @lock: guards the fields up to @transit
- * @full: full bundles, a stack linked through their struct page
- * @nr_full: how many
- * @empty: empty bundles, the same
- * @bundles: how many bundles came with pages, and are still here; never fewer than it takes to hold
- *	all of @taken, so that a page can be put back without allocating
+ * @lock: guards the fields before @transit
+ * @full: stack of full bundles, linked through their struct page
+ * @nr_full: number of bundles on @full; may be read without @lock
+ * @empty: stack of empty bundles, linked in the same way
+ * @bundles: number of bundles that were allocated along with pages and still exist. Always enough
+ *	to hold all of @taken, so that a page can be put back without allocating
  * @taken: pages taken from the system, at most @most; may be read without @lock
- * @most: @ceiling, and a page more for each pinned one that was replaced (see pinned.c); may be
+ * @most: @ceiling, plus the pinned pages that were replaced by fresh ones (see pinned.c); may be
  *	read without @lock
- * @pushes: counts full bundles, and pinned pages, that came in
- * @pinned: pages of @taken that others still hold, linked through page->lru
- * @nr_pinned: how many; may be read without @lock
- * @transit: read-held where pages are between the system and an interface,
- *	write-held to find out for certain that no page is free
- * @sibling: in the list of all pools, or empty; reclaim.c's exmap_pools_lock guards it
- * @lookers: who looks at the interfaces: the exmap's files, and shrinkers; exmap_pools_lock. The
- *	last one frees their array
- * @spare: what the shrinker last saw that it could have; exmap_pools_lock. May be read without
+ * @pushes: counts full bundles and pinned pages that came in
+ * @pinned: list of pages of @taken that others still hold, linked through page->lru
+ * @nr_pinned: length of @pinned; may be read without @lock
+ * @transit: held for reading while pages are between the system and an interface; held for
+ *	writing to find out for certain that no page is free
+ * @sibling: in reclaim.c's list of all pools, or empty; exmap_pools_lock
+ * @lookers: number of those that look at the interfaces: the exmap's files together are one, and
+ *	each shrinker is one. The last frees the array. exmap_pools_lock
+ * @spare: number of pages that the shrinker last saw it could take; exmap_pools_lock. May be read
+ *	without it
  * @ceiling: the most pages to take that nobody else holds; set once
  * @charge: for @most, less what orphans have taken over (see pinned.c); @lock
  */
@@ -216,12 +219,12 @@ struct exmap_pool {
 };
 
 /**
- * struct exmap_counts - what an interface has done so far; in pages, but @flushes
- * @allocs: mapped by ALLOC, or by a touch
- * @frees: unmapped by FREE
- * @reads: mapped by READ
- * @writes: written by WRITE
- * @steals: taken from other interfaces
+ * struct exmap_counts - what an interface has done so far
+ * @allocs: pages mapped by ALLOC, or by a touch
+ * @frees: pages unmapped by FREE
+ * @reads: pages mapped by READ
+ * @writes: pages written by WRITE
+ * @steals: pages taken from other interfaces
  * @flushes: TLB shootdowns
  */
 struct exmap_counts {
@@ -234,13 +237,14 @@ struct exmap_counts {
 };
 
 /**
- * struct exmap_quarantine - pages that FREE has unmapped, their flush put off
- * @lock: held from before the first page is unmapped, and until those that are flushed
- *	are free pages; guards all the rest. Any interface may flush them, with its own lock held
+ * struct exmap_quarantine - pages that FREE has unmapped and whose flush is put off
+ * @lock: guards all other fields. Held from before a page is unmapped until it is in @bundle, and
+ *	from before the flush until the pages are free. The holder of any interface's lock may take
+ *	it and flush
  * @bundle: the pages, page[0 .. @nr - 1]
- * @address: where they were. There the PTE says that a flush is due, until it is done. Set
- *	once, after @bundle
- * @nr: how many; may be read without @lock
+ * @address: the address of each of them. Until the flush, its PTE is marked there
+ *	(EXMAP_PTE_DEFERRED). Set once, after @bundle
+ * @nr: number of pages; may be read without @lock
  * @charge: for @bundle and @address
  */
 struct exmap_quarantine {
@@ -253,29 +257,29 @@ struct exmap_quarantine {
 
 /**
  * struct exmap_interface - what one thread works with
- * @lock: held while a call is at work; guards all the rest
- * @user: the entries, in the page that is shared with user space; set once
- * @loaded: free pages, page[0 .. @count - 1]; the last in is the first out
- * @count: how many of them
- * @nr_full: how many bundles are on @full
- * @full: more free pages, full bundles, a stack linked through their struct page
+ * @lock: held while a call is at work; guards all other fields
+ * @user: the entries, in a page that is shared with user space; set once
+ * @loaded: free pages, page[0 .. @count - 1], a stack
+ * @count: number of pages in @loaded
+ * @nr_full: number of bundles on @full
+ * @full: more free pages: a stack of full bundles, linked through their struct page
  * @empty: an empty bundle, or NULL
- * @limbo: pages that FREE has unmapped, page[0 .. @nr_limbo - 1]: others may
- *	still write to them, until the flush
- * @nr_limbo: how many of them; 0 where @lock is not held
- * @pushes: counts the times when pages came in
- * @victim: whom the last steal was from
- * @fillers: tasks in exmap_stock_fill(), which releases @lock now and then: the shrinker
- *	leaves alone what they have got so far. Needs no lock
- * @in_flight: pages that are neither free nor mapped, but being read from the file. Needs no
- *	lock
- * @counts: may be read without @lock; what the surface holds is what all interfaces
- *	have mapped, less what they and the notifier (exmap->unmapped) have unmapped
- * @quarantine: what it has unmapped with EXMAP_FREE_DEFER
+ * @limbo: pages that FREE has unmapped, page[0 .. @nr_limbo - 1]. Until the flush, other threads
+ *	may still write to them
+ * @nr_limbo: number of pages in @limbo; 0 if @lock is not held
+ * @pushes: counts how many times pages came in
+ * @victim: number of the interface that the last steal was from
+ * @fillers: number of tasks in exmap_stock_fill(), which may release @lock for a while. If it is
+ *	not 0, the shrinker takes nothing from the stock. Needs no lock
+ * @in_flight: number of pages that are being read from the file, and neither free nor mapped.
+ *	Needs no lock
+ * @counts: may be read without @lock. The surface holds as many pages as all interfaces have
+ *	mapped, less what they and the notifier (exmap->unmapped) have unmapped
+ * @quarantine: pages that it has unmapped with EXMAP_FREE_DEFER
  * @charge: for @user, @loaded, @limbo and the first @empty
  *
- * In cache lines of its own: where each thread has an interface, none of this moves
- * from one CPU to another but for a thief.
+ * In cache lines of its own. With one interface per thread, only stealing moves these cache lines
+ * between CPUs.
  */
 struct exmap_interface {
 	struct mutex lock;
@@ -298,9 +302,9 @@ struct exmap_interface {
 
 /**
  * struct exmap_watch - tells the exmaps of a process what the kernel does to its memory
- * @notifier: registered by the first SETUP, and gone with the last close
+ * @notifier: registered by the first SETUP, unregistered by the last close
  * @lock: guards @exmaps
- * @exmaps: those that are set up; the callbacks read it under SRCU
+ * @exmaps: list of the exmaps that are set up; the callbacks read it under SRCU
  */
 struct exmap_watch {
 	struct mmu_notifier notifier;
@@ -309,13 +313,13 @@ struct exmap_watch {
 };
 
 enum exmap_gate {
-	EXMAP_GATE_UNMAPPED,	/* there is no surface yet */
+	EXMAP_GATE_UNMAPPED,	/* no surface yet */
 	EXMAP_GATE_OPEN,
-	EXMAP_GATE_CLOSED,	/* the kernel is at work on the page tables */
+	EXMAP_GATE_CLOSED,	/* the kernel changes the page tables */
 	EXMAP_GATE_DEAD,	/* the surface is gone for good */
 };
 
-/* Of a surface's directory: the tables of page tables of 512 GiB. */
+/* Part of a surface's directory: for each GiB of 512, the table with its pmd_t, or NULL. */
 struct exmap_leaf {
 	pmd_t *pmds[PTRS_PER_PUD];
 };
@@ -323,55 +327,55 @@ struct exmap_leaf {
 /**
  * struct exmap - a surface, its pool and its interfaces
  *
- * Set by mmap under mmap_lock, before the gate is open:
+ * Set by mmap under mmap_lock, before the gate opens:
  * @start: first address of the surface
- * @end: first address after it; 0 where there is no surface yet
- * @pte: what its PTEs hold besides the page frame
- * @directory: finds page tables: for each 512 GiB of address space, counted from address 0,
- *	a leaf. A leaf has for each GiB the page table with one pmd_t per 2 MiB, or NULL if
- *	there is none yet. Such a table stays until the surface is unmapped, so leaves and
- *	what is in them are set once, under mmap_lock. Leaves are freed under @reap_lock,
- *	after the surface's death. There is no memory before the element for @start
- * @leaves: that element, the first of the array
- * @mapping: of the file whose mapping the surface is, which stays as long as that does; its
- *	i_mmap_rwsem is held where other MMUs are told of what was unmapped
+ * @end: first address after it; 0 if there is no surface yet
+ * @pte: the bits of its PTEs, without the page frame
+ * @directory: finds page tables. For each 512 GiB of address space, counted from address 0, it has
+ *	a pointer to a leaf. No memory exists before the element for @start. A leaf has, for each
+ *	GiB, a pointer to the table with one pmd_t per 2 MiB, or NULL if none exists yet. Such a
+ *	table stays until the surface is unmapped, so leaves and their elements are set once, under
+ *	mmap_lock. Leaves are freed under @reap_lock, after the surface's death
+ * @leaves: the array of these pointers; its first element is that for @start
+ * @mapping: of the file whose mapping the surface is; it stays as long as the surface. Its
+ *	i_mmap_rwsem is held while other MMUs are told about unmapped pages
  *
- * @mm: whose it is; we keep it allocated
- * @id: its number, for people: no other exmap has it, ever
+ * @mm: the mm that it belongs to; we keep it allocated
+ * @id: number for people to tell exmaps apart; never used again
  *
  * Set by SETUP under @lock and @gate_lock, @interfaces last:
- * @interfaces: all of them, and one more at the end that serves page faults
+ * @interfaces: array of all interfaces, and one more at the end that serves page faults
  * @file: the backing file, or NULL
  * @flags: EXMAP_PAGEFAULT_ALLOC
- * @max_interfaces: how many user space can name
+ * @max_interfaces: number of interfaces that user space can name
  * @charge: for the array of @interfaces
  *
- * @deferred: a FREE has put its flush off; set once, before the first page is unmapped so
+ * @deferred: some FREE has put its flush off; set once, before the first such page is unmapped
  * @reading_shift: @reading has 1 << (64 - this) buckets; set before @reading
  * @reading: the reading index (reading.c), or NULL as long as nothing was read; set once
  *
- * @gate: changed under @gate_lock; calls read it under their interface's lock. Whoever
- *	closes it then takes each interface's lock once: nobody is inside any more
- * @closers: invalidations that are under way; guarded by @gate_lock
- * @openings: how many have ended so far; changed under @gate_lock, before @gate
- * @gate_lock: see there
- * @gate_wait: where to wait for a closed gate
+ * @gate: changed under @gate_lock; calls read it under their interface's lock. The task that closes
+ *	it then takes each interface's lock once: after that no call is inside
+ * @closers: number of invalidations under way; @gate_lock
+ * @openings: number of invalidations that have ended; changed under @gate_lock, before @gate
+ * @gate_lock: guards @gate, @closers and @openings
+ * @gate_wait: tasks that wait for the gate to open
  * @reap_lock: serializes notifiers that unmap pages
  * @reaped: pages that a notifier has unmapped and not yet flushed; @reap_lock
- * @unmapped: how many pages notifiers have unmapped so far; @reap_lock
+ * @unmapped: number of pages that notifiers have unmapped so far; @reap_lock
  *
- * @queue: where the rest of asynchronous calls is done; set once, by the first of them
+ * @queue: workqueue for the rest of asynchronous calls; set once, by the first of them
  *
  * @refs: open files, clones included
- * @orphan: a CLONE turned its file to another exmap; written under @lock
+ * @orphan: CLONE turned its file to another exmap; written under @lock
  * @lock: serializes SETUP and CLONE
- * @watch: tells when the kernel takes the surface, or a part of it, away; set by SETUP
- * @neighbours: the other exmaps that it tells; @watch->lock
+ * @watch: reports when the kernel takes away the surface or a part of it; set by SETUP
+ * @neighbours: in @watch's list of exmaps; @watch->lock
  * @pool: the pages
- * @remains: in setup.c's list of those that nobody has any more
+ * @remains: in setup.c's list of exmaps that nobody holds any more
  */
 struct exmap {
-	/* Read by every call, written seldom. */
+	/* Read by every call, rarely written. */
 	unsigned long start;
 	unsigned long end;
 	pteval_t pte;
@@ -411,15 +415,15 @@ struct exmap {
 };
 
 /**
- * struct exmap_file - what an open file of /dev/exmap points to
- * @mm: who opened it
- * @exmap: what it works on; changed by CLONE, at most once
- * @first: what came with the open, if @exmap is another now: a call on another
- *	thread may still be looking at it
- * @mapping: its own, rather than that of the device: without pages, but FREE takes its
- *	i_mmap_rwsem, which other exmaps have nothing to do with
+ * struct exmap_file - an open file of /dev/exmap
+ * @mm: the mm that opened it
+ * @exmap: the exmap that its calls work on; changed by CLONE, at most once
+ * @first: the exmap that open made, if CLONE has changed @exmap; or NULL. It is kept because a
+ *	call on another thread may still use it
+ * @mapping: the file's own address_space, without pages, instead of the device's. FREE takes its
+ *	i_mmap_rwsem, which FREE at other exmaps then does not touch
  *
- * In cache lines of its own, the first of which each call reads.
+ * In cache lines of its own; each call reads the first.
  */
 struct exmap_file {
 	struct mm_struct *mm;
@@ -434,27 +438,27 @@ struct io_uring_cmd;
 struct work_struct;
 
 /**
- * exmap_has_surface - whether there is, or was, a surface
+ * exmap_has_surface - whether an exmap has, or had, a surface
  * @exmap: the exmap
  *
- * Return: true, and then its addresses can be relied on; or false.
+ * Return: true, and then @start and @end are set for good; or false.
  */
 static inline bool exmap_has_surface(const struct exmap *exmap)
 {
-	/* Before the addresses, which mmap has set first. */
+	/* Pairs with the release of the gate in exmap_surface_map(): the addresses are set. */
 	return smp_load_acquire(&exmap->gate) != EXMAP_GATE_UNMAPPED;
 }
 
 /**
  * struct exmap_slot - a page on its way between the surface and a file
- * @address: where it belongs, or is
- * @page: the page; until it is mapped nobody else has it. NULL once its place
- *	turned out to be taken
- * @error: why it did not get there, or 0
- * @reads: it has been entered into the reading index
- * @stale: its address had a page since then; guarded by the bucket's lock while it is in the
- *	index. After exmap_install(): and that page is gone, too
- * @node: in the reading index, if it is there; guarded by the bucket's lock
+ * @address: the address that it belongs to
+ * @page: the page. In a READ only the call has it until it is mapped, and NULL says that it was
+ *	not mapped
+ * @error: why it was not mapped, or not written; or 0
+ * @reads: the slot was entered into the reading index
+ * @stale: its address had another page since then. Guarded by the bucket's lock while the slot is
+ *	in the index. After exmap_install() it also means that this page is gone again
+ * @node: in the reading index, or unhashed; guarded by the bucket's lock
  */
 struct exmap_slot {
 	unsigned long address;
@@ -466,13 +470,13 @@ struct exmap_slot {
 };
 
 /**
- * exmap_request - what an entry asks for
+ * exmap_request - the addresses that an entry asks for
  * @exmap: the exmap
- * @value: the entry, read just once: another thread may be writing to it
+ * @value: the entry, which the caller has read only once, because another thread may change it
  * @start: set to the address of the first page
- * @end: set to the first address after the last
+ * @end: set to the first address after the last page
  *
- * Return: 0, or -EFAULT where the entry leaves the surface.
+ * Return: 0, or -EFAULT if the entry leaves the surface.
  */
 static inline int exmap_request(const struct exmap *exmap, u64 value, unsigned long *start,
 				unsigned long *end)
@@ -493,18 +497,18 @@ static inline int exmap_request(const struct exmap *exmap, u64 value, unsigned l
 }
 
 /**
- * exmap_single - look for an entry's only page
- * @request: the entry, read just once: another thread may be writing to it
+ * exmap_single - the page of an entry of one page
+ * @request: the entry, which the caller has read only once, because another thread may change it
  * @first: the surface's first page, in pages from address 0
- * @pages: how many pages the surface has
+ * @pages: number of pages of the surface
  *
- * Return: the page's address >> PAGE_SHIFT; or 0 if the entry has more pages, or none, or leaves
- * the surface.
+ * Return: the page's address >> PAGE_SHIFT; or 0 if the entry is not of one page, or leaves the
+ * surface.
  */
 static __always_inline unsigned long exmap_single(u64 request, unsigned long first,
 						  unsigned long pages)
 {
-	/* Of another length this is beyond any surface. */
+	/* If the entry has another length, this is beyond any surface. */
 	unsigned long page = request - (1UL << (64 - EXMAP_PAGE_LEN_BITS));
 
 	return page < pages ? first + array_index_nospec(page, pages) : 0;
@@ -514,9 +518,9 @@ static __always_inline unsigned long exmap_single(u64 request, unsigned long fir
  * exmap_answer - put an entry's answer in place of the request
  * @iov: the entry
  * @res: 0 or an error
- * @pages: how many pages the call did something to
+ * @pages: number of pages that the call mapped, unmapped, read or wrote
  *
- * In one store, so that nobody sees half of it.
+ * This is one store, so that other threads never see half an answer.
  */
 static inline void exmap_answer(struct exmap_iov *iov, int res, unsigned int pages)
 {
@@ -525,8 +529,8 @@ static inline void exmap_answer(struct exmap_iov *iov, int res, unsigned int pag
 
 /**
  * exmap_count - add to a counter
- * @counter: the counter; its interface's lock is held, but others may be reading it
- * @more: what is added
+ * @counter: the counter; its interface's lock is held, but it may be read without
+ * @more: number to add
  */
 static inline void exmap_count(u64 *counter, unsigned long more)
 {
@@ -534,10 +538,10 @@ static inline void exmap_count(u64 *counter, unsigned long more)
 }
 
 /**
- * exmap_nr_interfaces - how many interfaces there are
+ * exmap_nr_interfaces - number of interfaces
  * @exmap: has been set up
  *
- * Return: those that user space can name, and the one for page faults.
+ * Return: the interfaces that user space can name, and the one that serves page faults.
  */
 static inline unsigned int exmap_nr_interfaces(const struct exmap *exmap)
 {
@@ -611,7 +615,7 @@ int exmap_enter_late(struct exmap *exmap, struct exmap_interface *interface, enu
 
 /**
  * exmap_enter - take an interface's lock while the gate is open
- * @exmap: has been set up; mmap_lock is not held, since the task that closed the gate may
+ * @exmap: has been set up; mmap_lock is not held, because the task that closed the gate may
  *	be waiting for it
  * @interface: the interface
  *
@@ -625,9 +629,9 @@ static inline int exmap_enter(struct exmap *exmap, struct exmap_interface *inter
 	if (mutex_lock_killable(&interface->lock))
 		return -EINTR;
 	/*
-	 * Read once: it may change at any time, and the task that closes the gate then waits for
-	 * the lock. Pairs with the release in exmap_surface_map() and exmap_gate_open(): start,
-	 * end, pte and directory are set.
+	 * Read once: another task may close the gate at any time, but then waits for our lock.
+	 * Pairs with the release in exmap_surface_map() and exmap_gate_open(): start, end, pte and
+	 * directory are set.
 	 */
 	gate = smp_load_acquire(&exmap->gate);
 	return likely(gate == EXMAP_GATE_OPEN) ? 0 : exmap_enter_late(exmap, interface, gate);
@@ -660,16 +664,16 @@ unsigned long exmap_quarantined(const struct exmap *exmap);
 void exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end);
 bool exmap_shootdown_try(struct exmap *exmap, unsigned long start, unsigned long end);
 
-/* Where the ranges come from that exmap_shootdown() announces. */
+/* Owner of the ranges that exmap_shootdown() announces. */
 extern const char exmap_shootdown_owner;
 
 /**
- * exmap_is_own - whether a range is one that exmap_shootdown() announces
- * @range: what an MMU notifier is told
+ * exmap_is_own - whether a range was announced by exmap_shootdown()
+ * @range: the range that an MMU notifier is told
  *
- * Of a process, for all its exmaps: what any of them has announced is no other's business.
+ * All exmaps of a process ignore such a range, whichever of them has announced it.
  *
- * Return: whether it is.
+ * Return: whether exmap_shootdown() has announced it.
  */
 static inline bool exmap_is_own(const struct mmu_notifier_range *range)
 {

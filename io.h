@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A READ or WRITE under way: what io.c, transfer.c and uring.c share.
+ * A READ or WRITE under way: what io.c, transfer.c, proxy.c and uring.c share.
  */
 #ifndef EXMAP_IO_H
 #define EXMAP_IO_H
@@ -13,38 +13,41 @@
 
 #include "exmap.h"
 
-/* So many pages at most are under way for one call; no entry has more. */
+/* The most pages in a window. No entry has more. */
 #define EXMAP_IO_WINDOW 4096
 
-/* So often a page is tried that comes up short. */
+/* How many times a page is tried again that was read or written in part, or is stale. */
 #define EXMAP_IO_TRIES 16
 
-/* On the stack, where some kernels clear everything at each call: it is not small. */
+/*
+ * For large variables on the stack. Some kernels clear all variables at each call
+ * (CONFIG_INIT_STACK_ALL_ZERO), which would cost more than the rest of the call's setup.
+ */
 #define __exmap_uninitialized __attribute__((__uninitialized__))
 
 struct exmap_io;
 struct exmap_uring_command;
 
-/* A range of the surface, and what became of it. */
+/* A range of the surface, and its result. */
 struct exmap_io_entry {
-	unsigned long start;
-	unsigned long end;
+	unsigned long start;	/* first address */
+	unsigned long end;	/* first address after the range */
 	unsigned long good;	/* the first address that was not done */
 	unsigned int first;	/* the first of its slots in the window */
-	unsigned int nr;	/* how many slots */
-	unsigned int pages;	/* how many went well */
-	int res;
+	unsigned int nr;	/* number of slots */
+	unsigned int pages;	/* number of pages that were read, mapped or written */
+	int res;		/* 0 or an error */
 };
 
 /* One request: a run of slots whose pages are adjacent. */
 struct exmap_io_run {
 	struct exmap_io *io;
-	unsigned int first;
-	unsigned int nr;
+	unsigned int first;	/* the first slot */
+	unsigned int nr;	/* number of slots */
 	long ret;		/* bytes, or an error */
 	union {
-		struct kiocb iocb;	/* where it goes to the file */
-		struct bio bio;		/* where it goes to the device behind it */
+		struct kiocb iocb;	/* if the request goes to the file */
+		struct bio bio;		/* if it goes straight to the device behind the file */
 	};
 };
 
@@ -55,24 +58,25 @@ struct exmap_io_run {
  *	to end completes @done.
  * @EXMAP_IO_NOBODY: The caller is asynchronous, and this is its last window. The last request to
  *	end queues @work.
- * @EXMAP_IO_NOWAIT: As EXMAP_IO_NOBODY, but the caller must not sleep for a device either. What
- *	cannot be done without fails with -EAGAIN, and the caller comes again. All pages fit into
- *	one window. ALLOC has no requests, and its caller may be a synchronous one.
- * @EXMAP_IO_WORKER: The window's requests are done, and the worker has the call. It serves other
- *	calls as well, has no user's limits and cannot be killed, so it must not wait for long.
+ * @EXMAP_IO_NOWAIT: As EXMAP_IO_NOBODY, but the caller must not sleep for a device either. If it
+ *	would have to, the call fails with -EAGAIN, and the caller tries again from another context.
+ *	All pages fit into one window. ALLOC has no requests, and its caller may be synchronous.
+ * @EXMAP_IO_WORKER: The window's requests are done, and the worker has the call. The worker serves
+ *	other calls as well, no user's limits apply to it, and it cannot be killed. So it must not
+ *	wait for long.
  *
  * Transitions:
  *   CALLER           exmap_io_begin()
  *   CALLER > NOWAIT  exmap_io_perform_nowait(), before the first window
  *   CALLER > NOBODY  exmap_io_prepare(), once it has all pages of the last window
- *   NOBODY > CALLER  exmap_io_start_window(), if all requests ended while it submitted them
+ *   NOBODY > CALLER  exmap_io_start_window(), if all requests end before it has submitted the last
  *   NOBODY > WORKER  exmap_io_work()
  *   NOWAIT > WORKER  exmap_io_work()
  *
  * Only the task that has the call changes the state, and never between the first request of a
- * window and the end of its last. Then atomic_dec_and_test(&io->pending), which is a full
- * barrier, says who has the call: whoever takes it to 0. A worker gets the call from there by
- * queue_work(), which orders what was written before.
+ * window and the end of its last. The context that takes io->pending to 0 has the call from then
+ * on; atomic_dec_and_test() is a full barrier. It hands the call to the worker by queue_work(),
+ * which orders all earlier writes.
  */
 enum exmap_io_waiter {
 	EXMAP_IO_CALLER,
@@ -85,34 +89,35 @@ enum exmap_io_waiter {
  * struct exmap_io - a call under way
  * @exmap: the exmap; the caller holds a file of it until it has its answer
  * @interface: where pages come from and go to
- * @opcode: EXMAP_OP_READ, _ALLOC or _WRITE
+ * @opcode: EXMAP_OP_READ, EXMAP_OP_ALLOC or EXMAP_OP_WRITE
  * @probe: leave out entries whose first page is mapped
- * @ioprio: what the caller's I/O has
- * @flags: IOCB_DSYNC and IOCB_SYNC: what is written must have got there
- * @nr: how many entries
- * @entry: what is to be read or written
+ * @ioprio: I/O priority of the caller
+ * @flags: IOCB_DSYNC and IOCB_SYNC: written data must be on the device when the call ends
+ * @nr: number of entries
+ * @entry: the entries
  *
- * @tell: for an asynchronous caller: gives it the result, and frees this; or NULL
- * @cred: who that is
- * @waiter: who waits for the window, see there
- * @iocb: whom @tell tells, or
- * @command: the same
+ * @tell: for an asynchronous caller: gives it the result, and frees this. NULL if the caller is
+ *	synchronous
+ * @cred: credentials of the asynchronous caller
+ * @waiter: who waits for the window
+ * @iocb: the caller's request that @tell completes, if it came by the exmap's file
+ * @command: the same, if it came by io_uring
  *
- * @err: why entry[@next] was not tried, nor any after it: -ENOMEM, -EPROTO, -EINTR
+ * @err: why entry[@next] and all after it were not tried: -ENOMEM, -EPROTO, -EINTR; or 0
  * @next: the first entry after the window
  * @first: the first entry of the window
- * @untold: the file has not told whoever watches it (inotify, fanotify) of all its requests
- * @pending: requests that are not done, and one more while they are submitted
- * @done: all are, and somebody waits
- * @work: all are, and nobody does
+ * @untold: some requests went to the file, and fsnotify has not been told of them
+ * @pending: number of requests that are not done, plus 1 while requests are being submitted
+ * @done: completed by the last request to end, if the caller waits
+ * @work: queued by the last request to end, if the caller does not wait
  *
- * @room: how many pages a window has room for
- * @nr_slots: how many it has
- * @nr_runs: how many requests they are
+ * @room: the most pages of a window of this call
+ * @nr_slots: number of pages in the window
+ * @nr_runs: number of requests in the window
  * @slot: the pages
  * @bvec: the same pages, for the iterator
  * @run: the requests
- * @one: room for one entry, and for a window of one page
+ * @one: memory for one entry, and for a window of one page
  */
 struct exmap_io {
 	struct exmap *exmap;
@@ -155,10 +160,10 @@ struct exmap_io {
 };
 
 /**
- * exmap_io_is_detached - whether the caller does not wait for the window
+ * exmap_io_is_detached - whether the last request to end queues the rest of the call as work
  * @io: the call; its requests are not all done
  *
- * Return: true if it does not, and the last request to end queues the rest as work.
+ * Return: true if it does; false if the caller waits.
  */
 static inline bool exmap_io_is_detached(const struct exmap_io *io)
 {
@@ -177,12 +182,12 @@ static inline bool exmap_io_writes(const struct exmap_io *io)
 }
 
 /**
- * exmap_io_check_range - whether a buffer is a part of the surface, in whole pages
+ * exmap_io_check_range - check that a buffer consists of whole pages of the surface
  * @exmap: has a surface
  * @start: first address
  * @len: bytes
  *
- * Return: 0; -EINVAL if it is not in whole pages; or -EFAULT if it leaves the surface.
+ * Return: 0; -EINVAL if it does not consist of whole pages; or -EFAULT if it leaves the surface.
  */
 static inline int exmap_io_check_range(const struct exmap *exmap, unsigned long start,
 				       unsigned long len)
@@ -215,9 +220,9 @@ void exmap_io_settle(struct exmap_io *io, unsigned int first, unsigned int nr, l
 /**
  * exmap_io_start_read - start reading pages that are adjacent in the file
  * @io: the call
- * @iocb: initialized for the file; it is waited for here if it has no @ki_complete
+ * @iocb: initialized for the file. If it has no @ki_complete, this waits until the read is done
  * @first: the first slot
- * @nr: how many slots
+ * @nr: number of slots
  *
  * No lock is held.
  *

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The exmap's file as a proxy for the backing file: pread, pwrite and libaio, with buffers
- * that are on the surface.
+ * The exmap's file as a proxy for the backing file: pread, pwrite and libaio with buffers on the
+ * surface.
  */
 #include <linux/bvec.h>
 #include <linux/fs.h>
@@ -14,16 +14,16 @@
 #include "io.h"
 #include "trace.h"
 
-/* How many exmap_io_ranges() will be at most. */
+/* The most entries that exmap_io_ranges() makes of an iterator. */
 static unsigned long exmap_io_max_ranges(const struct iov_iter *iter)
 {
-	/* A single buffer, most often a single page. */
+	/* The most common case: one buffer of one page. */
 	if (iov_iter_count(iter) <= PAGE_SIZE)
 		return 1;
 	return iter->nr_segs + iov_iter_count(iter) / (EXMAP_IO_WINDOW * PAGE_SIZE) + 1;
 }
 
-/* The ranges of an iterator, in pieces of a window. Returns 0 or an error. */
+/* Make entries of an iterator's buffers, none larger than a window. Returns 0 or an error. */
 static int exmap_io_ranges(struct exmap_io *io, struct iov_iter *iter)
 {
 	unsigned long start, len, piece;
@@ -51,7 +51,7 @@ static int exmap_io_ranges(struct exmap_io *io, struct iov_iter *iter)
 	return 0;
 }
 
-/* Whether a call is a READ of one page, and waits for it. */
+/* Whether a call is a READ of one page by a caller that waits. */
 static bool exmap_io_is_one(const struct exmap *exmap, struct kiocb *iocb,
 			    const struct iov_iter *iter, unsigned int opcode)
 {
@@ -74,7 +74,7 @@ static void exmap_io_tell_iocb(struct exmap_io *io)
 	iocb->ki_complete(iocb, ret);
 }
 
-/* READ, ALLOC or WRITE of some ranges. As exmap_io_proxy(). */
+/* READ, ALLOC or WRITE of any number of buffers. Returns as exmap_io_proxy(). */
 static noinline ssize_t exmap_io_proxy_ranges(struct exmap *exmap,
 					      struct exmap_interface *interface,
 					      struct kiocb *iocb, struct iov_iter *iter,
@@ -115,17 +115,17 @@ free_io:
  * @exmap: has a backing file, unless it is ALLOC, and belongs to current->mm;
  *	mmap_lock is not held
  * @interface: where pages come from and go to; its lock is not held
- * @iocb: the call; its position has been dealt with
- * @iter: user memory, all of it on the surface and in whole pages; what is read
- *	or written in the file follows from where that is
+ * @iocb: the call; its position is not used, because the caller has evaluated it
+ * @iter: user memory: whole pages of the surface. Their place on the surface says which part of
+ *	the file is read or written
  * @opcode: EXMAP_OP_READ, EXMAP_OP_ALLOC (as READ, but nothing is read) or
  *	EXMAP_OP_WRITE
  *
- * Return: bytes done, up to the first page that failed (pages that are there
- * already count as read, and 0 is the end of the file); or -EINVAL where @iter is
- * not in pages, -EFAULT where it leaves the surface or a page to be written is not
- * mapped, -ENOMEM, -EPROTO, or the error of the I/O; or -EIOCBQUEUED where @iocb
- * will be completed with one of these; or -EAGAIN where it must not wait and would.
+ * Return: bytes done, up to the first page that failed. Pages that are mapped already count as
+ * read, and 0 is the end of the file. -EINVAL if @iter does not consist of whole pages; -EFAULT if
+ * it leaves the surface, or a page to be written is not mapped; -ENOMEM, -EPROTO, or the error of
+ * the I/O. -EIOCBQUEUED if @iocb will be completed with one of these; -EAGAIN if the call must not
+ * wait, and would have to.
  */
 ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
 		       struct kiocb *iocb, struct iov_iter *iter, unsigned int opcode)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A window of pages to or from the backing file, or straight from the device behind it: one
- * request per run of adjacent pages, and what became of those that came up short or failed.
+ * The I/O of a window of pages: to or from the backing file, or straight from the device behind
+ * it. There is one request per run of adjacent pages. exmap_io_settle() finds out which pages of a
+ * short or failed request were done.
  */
 #include <linux/blkdev.h>
 #include <linux/bvec.h>
@@ -19,13 +20,13 @@
 #include "io.h"
 #include "ksyms.h"
 
-/* The end of a request that was queued. Called from any context. */
+/* End a request that was queued. Called from any context. */
 static void exmap_io_end_run(struct exmap_io_run *run, long ret)
 {
 	struct exmap_io *io = run->io;
 
 	run->ret = ret;
-	/* Only the last one may still look at what is under way. */
+	/* Only the last request to end may look at @io: another may free it. */
 	if (!atomic_dec_and_test(&io->pending))
 		return;
 	if (exmap_io_is_detached(io))
@@ -53,13 +54,16 @@ static void exmap_io_end_bio(struct bio *bio)
 }
 
 /**
- * exmap_io_bounce - read from a file that reads to user memory only
- * @file: the file. The caller may read it anyway, so this goes through memory of the caller's
- * @bvec: pages
- * @nr: how many
- * @pos: where in the file
+ * exmap_io_bounce - read from a file that can read to user memory only
+ * @file: the file
+ * @bvec: the pages to fill
+ * @nr: number of pages
+ * @pos: offset in the file
  *
- * Return: as vfs_read(), but less than all only at an error or at the end.
+ * Reads to temporary memory in the caller's address space. That discloses nothing, because the
+ * caller may read the file anyway.
+ *
+ * Return: as vfs_read(), but less than all pages only after an error or at the end of the file.
  */
 long exmap_io_bounce(struct file *file, const struct bio_vec *bvec, unsigned int nr, loff_t pos)
 {
@@ -86,13 +90,13 @@ long exmap_io_bounce(struct file *file, const struct bio_vec *bvec, unsigned int
 /**
  * exmap_io_start - start reading or writing pages that are adjacent in the file
  * @io: the call
- * @iocb: initialized for the file; it is waited for here if it has no @ki_complete
+ * @iocb: initialized for the file. If it has no @ki_complete, this waits until the I/O is done
  * @first: the first slot
- * @nr: how many slots
+ * @nr: number of slots
  *
  * No lock is held.
  *
- * Return: as vfs_iocb_iter_read().
+ * Return: as vfs_iocb_iter_read() or vfs_iocb_iter_write().
  */
 long exmap_io_start(struct exmap_io *io, struct kiocb *iocb, unsigned int first, unsigned int nr)
 {
@@ -104,7 +108,7 @@ long exmap_io_start(struct exmap_io *io, struct kiocb *iocb, unsigned int first,
 	iocb->ki_pos = io->slot[first].address - io->exmap->start;
 	iocb->ki_ioprio = io->ioprio;
 	iov_iter_bvec(&iter, ITER_SOURCE, &io->bvec[first], nr, (size_t)nr << PAGE_SHIFT);
-	/* That would not go where the page belongs. */
+	/* An append would not write to the page's place in the file. */
 	if (iocb->ki_flags & IOCB_APPEND)
 		return -EINVAL;
 	iocb->ki_flags |= IOCB_WRITE | io->flags;
@@ -112,9 +116,10 @@ long exmap_io_start(struct exmap_io *io, struct kiocb *iocb, unsigned int first,
 }
 
 /*
- * Whether a request may be refused rather than wait. Not one of several: some would be
- * under way by then; nor one that the device takes in pieces, which always would be. (As
- * a rule no two pages of it are neighbours in memory: each is a segment.)
+ * Whether the device may refuse a request instead of waiting (IOCB_NOWAIT). If the window has
+ * several requests, it may not, because others may be under way when one is refused. Nor may it
+ * if the device takes the request in pieces, because it always refuses such a request. Each page
+ * counts as a segment, because its neighbours in the request are rarely neighbours in memory.
  */
 static bool exmap_io_refusable(const struct exmap_io *io, const struct exmap_io_run *run)
 {
@@ -127,13 +132,13 @@ static bool exmap_io_refusable(const struct exmap_io *io, const struct exmap_io_
 	       run->nr <= queue_max_segments(queue);
 }
 
-/* Submit a request to the file. Returns what that did. */
+/* Submit a request to the file. Returns as exmap_io_start(). */
 static long exmap_io_submit(struct exmap_io *io, struct exmap_io_run *run)
 {
 	long ret;
 
 	init_sync_kiocb(&run->iocb, io->exmap->file);
-	/* A single page that is waited for costs less where the file knows of it. */
+	/* If the caller waits for a single page, a synchronous request costs less. */
 	if (io->nr_slots > 1 || exmap_io_is_detached(io))
 		run->iocb.ki_complete = exmap_io_complete;
 	if (exmap_io_refusable(io, run))
@@ -145,14 +150,14 @@ static long exmap_io_submit(struct exmap_io *io, struct exmap_io_run *run)
 		return ret;
 	}
 	run->ret = ret;
-	/* Not the last: exmap_io_start_window() has one more. */
+	/* This cannot take it to 0: exmap_io_start_window() counts 1 until it is through. */
 	atomic_dec(&io->pending);
 	return ret;
 }
 
 /*
- * The device to which reads can go straight, or NULL. That takes a fraction of what
- * the way through the file costs, but the page cache must have nothing to say.
+ * The device to which reads can go straight, or NULL. That costs a fraction of a read through the
+ * file. The device's page cache must be empty, because a page in it may be newer.
  */
 static struct block_device *exmap_io_bdev(const struct exmap_io *io)
 {
@@ -166,7 +171,7 @@ static struct block_device *exmap_io_bdev(const struct exmap_io *io)
 	return bdev_logical_block_size(bdev) <= PAGE_SIZE ? bdev : NULL;
 }
 
-/* Submit a request to the device. Returns false where not all of it is on there. */
+/* Submit a request to the device. Returns false if the request leaves the device. */
 static bool exmap_io_submit_bio(struct exmap_io *io, struct exmap_io_run *run,
 				struct block_device *bdev)
 {
@@ -187,8 +192,8 @@ static bool exmap_io_submit_bio(struct exmap_io *io, struct exmap_io_run *run,
 }
 
 /*
- * Divide the slots into runs of adjacent pages. Where nobody waits, not across entries:
- * the worker cannot always find out which of them an error belongs to.
+ * Divide the slots into runs of adjacent pages. If nobody waits, a run ends with its entry, because
+ * the worker cannot always find out which of two entries an error belongs to.
  */
 static void exmap_io_divide(struct exmap_io *io)
 {
@@ -213,9 +218,9 @@ static void exmap_io_divide(struct exmap_io *io)
 }
 
 /*
- * One request per run, all under way at once. The first goes to the file in any case:
- * whoever watches what is read of files (security modules, fanotify, access times)
- * sees one read, as of preadv(), and can refuse it.
+ * Submit one request per run, all under one plug. The first request always goes to the file. So
+ * security modules, fanotify and access times see one read, as with preadv(), and can refuse it.
+ * If they do, all other requests go to the file as well.
  */
 static void exmap_io_submit_runs(struct exmap_io *io)
 {
@@ -238,8 +243,8 @@ static void exmap_io_submit_runs(struct exmap_io *io)
  * exmap_io_start_window - submit the requests of a window
  * @io: the call, with the slots of the window. No lock is held
  *
- * Return: true if all of them are done; false where requests are still under way and nobody is
- * to wait for them: then @io is not the caller's any more.
+ * Return: true if all requests are done; or false if nobody waits for those that are not: then @io
+ * is not the caller's any more.
  */
 bool exmap_io_start_window(struct exmap_io *io)
 {
@@ -259,16 +264,16 @@ bool exmap_io_start_window(struct exmap_io *io)
 	}
 	if (detached)
 		return false;
-	/* As long as it takes; but who sleeps for minutes is taken for hung. */
+	/* With a timeout, because the kernel reports a task as hung that sleeps for minutes. */
 	while (!wait_for_completion_io_timeout(&io->done, HZ))
 		;
 	return true;
 }
 
 /*
- * How many whole pages a request has read or written. If a page straddles the end of the
- * file then the rest of it is zero when it was read. When it was written the page counts on a
- * device, which ends there; a file could have grown.
+ * Number of whole pages that a request has read or written. If a page that was read straddles the
+ * end of the file, it counts, and its rest is set to zero. If a page that was written straddles
+ * the end of a device, it counts, because a device cannot grow; a file could have.
  */
 static unsigned int exmap_io_whole(const struct exmap_io *io, const struct exmap_slot *slot,
 				   long ret)
@@ -287,38 +292,36 @@ static unsigned int exmap_io_whole(const struct exmap_io *io, const struct exmap
 	return (ret >> PAGE_SHIFT) + 1;
 }
 
-/*
- * Why a page was not read or written, from what the last request returned that should
- * have done it.
- */
+/* The error of a page that was not read or written. @ret: what its last request returned. */
 static int exmap_io_error(const struct exmap_io *io, const struct exmap_slot *slot, long ret)
 {
 	const struct inode *inode = io->exmap->file->f_mapping->host;
 
 	if (ret >= 0 && exmap_io_writes(io))
 		return -ENOSPC;
-	/* It did not get that far: because the file ends before? */
+	/* The request was cut short. Does the file end before this page? */
 	if (ret > 0 && slot->address - io->exmap->start >= i_size_read(inode))
 		return -ENODATA;
-	/* A part of a page, time and again; or a medium error: no end of the file */
+	/* Only a part of the page, after all tries; or a medium error, not the end of the file. */
 	if (ret > 0 || ret == -ENODATA)
 		return -EIO;
 	return ret ?: -ENODATA;
 }
 
 /**
- * exmap_io_settle - find out what became of a request that was not done as a whole
+ * exmap_io_settle - find out which pages of an incomplete request were done
  * @io: the call. No lock is held
- * @first: the first of its slots; the error of each is set
- * @nr: how many slots
- * @ret: what it returned: bytes, or an error
+ * @first: the first slot of the request; sets the error of each slot
+ * @nr: number of slots
+ * @ret: what the request returned: bytes, or an error
  *
- * One that was cut short is taken up where it ended. Of one that failed it is
- * not known which pages did: they may be different entries', or, where the block layer
- * has merged it, even another request's. So from there on pages go one by one.
+ * A request that was cut short is continued where it ended. If a request failed, this does not say
+ * which of its pages failed: they may belong to different entries, and if the block layer has
+ * merged the request with another one, the failed page may even be another request's. So from
+ * there on pages are tried one by one.
  *
- * The worker is everybody's, knows no limits and cannot be killed. It tries again only
- * what a device is going to answer, and only until a page fails.
+ * The worker serves all calls of a user, no limits apply to it, and it cannot be killed. So it
+ * tries again only if the file is a device, and only until a page fails.
  */
 void exmap_io_settle(struct exmap_io *io, unsigned int first, unsigned int nr, long ret)
 {
@@ -332,13 +335,13 @@ void exmap_io_settle(struct exmap_io *io, unsigned int first, unsigned int nr, l
 	for (;;) {
 		whole = exmap_io_whole(io, &slot[i], ret);
 		i += whole;
-		/* A part of a page: the file has grown meanwhile, or is growing. */
+		/* Only a part of a page: the file has grown meanwhile, or is growing. */
 		tries = ret > 0 && !whole ? tries + 1 : 0;
 		failed = !whole && (!ret || (alone && ret < 0) || tries > EXMAP_IO_TRIES);
 		while (i < nr && (over || failed)) {
 			slot[i].error = exmap_io_error(io, &slot[i], ret);
 			i++;
-			/* Behind the end of the file there is nothing else. */
+			/* At the end of the file, no page after this one can be read. */
 			if (ret && !worker && !fatal_signal_pending(current))
 				break;
 		}
