@@ -2,7 +2,8 @@
 /*
  * exmap: explicit control over a piece of virtual memory.
  *
- * The device: who may do what. See exmap.h for who owns what, and for what is in which file.
+ * The device: checks who may do what, and passes calls on. See exmap.h for who owns what, and for
+ * the list of files.
  */
 #include <linux/file.h>
 #include <linux/miscdevice.h>
@@ -21,21 +22,21 @@
 #include "pool.h"
 #include "trace.h"
 
-/* So many pages fit into an address space; more than that is a mistake. */
+/* The most pages that SETUP accepts: as many as an address space has. */
 #define EXMAP_MAX_PAGES (TASK_SIZE_MAX >> PAGE_SHIFT)
 
 static const struct file_operations exmap_fops;
 
-/* What a file works on, whosever it is. */
+/* The exmap of a file, of whatever process. */
 static struct exmap *exmap_of_any(const struct file *file)
 {
 	struct exmap_file *owner = file->private_data;
 
-	/* With what there was in it when CLONE made it this file's. */
+	/* Pairs with the release in exmap_call_clone(). */
 	return smp_load_acquire(&owner->exmap);
 }
 
-/* What a file works on; or -EPERM where it is another process's. */
+/* The exmap of a file; or -EPERM if another process has opened the file. */
 static struct exmap *exmap_of(const struct file *file)
 {
 	struct exmap_file *owner = file->private_data;
@@ -45,7 +46,7 @@ static struct exmap *exmap_of(const struct file *file)
 	return exmap_of_any(file);
 }
 
-/* As an inode's is when it is new. No page will ever be in it. */
+/* Initialize an address_space as that of a new inode. It never has a page. */
 static void exmap_mapping_init(struct address_space *mapping, struct inode *inode)
 {
 	address_space_init_once(mapping);
@@ -76,9 +77,9 @@ static int exmap_open(struct inode *inode, struct file *file)
 	file->f_mapping = &owner->mapping;
 	file->private_data = owner;
 	/*
-	 * Have io_uring try it right here before it asks a thread of its own. A write fault
-	 * does not have to update the times of the device's node, if the kernel asks for this
-	 * there (6.1 and 6.12 do not, so a touch may wait while that file system is frozen).
+	 * FMODE_NOWAIT: io_uring tries a call in the caller's context before it asks a thread.
+	 * FMODE_NOCMTIME: a write fault does not update the times of the device's node. 6.1 and
+	 * 6.12 do not look at it there, so a touch may wait while that file system is frozen.
 	 */
 	file->f_mode |= FMODE_NOWAIT | FMODE_NOCMTIME;
 	return 0;
@@ -98,8 +99,8 @@ static int exmap_fop_release(struct inode *inode, struct file *file)
 /* SETUP */
 
 /*
- * A reference to the backing file, NULL where there is to be none, or an error.
- * What is on it is found by place, so it must be a file or a block device.
+ * A reference to the backing file, NULL if @fd is -1, or an error. Pages are found by their offset,
+ * so it must be a regular file or a block device.
  */
 static struct file *exmap_get_backing(int fd)
 {
@@ -132,8 +133,8 @@ static struct file *exmap_get_backing(int fd)
 }
 
 /*
- * The flags of SETUP that hold. The published module ignores the word, so programs for it
- * pass whatever their stack held. A word with an unknown bit in it is such a one.
+ * The flags of SETUP. The published module ignores this word, so programs for it leave the word
+ * uninitialized. A word with an unknown bit comes from such a program, and counts as 0.
  */
 static u64 exmap_setup_flags(u64 flags)
 {
@@ -167,16 +168,16 @@ put:
 	return err;
 }
 
-/* Whether SETUP is done; if so all it set can be read. */
+/* Whether SETUP is done, and all that it sets can be read. */
 static bool exmap_ready(struct exmap *exmap)
 {
-	/* Before anything that exmap_setup() has set. */
+	/* Pairs with the release in exmap_setup(). */
 	return smp_load_acquire(&exmap->interfaces);
 }
 
 /*
- * The interface of that number, ready for use. To be called after exmap_ready().
- * Returns an error where it does not exist or there is no memory for it.
+ * Interface @nr, ready for use. SETUP is done. Returns an error if there is no such interface, or
+ * no memory for it.
  */
 static __always_inline struct exmap_interface *
 exmap_get_interface(struct exmap *exmap, unsigned long nr)
@@ -187,7 +188,7 @@ exmap_get_interface(struct exmap *exmap, unsigned long nr)
 	if (nr >= exmap->max_interfaces)
 		return ERR_PTR(-EINVAL);
 	interface = &exmap->interfaces[array_index_nospec(nr, exmap->max_interfaces)];
-	/* Before the bundles. */
+	/* Pairs with the release in exmap_make_interface(): the bundles are set. */
 	if (likely(smp_load_acquire(&interface->user)))
 		return interface;
 	err = exmap_make_interface(exmap, interface);
@@ -196,7 +197,7 @@ exmap_get_interface(struct exmap *exmap, unsigned long nr)
 
 /* ACTION, STATS, CLONE */
 
-/* Whether the opcode is one, and has flags and entries as it may. */
+/* Whether the opcode exists, and its flags and number of entries are allowed. */
 static bool exmap_action_known(const struct exmap_action_params *params)
 {
 	u64 flags = EXMAP_ALLOC_PROBE;
@@ -257,7 +258,7 @@ static noinline long exmap_call_stats(struct exmap *exmap, void __user *arg)
 	return copy_to_user(arg, &stats, sizeof(stats)) ? -EFAULT : 0;
 }
 
-/* A reference to the exmap of another open file of this process. */
+/* A reference to the exmap of another open file of this process, or an error. */
 static struct exmap *exmap_get_other(int fd)
 {
 	struct exmap_file *owner;
@@ -282,9 +283,9 @@ put:
 }
 
 /*
- * Turn a file that has not been used yet to another file's exmap. Its own one is
- * left an orphan, which nothing can be done with. (Two that clone each other at
- * the same moment may both end up with an orphan: no use, and no harm.)
+ * Make a file that has not been used yet work on another file's exmap. Its own exmap becomes an
+ * orphan, which refuses SETUP, mmap and CLONE. If two files clone each other at the same moment,
+ * both may end up with an orphan: that is useless, but safe.
  */
 static noinline long exmap_call_clone(struct exmap_file *owner, struct exmap *mine, int fd)
 {
@@ -309,7 +310,7 @@ static noinline long exmap_call_clone(struct exmap_file *owner, struct exmap *mi
 		goto unlock;
 	WRITE_ONCE(mine->orphan, true);
 	owner->first = mine;
-	/* Who sees it goes by what is in it. */
+	/* Pairs with the acquire in exmap_of_any(): all that @other holds is visible. */
 	smp_store_release(&owner->exmap, other);
 	mutex_unlock(&mine->lock);
 	return 0;
@@ -327,7 +328,7 @@ static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 
 	if (IS_ERR(exmap))
 		return PTR_ERR(exmap);
-	/* None is inlined: for the others ACTION would have registers to save, and stack. */
+	/* None is inlined: the others would make ACTION save registers, and take stack. */
 	switch (cmd) {
 	case EXMAP_IOCTL_ACTION:
 		return exmap_call_action(exmap, (const void __user *)arg);
@@ -346,15 +347,15 @@ static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 
 static int exmap_mmap_surface(struct exmap *exmap, struct vm_area_struct *vma)
 {
-	/* mmap_lock is held for writing, so there is one at a time. */
+	/* mmap_lock is held for writing, so no other mmap runs at the same time. */
 	if (exmap->end || READ_ONCE(exmap->orphan))
 		return -EBUSY;
 	return exmap_surface_map(exmap, vma);
 }
 
 /*
- * The first touch maps the page, not mmap: vm_insert_page() would set VM_MIXEDMAP, and then
- * fork copies page tables (see exmap_vma_protect()).
+ * Map the interface's page at its first touch, not in mmap, because vm_insert_page() would set
+ * VM_MIXEDMAP, and then fork copies page tables (see exmap_vma_protect()).
  */
 static vm_fault_t exmap_interface_fault(struct vm_fault *vmf)
 {
@@ -362,10 +363,10 @@ static vm_fault_t exmap_interface_fault(struct vm_fault *vmf)
 	struct exmap *exmap = vma->vm_private_data;
 	unsigned long nr = vma->vm_pgoff - (EXMAP_OFF_INTERFACE_BASE >> PAGE_SHIFT);
 
-	/* A copy in a child holds nothing and never will. */
+	/* A child's copy of the mapping never gets a page. */
 	if (vma->vm_mm != exmap->mm)
 		return VM_FAULT_SIGSEGV;
-	/* The mapping was made with exmap_get_interface(), so the page is there. */
+	/* exmap_mmap_interface() has called exmap_get_interface(), so the page exists. */
 	vmf->page = virt_to_page(exmap->interfaces[nr].user);
 	get_page(vmf->page);
 	return 0;
@@ -402,7 +403,7 @@ static int exmap_mmap(struct file *file, struct vm_area_struct *vma)
 
 	if (IS_ERR(exmap))
 		return PTR_ERR(exmap);
-	/* A private mapping would be copied on write, behind our back. */
+	/* The kernel would copy pages of a private mapping when they are written. */
 	if (!(vma->vm_flags & VM_SHARED))
 		return -EINVAL;
 	if (vma->vm_pgoff == EXMAP_OFF_EXMAP >> PAGE_SHIFT)
@@ -415,9 +416,8 @@ static int exmap_mmap(struct file *file, struct vm_area_struct *vma)
 /* The file as a proxy for the backing file, and io_uring */
 
 /*
- * The interface that a file offset or an io_uring command names. *@opcode is set to
- * the opcode it names, one of the bit mask @opcodes. Returns an error where that
- * cannot be had.
+ * The interface in a file offset or in the opcode of an io_uring command. Sets *@opcode to the
+ * opcode in it, which must be in the bit mask @opcodes. Returns the interface or an error.
  */
 static struct exmap_interface *exmap_get_target(struct exmap *exmap, u64 target,
 						unsigned long opcodes, unsigned int *opcode)
@@ -475,8 +475,9 @@ static int exmap_fop_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flag
 static int exmap_fsync(struct file *file, loff_t start, loff_t end, int datasync)
 {
 	/*
-	 * libaio has a kernel thread do it, which has no mm: nothing tells whose request it
-	 * is, and no hook runs where it is submitted. So that works for other processes, too.
+	 * libaio calls this from a kernel thread, which has no mm. That does not say whose request
+	 * it is, and exmap is not called when the request is submitted. So other processes that
+	 * hold the file can fsync it by libaio.
 	 */
 	struct exmap *exmap = current->mm ? exmap_of(file) : exmap_of_any(file);
 
@@ -520,8 +521,8 @@ static void exmap_show_interfaces(struct seq_file *m, struct exmap *exmap)
 }
 
 /*
- * /proc/PID/fdinfo/FD. For whoever may look into that process, which need not be the
- * one whose exmap this is; and while calls are at work, so numbers may not add up.
+ * /proc/PID/fdinfo/FD. The reader is any process that may look into PID, and PID may have inherited
+ * the file from the exmap's process. Calls may be at work, so the numbers need not add up.
  */
 static void exmap_show_fdinfo(struct seq_file *m, struct file *file)
 {

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * READ and WRITE: entries, windows and answers. transfer.c does the I/O; proxy.c has the calls
- * on the exmap's file, and uring.c those of io_uring.
+ * READ and WRITE: entries, windows and answers. transfer.c does the I/O. proxy.c has the calls on
+ * the exmap's file, and uring.c those of io_uring.
  *
- * A call goes through its entries in windows. For each window it takes private
- * pages for what is missing on the surface (READ) or pins what is there (WRITE),
- * leaves the gate, submits one request per run of adjacent pages, all under one
- * plug, and enters the gate again when the last is done. Only then are the pages
- * that were read mapped: nobody sees half a page, and nothing has to be undone.
+ * A call handles its entries in windows. For each window it takes private pages for those that are
+ * missing on the surface (READ), or pins the pages that are there (WRITE). It leaves the gate,
+ * submits one request per run of adjacent pages, all under one plug, and enters the gate again when
+ * the last request is done. Only then does it map the pages that were read: so nobody sees half a
+ * page, and a failed read changes nothing on the surface.
  *
- * An asynchronous caller does not wait for the last window. Whoever completes its
- * last request, often an interrupt, queues the rest as work: mapping takes locks
- * that sleep. Until the caller is told it holds its file, and by that the exmap.
+ * An asynchronous caller does not wait for the last window. The last request to end, often in an
+ * interrupt, queues the rest of the call as work, because mapping takes locks that sleep. The
+ * caller holds its file, and so the exmap, until it has its answer.
  */
 #include <linux/blkdev.h>
 #include <linux/bvec.h>
@@ -32,9 +32,9 @@
 #include "trace.h"
 
 /*
- * Memory that calls work with. Where the caller waits it is that CPU's, which keeps
- * what was last given back: kernels that zero what they allocate would take longer for
- * that than for the rest. It stays charged to whoever was first.
+ * Memory for entries and for windows. Each CPU keeps the last memory that a synchronous call gave
+ * back, because some kernels zero all that they allocate (CONFIG_INIT_ON_ALLOC_DEFAULT_ON), which
+ * takes longer than the rest of the call. Such memory stays charged to the user who allocated it.
  */
 struct exmap_io_memory {
 	size_t size;
@@ -44,11 +44,11 @@ struct exmap_io_memory {
 static DEFINE_PER_CPU(struct exmap_io_memory *, exmap_io_entries);
 static DEFINE_PER_CPU(struct exmap_io_memory *, exmap_io_pages);
 
-/* What a page of a window takes. */
+/* Memory for one page of a window. */
 #define EXMAP_IO_PAGE_SIZE (sizeof(struct exmap_slot) + sizeof(struct bio_vec) + \
 			    sizeof(struct exmap_io_run))
 
-/* So much is kept at most: what 512 single pages take. */
+/* The most memory that a CPU keeps: enough for 512 single pages. */
 #define EXMAP_IO_KEEP (EXMAP_USER_INTERFACE_PAGES * EXMAP_IO_PAGE_SIZE)
 
 static void *exmap_io_take(const struct exmap_io *io, struct exmap_io_memory * __percpu *kept,
@@ -85,18 +85,18 @@ static void exmap_io_work(struct work_struct *work);
  * @exmap: has a surface, and belongs to current->mm
  * @interface: where pages come from and go to
  * @opcode: EXMAP_OP_READ, EXMAP_OP_ALLOC or EXMAP_OP_WRITE
- * @nr: how many entries there will be at most
+ * @nr: the most entries that there will be
  * @tell: NULL; or makes the call asynchronous, see struct exmap_io
  *
- * May sleep for memory: no lock of ours is held.
+ * May sleep for memory: none of our locks is held.
  *
- * Return: 0, and exmap_io_end() undoes it; or -ENOMEM.
+ * Return: 0, and exmap_io_end() undoes this; or -ENOMEM.
  */
 int exmap_io_begin(struct exmap_io *io, struct exmap *exmap,
 		   struct exmap_interface *interface, unsigned int opcode,
 		   unsigned int nr, void (*tell)(struct exmap_io *io))
 {
-	/* Field by field: the rest is set when it is needed. */
+	/* Field by field, because the other fields are set only when they are needed. */
 	io->exmap = exmap;
 	io->interface = interface;
 	io->opcode = opcode;
@@ -126,8 +126,8 @@ int exmap_io_begin(struct exmap_io *io, struct exmap *exmap,
 }
 
 /**
- * exmap_io_end - undo exmap_io_begin() and what exmap_io_perform() allocated
- * @io: the call; nothing of it is under way
+ * exmap_io_end - undo exmap_io_begin(), and free what exmap_io_perform() allocated
+ * @io: the call; no request of it is under way
  */
 void exmap_io_end(struct exmap_io *io)
 {
@@ -145,10 +145,10 @@ static unsigned int exmap_io_size(const struct exmap_io_entry *entry)
 }
 
 /**
- * exmap_io_request - take over the requests of ACTION
+ * exmap_io_request - read the entries of ACTION
  * @io: the call
  * @iov: the entries
- * @nr: how many, at most as many as exmap_io_begin() made room for
+ * @nr: number of entries; exmap_io_begin() has made room for as many
  */
 void exmap_io_request(struct exmap_io *io, struct exmap_iov *iov, unsigned int nr)
 {
@@ -161,7 +161,7 @@ void exmap_io_request(struct exmap_io *io, struct exmap_iov *iov, unsigned int n
 	}
 }
 
-/* Make room for the largest window that there will be. Returns 0 or -ENOMEM. */
+/* Allocate memory for the largest window of the call. Returns 0 or -ENOMEM. */
 static int exmap_io_make_room(struct exmap_io *io)
 {
 	unsigned int i, pages = 0;
@@ -185,9 +185,9 @@ static int exmap_io_make_room(struct exmap_io *io)
 }
 
 /*
- * An entry's result: the first error, the pages that went well, and up to where all
- * of them did. For WRITE that is the first page that was not mapped, though ACTION
- * does not mind those.
+ * Set an entry's result: its first error, the number of pages that were done, and the first address
+ * that was not done. In a WRITE, a page that is not mapped was not done. That ends the result of
+ * pwrite(), but is no error of ACTION.
  */
 static void exmap_io_result(const struct exmap_io *io, struct exmap_io_entry *entry)
 {
@@ -202,7 +202,7 @@ static void exmap_io_result(const struct exmap_io *io, struct exmap_io_entry *en
 			entry->good = min(entry->good, expected);
 		expected = slot[i].address + PAGE_SIZE;
 		if (!slot[i].error) {
-			/* Somebody else's page may have been there first. */
+			/* Without an error, but another page was mapped there first. */
 			entry->pages += slot[i].page != NULL;
 			continue;
 		}
@@ -213,8 +213,8 @@ static void exmap_io_result(const struct exmap_io *io, struct exmap_io_entry *en
 	if (exmap_io_writes(io))
 		entry->good = min(entry->good, expected);
 	/*
-	 * Reading up to the end of the file is no failure, whoever has read the rest. But
-	 * something has to be there: the size of some files is not what can be read.
+	 * The end of the file is no error if pages before it are there, whether this call has read
+	 * them or another. It is one if none is there: some files cannot be read up to their size.
 	 */
 	if (entry->res == -ENODATA &&
 	    (entry->pages || (entry->good > entry->start && entry->start - io->exmap->start <
@@ -223,8 +223,8 @@ static void exmap_io_result(const struct exmap_io *io, struct exmap_io_entry *en
 }
 
 /*
- * Take the pages of as many entries as the window has room for. Returns 0, or why
- * the next entry could not be started: -ENOMEM, -EPROTO, -EINTR.
+ * Take or pin the pages of as many entries as the window has room for. Returns 0, or the error that
+ * kept the next entry out: -ENOMEM, -EPROTO, -EINTR.
  */
 static int exmap_io_gather(struct exmap_io *io)
 {
@@ -262,8 +262,8 @@ static int exmap_io_gather(struct exmap_io *io)
 }
 
 /*
- * Take the pages for the next window. Returns -EAGAIN where it takes more than one
- * and the caller must not wait for the first, or else 0.
+ * Take the pages for the next window. Returns 0; or -EAGAIN if the call needs more than one window,
+ * and its caller must not wait for the first.
  */
 static int exmap_io_prepare(struct exmap_io *io)
 {
@@ -272,7 +272,7 @@ static int exmap_io_prepare(struct exmap_io *io)
 	io->nr_runs = 0;
 	io->untold = false;
 	io->err = io->first && fatal_signal_pending(current) ? -EINTR : exmap_io_gather(io);
-	/* What is missing may be in this window: see when it is done. */
+	/* The missing pages may be in this window: try again when it is done. */
 	if (io->err == -ENOMEM && io->nr_slots) {
 		if (io->waiter == EXMAP_IO_NOWAIT)
 			return -EAGAIN;
@@ -283,7 +283,7 @@ static int exmap_io_prepare(struct exmap_io *io)
 	return 0;
 }
 
-/* Let go of what was written. */
+/* Unpin pages that were written. */
 static void exmap_io_unpin(struct exmap_io *io)
 {
 	unsigned int i, written = 0;
@@ -292,7 +292,7 @@ static void exmap_io_unpin(struct exmap_io *io)
 		written += !io->slot[i].error;
 		put_page(io->slot[i].page);
 	}
-	/* The statistics of a process that is being killed are not worth a wait. */
+	/* If the caller is being killed, it does not wait to update the statistics. */
 	if (mutex_lock_killable(&io->interface->lock))
 		return;
 	exmap_count(&io->interface->counts.writes, written);
@@ -319,9 +319,9 @@ static __always_inline unsigned int exmap_io_map(struct exmap_io *io, struct exm
 }
 
 /*
- * READ of one page, into slot @i: take a page, read it, and map it. The caller waits. Returns 0,
- * and the slot says what became of it; or why there was nothing to read into: -ENOMEM, -EPROTO,
- * -EINTR, which is the slot's error, too.
+ * READ of one page, with slot @i: take a page, read it, and map it. The caller waits. Returns 0,
+ * and the slot has the result; or, with nothing read, -ENOMEM, -EPROTO or -EINTR, which the slot
+ * has as its error, too.
  */
 static __always_inline int exmap_io_read_slot(struct exmap_io *io, unsigned int i,
 					      unsigned long address)
@@ -336,7 +336,7 @@ static __always_inline int exmap_io_read_slot(struct exmap_io *io, unsigned int 
 	if (ret >= 0)
 		exmap_leave(io->interface);
 	if (ret <= 0) {
-		/* It failed, or another thread was first. */
+		/* An error, or a page is mapped there already. */
 		*slot = (struct exmap_slot){ .address = address, .error = ret };
 		return ret;
 	}
@@ -350,9 +350,9 @@ static __always_inline int exmap_io_read_slot(struct exmap_io *io, unsigned int 
 }
 
 /*
- * Read a page again whose address had another page meanwhile that is gone again: what was read
- * may be older than what that page wrote to the file. The tries are limited, because another
- * thread can always do the same again.
+ * Read a page again whose slot is stale: another page was mapped at its address meanwhile, and is
+ * gone again, so what was read may be older than what that page wrote to the file. The number of
+ * tries is limited, because another thread can make the slot stale each time.
  */
 static noinline void exmap_io_read_again(struct exmap_io *io, unsigned int i)
 {
@@ -366,16 +366,17 @@ static noinline void exmap_io_read_again(struct exmap_io *io, unsigned int i)
 }
 
 /**
- * exmap_io_read_one - READ of one page for a caller that waits, which is what most callers do
+ * exmap_io_read_one - READ of one page for a caller that waits
  * @exmap: has a backing file and a surface, and belongs to current->mm; mmap_lock is not held
  * @interface: where the page comes from; its lock is not held
  * @address: the page, on the surface
- * @ioprio: what the caller's I/O has
- * @slot: says how it went: @error, and whether it mapped a @page
+ * @ioprio: the caller's I/O priority
+ * @slot: set to the result: @error, and a @page if this has mapped one
  *
- * The same as exmap_io_perform(), but with no window to keep account of.
+ * The most common READ. It does what exmap_io_perform() does, but with no entry and no window.
  *
- * Return: 0 when that is done, well or not; or, with nothing done, -ENOMEM, -EPROTO or -EINTR.
+ * Return: 0 if it was tried, with its result in @slot; or, with nothing done, -ENOMEM, -EPROTO or
+ * -EINTR.
  */
 int exmap_io_read_one(struct exmap *exmap, struct exmap_interface *interface,
 		      unsigned long address, unsigned short ioprio, struct exmap_slot *slot)
@@ -409,7 +410,7 @@ static void exmap_io_land(struct exmap_io *io)
 		exmap_io_map(io, io->slot, io->nr_slots);
 }
 
-/* The window is done, with so many pages and failed entries: tell who traces it. */
+/* The tracepoint of a window that is done. */
 static void exmap_io_trace(const struct exmap_io *io, unsigned long pages, unsigned int failed)
 {
 	const unsigned int nr = io->next - io->first;
@@ -424,8 +425,8 @@ static void exmap_io_trace(const struct exmap_io *io, unsigned long pages, unsig
 }
 
 /*
- * Tell who watches the file (inotify, fanotify) that it was read or written. Of what is
- * not queued the file has told.
+ * Tell fsnotify (inotify, fanotify) that the file was read or written. The file itself does so only
+ * for a request that is done when vfs_iocb_iter_read() returns.
  */
 static void exmap_io_notify(const struct exmap_io *io)
 {
@@ -435,7 +436,7 @@ static void exmap_io_notify(const struct exmap_io *io)
 		fsnotify_access(io->exmap->file);
 }
 
-/* The window is done. */
+/* All requests of a window are done: map or unpin its pages, and set the results of its entries. */
 static void exmap_io_finish(struct exmap_io *io)
 {
 	unsigned long pages = 0;
@@ -445,7 +446,7 @@ static void exmap_io_finish(struct exmap_io *io)
 		if (io->run[i].ret != (long)io->run[i].nr << PAGE_SHIFT)
 			exmap_io_settle(io, io->run[i].first, io->run[i].nr, io->run[i].ret);
 	exmap_io_land(io);
-	/* If nobody may wait for another read, those pages fail with -EBUSY. */
+	/* If the caller does not wait here, stale pages fail with -EBUSY. */
 	if (io->opcode == EXMAP_OP_READ && io->waiter == EXMAP_IO_CALLER)
 		for (i = 0; i < io->nr_slots; i++)
 			if (unlikely(io->slot[i].stale))
@@ -460,7 +461,7 @@ static void exmap_io_finish(struct exmap_io *io)
 	exmap_io_trace(io, pages, failed);
 }
 
-/* Have the window as if it had never been. */
+/* Release the pages of a window, none of which was read or written. */
 static void exmap_io_undo(struct exmap_io *io)
 {
 	unsigned int i;
@@ -472,13 +473,13 @@ static void exmap_io_undo(struct exmap_io *io)
 
 /**
  * exmap_io_perform - carry out all entries
- * @io: the call, with its entries. One with an error in @res already is left out
+ * @io: the call, with its entries. Entries that have an error in @res already are left out
  *
  * No lock is held.
  *
- * Return: 0 when that is done, well or not; -ENOMEM if nothing was; -EAGAIN if the caller must
- * not wait (EXMAP_IO_NOWAIT) and would have to; or -EIOCBQUEUED if io->tell() will be called in
- * the end: then @io is not the caller's any more.
+ * Return: 0 if it was tried, with the results in @io; -ENOMEM if there is no memory for a window;
+ * -EAGAIN if the caller must not wait (EXMAP_IO_NOWAIT), and would have to; or -EIOCBQUEUED if
+ * io->tell() will be called at the end: then @io is not the caller's any more.
  */
 int exmap_io_perform(struct exmap_io *io)
 {
@@ -513,8 +514,9 @@ static void exmap_io_work(struct work_struct *work)
 }
 
 /*
- * Whether the caller can have it without waiting for I/O. A file system may have to read
- * before it can tell where the data is, or to wait for a page of its cache.
+ * Whether a call can be tried without waiting for I/O. Only block devices that support IOCB_NOWAIT
+ * can do that, because a file system may have to read first where the data is, or to wait for a
+ * page of its cache.
  */
 static bool exmap_io_never_waits(const struct exmap_io *io)
 {
@@ -534,7 +536,7 @@ static bool exmap_io_never_waits(const struct exmap_io *io)
 
 /**
  * exmap_io_perform_nowait - exmap_io_perform() for a caller that must not wait for I/O
- * @io: as there
+ * @io: as for exmap_io_perform()
  *
  * Return: as exmap_io_perform().
  */
@@ -551,8 +553,8 @@ int exmap_io_perform_nowait(struct exmap_io *io)
  * @io: the call, which is done
  * @iov: the entries
  *
- * Return: how many entries failed; or, where not even the first was tried, why, and leaves them
- * as they are.
+ * Return: how many entries failed; or, if not even the first was tried, the error, and the entries
+ * stay as they are.
  */
 long exmap_io_answer(const struct exmap_io *io, struct exmap_iov *iov)
 {
@@ -573,8 +575,8 @@ long exmap_io_answer(const struct exmap_io *io, struct exmap_iov *iov)
  * exmap_io_bytes - the result of pread() and the like
  * @io: the call, which is done
  *
- * Return: bytes done, up to the first page that failed; or its error. The end of the file is
- * none.
+ * Return: bytes done, up to the first page that failed; or, if that is the first page, its error.
+ * The end of the file is not an error.
  */
 long exmap_io_bytes(const struct exmap_io *io)
 {
@@ -592,7 +594,7 @@ long exmap_io_bytes(const struct exmap_io *io)
 	return done || err == -ENODATA ? done : err;
 }
 
-/* READ or WRITE of some entries. As exmap_io_action(). */
+/* READ or WRITE of any number of entries. Returns as exmap_io_action(). */
 static noinline long exmap_io_windows(struct exmap *exmap, struct exmap_interface *interface,
 				      struct exmap_iov *iov, unsigned int nr, unsigned int opcode,
 				      bool probe)
@@ -615,7 +617,7 @@ static noinline long exmap_io_windows(struct exmap *exmap, struct exmap_interfac
  * @exmap: has a backing file, and belongs to current->mm; mmap_lock is not held
  * @interface: where pages come from and go to; its lock is not held
  * @iov: the entries
- * @nr: how many, 1 to EXMAP_USER_INTERFACE_PAGES
+ * @nr: number of entries, 1 to EXMAP_USER_INTERFACE_PAGES
  * @opcode: EXMAP_OP_READ or EXMAP_OP_WRITE
  * @probe: leave out entries whose first page is mapped
  *
@@ -635,7 +637,7 @@ long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
 				      (exmap->end - exmap->start) >> PAGE_SHIFT);
 	if (!number)
 		return exmap_io_windows(exmap, interface, iov, nr, opcode, probe);
-	/* READ leaves a page that is mapped as it is, whatever @probe says. */
+	/* @probe does not matter: READ of one page leaves a mapped page as it is, too. */
 	err = exmap_io_read_one(exmap, interface, number << PAGE_SHIFT, get_current_ioprio(),
 				&slot);
 	if (err)
@@ -645,15 +647,15 @@ long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
 }
 
 /**
- * exmap_io_exit - free what calls have worked with
+ * exmap_io_exit - free the memory that CPUs keep
  *
- * No exmap is left; but who has told its end may still return.
+ * No exmap is left. But a task that has completed the last request may still be in our code.
  */
 void exmap_io_exit(void)
 {
 	int cpu;
 
-	/* Whoever completed the last request may not have left our code. */
+	/* Wait until that task has left. */
 	synchronize_rcu_tasks();
 	for_each_possible_cpu(cpu) {
 		kvfree(per_cpu(exmap_io_entries, cpu));

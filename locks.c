@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The order of the locks, told to lockdep before the first of them is taken in earnest: so
- * lockdep complains about a wrong order the first time that it sees one, even if nothing has
- * taken these locks in the right order before. See the table in exmap.h.
+ * Takes all locks once in the order of the table in exmap.h, when the module is loaded. So lockdep
+ * complains about a wrong order the first time that it sees one, even if nobody has taken these
+ * locks in the right order before.
  *
- * What lockdep is not told here:
- *   - PTE lock: a page table of a process can go at any time, so there is none to lock. lockdep
- *     learns its place with the first ALLOC.
- *   - i_mmap_rwsem: lockdep knows one kind for the mappings of all files, and the kernel holds
- *     that of others when it calls the MMU notifier, which takes an interface's lock. So
- *     exmap_shootdown() does not tell lockdep either.
- *   - Bit spinlocks of the reading index, which lockdep does not know.
- *   - exmap_queues_lock: no other lock is held when it is taken, nor taken while it is held.
+ * Not taken here:
+ *   - PTE lock: no page table is at hand that the kernel cannot free. lockdep learns the place of
+ *     this lock with the first ALLOC.
+ *   - i_mmap_rwsem: lockdep knows one kind of it for all files, and would take another file's for
+ *     ours. exmap_shootdown() does not tell lockdep of it either.
+ *   - The bit spinlocks of the reading index, because lockdep does not know bit spinlocks.
+ *   - exmap_queues_lock, because it is never held together with another lock.
  */
 #include <linux/init.h>
 #include <linux/mm.h>
@@ -29,7 +28,7 @@ static void __init exmap_locks_take(spinlock_t *lock)
 	spin_unlock(lock);
 }
 
-/* Locks that are taken with an interface's lock held. */
+/* Take the locks that may be taken with an interface's lock held. */
 static void __init exmap_locks_inside(struct exmap *exmap, struct exmap_interface *interface)
 {
 	mutex_lock(&interface->quarantine.lock);
@@ -37,7 +36,10 @@ static void __init exmap_locks_inside(struct exmap *exmap, struct exmap_interfac
 	mutex_unlock(&interface->quarantine.lock);
 }
 
-/* Locks that the MMU notifier and the shrinker take, so that none of them may wait for memory. */
+/*
+ * Take the locks that the MMU notifier or the shrinker takes. They are taken as in reclaim, so that
+ * lockdep complains if a holder of one of them allocates memory with GFP_KERNEL.
+ */
 static void __init exmap_locks_in_reclaim(struct exmap *exmap, struct exmap_interface *interfaces)
 {
 	int srcu;
@@ -60,7 +62,7 @@ static void __init exmap_locks_in_reclaim(struct exmap *exmap, struct exmap_inte
 	fs_reclaim_release(GFP_KERNEL);
 }
 
-/* All of them, from the outermost to the innermost. Nobody else knows of this exmap. */
+/* Take all locks, from the outermost to the innermost. Nobody else has this exmap. */
 static void __init exmap_locks_in_order(struct exmap *exmap, struct exmap_interface *interfaces,
 					struct exmap_watch *watch)
 {
@@ -79,7 +81,7 @@ static void __init exmap_locks_in_order(struct exmap *exmap, struct exmap_interf
 /**
  * exmap_locks_prime - tell lockdep the order of the locks
  *
- * Without memory, or from a thread that has no mm, this does nothing: lockdep then learns the
+ * If there is no memory, or the current task has no mm, this does nothing. lockdep then learns the
  * order as the locks are used.
  */
 void __init exmap_locks_prime(void)

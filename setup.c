@@ -20,7 +20,7 @@
  * exmap_locks_init - initialize all locks of an exmap
  * @exmap: is new
  *
- * lockdep tells kinds of locks by where they are initialized: so each has one place.
+ * lockdep tells kinds of locks apart by where they are initialized, so each has only one place.
  */
 void exmap_locks_init(struct exmap *exmap)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The flush: after pages are unmapped, every TLB and every other MMU that may still refer to them
- * is told.
+ * The flush: after pages have been unmapped, it removes them from all TLBs, and tells other MMUs
+ * that may still have them.
  */
 #include <linux/fs.h>
 #include <linux/mm.h>
@@ -12,10 +12,10 @@
 #include "exmap.h"
 #include "ksyms.h"
 
-/* Marks the ranges that exmap itself announces. Only its address counts. */
+/* Marks the ranges that exmap announces, see exmap_is_own(). Only its address is used. */
 const char exmap_shootdown_owner;
 
-/* The range that MMU notifiers are told. @flags: 0, or MMU_NOTIFIER_RANGE_BLOCKABLE. */
+/* A range for MMU notifiers. @flags: 0, or MMU_NOTIFIER_RANGE_BLOCKABLE if they may sleep. */
 static __always_inline struct mmu_notifier_range
 exmap_shootdown_range(const struct exmap *exmap, unsigned long start, unsigned long end,
 		      unsigned int flags)
@@ -36,26 +36,24 @@ exmap_shootdown_range(const struct exmap *exmap, unsigned long start, unsigned l
  * @start: first address
  * @end: first address after the range
  *
- * May sleep. When this returns, nobody can reach a page that was unmapped between @start and @end
- * before the call, so the page may be put to another use.
+ * After this, nobody can reach a page that was unmapped between @start and @end before the call,
+ * and such a page may be reused.
  *
- * Some MMUs follow our page tables: KVM, IOMMUs with shared addresses, and GPUs. They hold no
- * reference to a page, so they have to be told, as generic code does. Telling them only now is
- * early enough, because the pages have not been put to another use yet. An MMU that read a PTE
- * before it was cleared, and has not installed the page yet, has to read it again. Our own notifier
- * knows these ranges by their owner.
+ * Other MMUs that follow our page tables (KVM, IOMMUs with shared addresses, GPUs) hold no
+ * reference to a page, so they must be told, as generic code does. It is early enough to tell them
+ * now, because the pages have not been reused yet. An MMU that has read a PTE before it was
+ * cleared, and has not installed the page yet, must read the PTE again. Our own notifier ignores
+ * these ranges, which it knows by their owner.
  *
- * A notifier that is registered between the two calls would be told only the end, but KVM waits for
- * starts and ends to match. mm_take_all_locks() makes a registration wait for the lock of every
- * file mapping and all anonymous memory of the process, and for mmap_lock. So this holds the lock
- * of the mapping of the surface's file.
+ * A notifier that is registered between the two calls would be told only the end, and KVM waits
+ * until beginnings and ends match. mm_take_all_locks() keeps notifiers from being registered while
+ * mmap_lock is held, or the lock of any file mapping or anonymous memory of the process. Here it
+ * is the i_mmap_rwsem of the surface's file. lockdep is not told of it, because it knows one kind
+ * of this lock for all files, and the kernel calls our notifier with that of another file held.
+ * The notifier then waits for no interface, because the range is not on the surface.
  *
- * The lock is taken for non-owners, so that lockdep does not follow it. Lockdep knows only the kind
- * of the lock, and would report tasks that wait for an interface with the lock of another mapping
- * held. There are no such tasks.
- *
- * The kernel's inline wrappers of the notifier calls are not used. They would tell lockdep that
- * memory may be reclaimed under an interface's lock, but a callback is not allowed to allocate.
+ * This does not use the kernel's inline wrappers, because they would tell lockdep that memory may
+ * be reclaimed under an interface's lock. But a notifier's callback must not allocate memory.
  */
 void exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end)
 {
@@ -70,16 +68,15 @@ void exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end
 }
 
 /**
- * exmap_shootdown_try - exmap_shootdown() without waiting for a lock
- * @exmap: has a surface; no PTE lock is held
+ * exmap_shootdown_try - exmap_shootdown() that waits for no lock
+ * @exmap: has a surface
  * @start: first address
  * @end: first address after the range
  *
- * Does not sleep. A notifier that would have to wait returns -EAGAIN. The kernel then tells the end
- * to those that were told the start.
+ * A notifier that would have to wait returns -EAGAIN. The kernel has then told the end to all
+ * notifiers that had been told the beginning.
  *
- * Return: true; or false if a lock was taken or a notifier would have to wait, and nothing is
- * flushed.
+ * Return: true; or false if a lock or a notifier was busy, and nothing is flushed.
  */
 bool exmap_shootdown_try(struct exmap *exmap, unsigned long start, unsigned long end)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * io_uring's commands: ACTION for a range in the submission queue entry, or for a
- * list of entries in a registered buffer.
+ * io_uring's commands: ACTION for a range of the surface, which the submission queue entry has, or
+ * for a list of entries in a registered buffer.
  */
 #include <linux/cred.h>
 #include <linux/mm.h>
@@ -12,16 +12,16 @@
 #include "exmap.h"
 #include "io.h"
 
-/* A command of io_uring, with the entries that it stands for. */
+/* A command of io_uring, and its entries. */
 struct exmap_uring_command {
 	struct io_uring_cmd *cmd;
-	size_t len;			/* bytes, where it is a range; 0: a list */
-	struct iov_iter answers;	/* where those of a list go */
-	unsigned int nr;
+	size_t len;			/* bytes of a range; 0 if it is a list */
+	struct iov_iter answers;	/* where the answers of a list go */
+	unsigned int nr;		/* number of entries */
 	struct exmap_iov iov[];
 };
 
-/* The entries that a range of the surface stands for. Returns them or an error. */
+/* Make entries of a range of the surface. Returns the command or an error. */
 static struct exmap_uring_command *exmap_uring_range(const struct exmap *exmap,
 						     unsigned long start, unsigned long len)
 {
@@ -31,7 +31,7 @@ static struct exmap_uring_command *exmap_uring_range(const struct exmap *exmap,
 	unsigned int nr;
 	int err;
 
-	/* What is done must fit into the result. */
+	/* The result, in bytes, must fit into an int. */
 	pages = min(len, MAX_RW_COUNT) >> PAGE_SHIFT;
 	err = exmap_io_check_range(exmap, start, len);
 	if (err)
@@ -50,7 +50,7 @@ static struct exmap_uring_command *exmap_uring_range(const struct exmap *exmap,
 	return command;
 }
 
-/* The entries in a part of the registered buffer. Returns them or an error. */
+/* Read the entries in a part of a registered buffer. Returns the command or an error. */
 static struct exmap_uring_command *exmap_uring_list(struct io_uring_cmd *cmd, unsigned long start,
 						    unsigned long len, unsigned int issue_flags)
 {
@@ -74,7 +74,7 @@ static struct exmap_uring_command *exmap_uring_list(struct io_uring_cmd *cmd, un
 	return ERR_PTR(err);
 }
 
-/* ALLOC or FREE. Returns its result. */
+/* ALLOC or FREE. Returns the command's result. */
 static long exmap_uring_pages(struct exmap *exmap, struct exmap_interface *interface,
 			      struct exmap_uring_command *command, unsigned int opcode)
 {
@@ -88,14 +88,14 @@ static long exmap_uring_pages(struct exmap *exmap, struct exmap_interface *inter
 		ret = exmap_free(exmap, interface, command->iov, command->nr, false);
 	if (ret < 0 || !command->len)
 		return ret;
-	/* An entry that failed says nothing of which of its pages are done, if any. */
+	/* If an entry failed, it is not known which of its pages are done: none is counted. */
 	for (i = 0; i < command->nr; i++)
 		if (command->iov[i].res)
 			return i ? i * max : command->iov[i].res;
 	return command->len;
 }
 
-/* Tell io_uring the result, and put the answers of a list in place of the requests. */
+/* Put the answers of a list in place of its requests, and tell io_uring the result. */
 static void exmap_uring_end(struct exmap_uring_command *command, long ret,
 			    unsigned int issue_flags)
 {
@@ -126,7 +126,7 @@ static void exmap_uring_tell(struct exmap_io *io)
 	exmap_uring_end(command, ret, IO_URING_F_UNLOCKED);
 }
 
-/* READ or WRITE. Returns its result, -EIOCBQUEUED or -EAGAIN. */
+/* READ or WRITE. Returns the command's result, -EIOCBQUEUED or -EAGAIN. */
 static long exmap_uring_transfer(struct exmap *exmap, struct exmap_interface *interface,
 				 struct exmap_uring_command *command, unsigned int opcode,
 				 bool nonblock)
@@ -154,16 +154,15 @@ free_io:
 
 /**
  * exmap_uring_issue - carry out IORING_OP_URING_CMD
- * @exmap: has a backing file where @opcode takes one, and belongs to current->mm;
- *	mmap_lock is not held
+ * @exmap: has a backing file if @opcode needs one, and belongs to current->mm; mmap_lock is not
+ *	held
  * @interface: where pages come from and go to; its lock is not held
  * @cmd: the command
  * @opcode: EXMAP_OP_*
- * @issue_flags: what io_uring said
+ * @issue_flags: io_uring's flags
  *
- * Return: -EIOCBQUEUED where the command has been completed, or will be; -EAGAIN
- * where it must not wait and would; or with nothing done -EINVAL, -EFAULT, -ENOMEM
- * or -EPROTO.
+ * Return: -EIOCBQUEUED if the command has been completed, or will be; -EAGAIN if it must not wait,
+ * and would have to; or, with nothing done, -EINVAL, -EFAULT, -ENOMEM or -EPROTO.
  */
 int exmap_uring_issue(struct exmap *exmap, struct exmap_interface *interface,
 		      struct io_uring_cmd *cmd, unsigned int opcode, unsigned int issue_flags)
@@ -190,7 +189,7 @@ int exmap_uring_issue(struct exmap *exmap, struct exmap_interface *interface,
 		ret = exmap_uring_transfer(exmap, interface, command, opcode, nonblock);
 	if (ret == -EIOCBQUEUED)
 		return ret;
-	/* Not a device's, which would have it come again for ever. */
+	/* If it may wait, -EAGAIN is the device's: io_uring would issue the command for ever. */
 	if (ret == -EAGAIN && nonblock) {
 		kvfree(command);
 		return ret;
