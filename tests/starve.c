@@ -18,6 +18,7 @@
 
 #include "io_common.h"
 #include "starve.h"
+#include "write_file.h"
 
 enum {
 	HOLDER_CPU = 1,
@@ -310,15 +311,6 @@ TEST_KILL(alloc_all)
 
 /* The cgroup of the first one, in which device_limit() holds up reads. */
 #define GROUP "/sys/fs/cgroup/exmap-starve"
-
-static void write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-	ck_assert_msg(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text),
-		      "write \"%s\" to %s: %s", text, path, strerror(errno));
-	close(fd);
-}
 
 /* How many pages the device has read. */
 static long pages_read(int fd)

@@ -7,21 +7,11 @@
 
 #include <sched.h>
 
-#include "base.h"
+#include "cpu.h"
 
 enum {
 	KTHREADD = 2,	/* its process ID */
 };
-
-/* Make the calling thread run on @cpu only. */
-static inline void run_on(int cpu)
-{
-	cpu_set_t cpus;
-
-	CPU_ZERO(&cpus);
-	CPU_SET(cpu, &cpus);
-	assert_ok(sched_setaffinity(0, sizeof(cpus), &cpus));
-}
 
 /*
  * Let a real-time task use all the time of @cpu. By default the kernel leaves 5 % of it to other
