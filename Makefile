@@ -27,9 +27,9 @@ PREFIX ?= /usr/local
 
 VERSION = $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
 DKMS_SOURCE = /usr/src/exmap-$(VERSION)
-MODULE_SOURCES = driver.c locks.c setup.c uring.c proxy.c io.c transfer.c surface.c memory.c free.c \
+MODULE_SOURCES = driver.c fdinfo.c locks.c setup.c uring.c proxy.c io.c transfer.c surface.c memory.c free.c \
 	gate.c refill.c reclaim.c quarantine.c shootdown.c tables.c stock.c pinned.c reading.c pool.c \
-	queue.c charge.c ksyms.c trace.c exmap.h io.h pool.h reading.h walk.h ksyms.h \
+	queue.c charge.c ksyms.c trace.c exmap.h entry.h io.h pool.h reading.h walk.h ksyms.h \
 	trace.h compat.h
 
 CFLAGS ?= -O2 -g

@@ -202,22 +202,58 @@ static bool exmap_action_known(const struct exmap_action_params *params)
 {
 	u64 flags = EXMAP_ALLOC_PROBE;
 
+	if (unlikely(params->opcode > EXMAP_OP_WRITE))
+		return params->opcode == EXMAP_OP_FLUSH && !params->flags && !params->iov_len;
 	if (params->opcode == EXMAP_OP_FREE)
 		flags |= EXMAP_FREE_DEFER;
-	if (params->opcode == EXMAP_OP_FLUSH)
-		return !params->flags && !params->iov_len;
-	return params->opcode <= EXMAP_OP_WRITE && !(params->flags & ~flags) &&
-		params->iov_len <= EXMAP_USER_INTERFACE_PAGES;
+	return !(params->flags & ~flags) && params->iov_len <= EXMAP_USER_INTERFACE_PAGES;
+}
+
+/* Carry out @nr entries, at least one, of which exmap_action_known() knows the opcode. */
+static __always_inline long exmap_action(struct exmap *exmap, struct exmap_interface *interface,
+					 struct exmap_iov *iov, unsigned int nr,
+					 unsigned int opcode, u64 flags)
+{
+	const bool probe = flags & EXMAP_ALLOC_PROBE;
+
+	switch (opcode) {
+	case EXMAP_OP_ALLOC:
+		return exmap_alloc(exmap, interface, iov, nr, probe);
+	case EXMAP_OP_FREE:
+		return exmap_free(exmap, interface, iov, nr, flags & EXMAP_FREE_DEFER);
+	default:
+		if (!exmap->file)
+			return -EOPNOTSUPP;
+		return exmap_io_action(exmap, interface, iov, nr, opcode, probe);
+	}
+}
+
+/* copy_from_user() of two words, without a call. */
+static __always_inline bool exmap_action_get(struct exmap_action_params *params,
+					     const u64 __user *arg)
+{
+	u64 word[sizeof(*params) / sizeof(u64)];
+
+	BUILD_BUG_ON(sizeof(*params) != 2 * sizeof(u64));
+	if (!user_access_begin(arg, sizeof(word)))
+		return false;
+	unsafe_get_user(word[0], &arg[0], fault);
+	unsafe_get_user(word[1], &arg[1], fault);
+	user_access_end();
+	memcpy(params, word, sizeof(word));
+	return true;
+
+fault:
+	user_access_end();
+	return false;
 }
 
 static noinline long exmap_call_action(struct exmap *exmap, const void __user *arg)
 {
 	struct exmap_action_params params;
 	struct exmap_interface *interface;
-	struct exmap_iov *iov;
-	bool probe;
 
-	if (copy_from_user(&params, arg, sizeof(params)))
+	if (!exmap_action_get(&params, arg))
 		return -EFAULT;
 	if (!exmap_ready(exmap))
 		return -EBADF;
@@ -228,21 +264,59 @@ static noinline long exmap_call_action(struct exmap *exmap, const void __user *a
 		return PTR_ERR(interface);
 	if (!params.iov_len)
 		return params.opcode == EXMAP_OP_FLUSH ? exmap_flush(exmap, interface) : 0;
-	probe = params.flags & EXMAP_ALLOC_PROBE;
+	return exmap_action(exmap, interface, interface->user->iov, params.iov_len,
+			    params.opcode, params.flags);
+}
 
-	iov = interface->user->iov;
-	switch (params.opcode) {
-	case EXMAP_OP_ALLOC:
-		return exmap_alloc(exmap, interface, iov, params.iov_len, probe);
-	case EXMAP_OP_FREE:
-		return exmap_free(exmap, interface, iov, params.iov_len,
-				  params.flags & EXMAP_FREE_DEFER);
-	default:
-		if (!exmap->file)
-			return -EOPNOTSUPP;
-		return exmap_io_action(exmap, interface, iov, params.iov_len, params.opcode,
-				       probe);
+/* posix_fadvise(): the rest of exmap_fadvise(), which takes an entry. */
+static noinline int exmap_fadvise_range(struct exmap *exmap, struct exmap_interface *interface,
+					loff_t offset, loff_t len, int advice)
+{
+	const struct exmap_action_params params = {
+		.iov_len = 1,
+		.opcode = advice >> EXMAP_ADVICE_OPCODE_SHIFT & EXMAP_ADVICE_OPCODE_MASK,
+		.flags = (advice & ~EXMAP_ADVICE_BASE) >> EXMAP_ADVICE_FLAGS_SHIFT,
+	};
+	struct exmap_iov iov;
+	long ret;
+
+	if (!(advice & EXMAP_ADVICE_BASE) || advice < 0 || !exmap_action_known(&params))
+		return -EINVAL;
+	if ((offset | len) & ~PAGE_MASK || (offset | len) < 0 || !len ||
+	    len >> PAGE_SHIFT >= EXMAP_PAGE_MAX_PAGES)
+		return -EINVAL;
+	iov.value = (u64)offset >> PAGE_SHIFT |
+		    (u64)len << (64 - EXMAP_PAGE_LEN_BITS - PAGE_SHIFT);
+	ret = exmap_action(exmap, interface, &iov, 1, params.opcode, params.flags);
+	return ret < 0 ? ret : iov.res ?: iov.pages;
+}
+
+/*
+ * posix_fadvise(): a call on one range, whose arguments and result are in registers. Returns how
+ * many pages it did something to; or an error, if that befell one of them.
+ */
+static int exmap_fadvise(struct file *file, loff_t offset, loff_t len, int advice)
+{
+	const int what = advice & ~(EXMAP_MAX_INTERFACES - 1);
+	struct exmap *exmap = exmap_of(file);
+	struct exmap_interface *interface;
+
+	if (IS_ERR(exmap))
+		return PTR_ERR(exmap);
+	if (!exmap_ready(exmap))
+		return -EBADF;
+	interface = exmap_get_interface(exmap, advice & (EXMAP_MAX_INTERFACES - 1));
+	if (IS_ERR(interface))
+		return PTR_ERR(interface);
+	if (len == PAGE_SIZE && PAGE_ALIGNED(offset) && offset >= 0) {
+		if (what == EXMAP_ADVICE(EXMAP_OP_ALLOC, 0, 0))
+			return exmap_alloc_page(exmap, interface, offset >> PAGE_SHIFT);
+		if (what == EXMAP_ADVICE(EXMAP_OP_FREE, 0, 0))
+			return exmap_free_page(exmap, interface, offset >> PAGE_SHIFT);
+		if (what == EXMAP_ADVICE(EXMAP_OP_FREE, 0, EXMAP_FREE_DEFER))
+			return exmap_defer_page(exmap, interface, offset >> PAGE_SHIFT);
 	}
+	return exmap_fadvise_range(exmap, interface, offset, len, advice);
 }
 
 static noinline long exmap_call_stats(struct exmap *exmap, void __user *arg)
@@ -329,9 +403,9 @@ static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	if (IS_ERR(exmap))
 		return PTR_ERR(exmap);
 	/* None is inlined: the others would make ACTION save registers, and take stack. */
-	switch (cmd) {
-	case EXMAP_IOCTL_ACTION:
+	if (likely(cmd == EXMAP_IOCTL_ACTION))
 		return exmap_call_action(exmap, (const void __user *)arg);
+	switch (cmd) {
 	case EXMAP_IOCTL_SETUP:
 		return exmap_call_setup(exmap, (const void __user *)arg);
 	case EXMAP_IOCTL_STATS:
@@ -490,71 +564,17 @@ static int exmap_fsync(struct file *file, loff_t start, loff_t end, int datasync
 	return vfs_fsync_range(exmap->file, start, end, datasync);
 }
 
-/* Seeing inside */
-
-static void exmap_counts_add(struct exmap_counts *sum, const struct exmap_counts *counts)
-{
-	sum->allocs += READ_ONCE(counts->allocs);
-	sum->frees += READ_ONCE(counts->frees);
-	sum->reads += READ_ONCE(counts->reads);
-	sum->writes += READ_ONCE(counts->writes);
-	sum->steals += READ_ONCE(counts->steals);
-	sum->flushes += READ_ONCE(counts->flushes);
-}
-
-static void exmap_show_interfaces(struct seq_file *m, struct exmap *exmap)
-{
-	const struct exmap_interface *interface;
-	unsigned int i;
-
-	for (i = 0; i < exmap->max_interfaces; i++) {
-		struct exmap_counts counts = { };
-
-		interface = &exmap->interfaces[i];
-		if (!READ_ONCE(interface->user))
-			continue;
-		exmap_counts_add(&counts, &interface->counts);
-		seq_printf(m, "exmap-interface-%u:\t%llu %llu %llu %llu %llu %llu\n", i,
-			   counts.allocs, counts.frees, counts.reads, counts.writes,
-			   counts.steals, counts.flushes);
-	}
-}
-
 /*
  * /proc/PID/fdinfo/FD. The reader is any process that may look into PID, and PID may have inherited
- * the file from the exmap's process. Calls may be at work, so the numbers need not add up.
+ * the file from the exmap's process.
  */
 static void exmap_show_fdinfo(struct seq_file *m, struct file *file)
 {
 	struct exmap *exmap = exmap_of_any(file);
-	struct exmap_counts counts = { };
-	unsigned int i, in_flight = 0;
 
 	seq_printf(m, "exmap-id:\t%llu\n", exmap->id);
-	if (!exmap_ready(exmap))
-		return;
-	for (i = 0; i < exmap_nr_interfaces(exmap); i++) {
-		exmap_counts_add(&counts, &exmap->interfaces[i].counts);
-		in_flight += atomic_read(&exmap->interfaces[i].in_flight);
-	}
-	seq_printf(m, "exmap-interfaces:\t%u\n", exmap->max_interfaces);
-	seq_printf(m, "exmap-pages-surface:\t%lu\n",
-		   exmap_has_surface(exmap) ? (exmap->end - exmap->start) >> PAGE_SHIFT : 0);
-	seq_printf(m, "exmap-pages-ceiling:\t%lu\n", exmap->pool.ceiling);
-	seq_printf(m, "exmap-pages-system:\t%lu\n", READ_ONCE(exmap->pool.taken));
-	seq_printf(m, "exmap-pages-mapped:\t%llu\n", exmap_mapped(exmap));
-	seq_printf(m, "exmap-pages-free:\t%lu\n", exmap_pool_free_pages(exmap));
-	seq_printf(m, "exmap-pages-deferred:\t%lu\n", exmap_quarantined(exmap));
-	seq_printf(m, "exmap-pages-in-flight:\t%u\n", in_flight);
-	seq_printf(m, "exmap-pages-pinned:\t%lu\n", READ_ONCE(exmap->pool.nr_pinned));
-	seq_printf(m, "exmap-allocs:\t%llu\n", counts.allocs);
-	seq_printf(m, "exmap-frees:\t%llu\n", counts.frees);
-	seq_printf(m, "exmap-reads:\t%llu\n", counts.reads);
-	seq_printf(m, "exmap-writes:\t%llu\n", counts.writes);
-	seq_printf(m, "exmap-steals:\t%llu\n", counts.steals);
-	seq_printf(m, "exmap-flushes:\t%llu\n", counts.flushes);
-	seq_printf(m, "exmap-reaped:\t%llu\n", (u64)READ_ONCE(exmap->unmapped));
-	exmap_show_interfaces(m, exmap);
+	if (exmap_ready(exmap))
+		exmap_fdinfo(m, exmap);
 }
 
 static const struct file_operations exmap_fops = {
@@ -562,6 +582,7 @@ static const struct file_operations exmap_fops = {
 	.read_iter = exmap_read_iter,
 	.write_iter = exmap_write_iter,
 	.uring_cmd = exmap_fop_uring_cmd,
+	.fadvise = exmap_fadvise,
 	.fsync = exmap_fsync,
 	.open = exmap_open,
 	.release = exmap_fop_release,

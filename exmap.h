@@ -4,7 +4,8 @@
  *
  * Files, from top to bottom. A file calls what is below it in this list, never what is above
  * it (tools/arrows checks that):
- *   driver.c      the device: who may do what; ioctl, mmap, fdinfo
+ *   driver.c      the device: who may do what; ioctl, fadvise, mmap
+ *   fdinfo.c      what /proc/PID/fdinfo/FD shows
  *   locks.c       tells lockdep the order of the locks
  *   setup.c       an exmap comes and goes: its parts, SETUP, an interface's first use, the end
  *   uring.c       the commands of io_uring
@@ -29,9 +30,9 @@
  *   ksyms.c       kernel functions that are not exported
  *   trace.c       tracepoints
  * Headers: this one has the structs, and the functions of all files that have no other header.
- * pool.h: free pages, from refill.c to charge.c. reading.h: the reading index. walk.h: a look into
- * the page tables. io.h: a READ or WRITE under way. compat.h: every difference between kernel
- * versions.
+ * entry.h: entries, and their answers. pool.h: free pages, from refill.c to charge.c. reading.h:
+ * the reading index. walk.h: a look into the page tables. io.h: a READ or WRITE under way.
+ * compat.h: every difference between kernel versions.
  *
  * Who owns what:
  *   - An open file owns a struct exmap_file. It points to the struct exmap that open made, or,
@@ -46,7 +47,8 @@
  *       a bundle of the depot     pool->lock
  *       a bundle of an interface  interface->lock
  *       on the surface            the PTE lock (see below)
- *       unmapped, not flushed     interface->limbo; exmap->reaped in a notifier;
+ *       unmapped, not flushed     interface->limbo, or a FREE of one page itself;
+ *                                 exmap->reaped in a notifier;
  *                                 in a quarantine, after the call: its lock
  *       being read from a file    the call, in its slots. The reading index finds the slots by
  *                                 address, but moves no page
@@ -470,64 +472,6 @@ struct exmap_slot {
 };
 
 /**
- * exmap_request - the addresses that an entry asks for
- * @exmap: the exmap
- * @value: the entry, which the caller has read only once, because another thread may change it
- * @start: set to the address of the first page
- * @end: set to the first address after the last page
- *
- * Return: 0, or -EFAULT if the entry leaves the surface.
- */
-static inline int exmap_request(const struct exmap *exmap, u64 value, unsigned long *start,
-				unsigned long *end)
-{
-	struct exmap_iov request = { .value = value };
-	unsigned long pages = (exmap->end - exmap->start) >> PAGE_SHIFT;
-	unsigned long page = request.page, len = request.len;
-
-	*start = 0;
-	*end = 0;
-	if (page > pages || len > pages - page)
-		return -EFAULT;
-	page = array_index_nospec(page, pages + 1);
-	len = array_index_nospec(len, pages - page + 1);
-	*start = exmap->start + (page << PAGE_SHIFT);
-	*end = *start + (len << PAGE_SHIFT);
-	return 0;
-}
-
-/**
- * exmap_single - the page of an entry of one page
- * @request: the entry, which the caller has read only once, because another thread may change it
- * @first: the surface's first page, in pages from address 0
- * @pages: number of pages of the surface
- *
- * Return: the page's address >> PAGE_SHIFT; or 0 if the entry is not of one page, or leaves the
- * surface.
- */
-static __always_inline unsigned long exmap_single(u64 request, unsigned long first,
-						  unsigned long pages)
-{
-	/* If the entry has another length, this is beyond any surface. */
-	unsigned long page = request - (1UL << (64 - EXMAP_PAGE_LEN_BITS));
-
-	return page < pages ? first + array_index_nospec(page, pages) : 0;
-}
-
-/**
- * exmap_answer - put an entry's answer in place of the request
- * @iov: the entry
- * @res: 0 or an error
- * @pages: number of pages that the call mapped, unmapped, read or wrote
- *
- * This is one store, so that other threads never see half an answer.
- */
-static inline void exmap_answer(struct exmap_iov *iov, int res, unsigned int pages)
-{
-	WRITE_ONCE(iov->value, (u64)(pages & U16_MAX) << 32 | (u32)res);
-}
-
-/**
  * exmap_count - add to a counter
  * @counter: the counter; its interface's lock is held, but it may be read without
  * @more: number to add
@@ -547,6 +491,9 @@ static inline unsigned int exmap_nr_interfaces(const struct exmap *exmap)
 {
 	return exmap->max_interfaces + 1;
 }
+
+/* fdinfo.c */
+void exmap_fdinfo(struct seq_file *m, struct exmap *exmap);
 
 /* locks.c */
 #ifdef CONFIG_PROVE_LOCKING
@@ -585,6 +532,7 @@ int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma);
 void exmap_surface_destroy(struct exmap *exmap);
 
 /* memory.c */
+int exmap_alloc_page(struct exmap *exmap, struct exmap_interface *interface, unsigned long page);
 long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface, struct exmap_iov *iov,
 		 unsigned int nr, bool probe);
 int exmap_walk_flush(struct exmap_walk *walk, struct exmap_interface *interface,
@@ -601,6 +549,8 @@ int exmap_pin(struct exmap *exmap, unsigned long start, unsigned long end, struc
 u64 exmap_mapped(struct exmap *exmap);
 
 /* free.c */
+int exmap_free_page(struct exmap *exmap, struct exmap_interface *interface, unsigned long page);
+int exmap_defer_page(struct exmap *exmap, struct exmap_interface *interface, unsigned long page);
 long exmap_free(struct exmap *exmap, struct exmap_interface *interface, struct exmap_iov *iov,
 		unsigned int nr, bool defer);
 long exmap_flush(struct exmap *exmap, struct exmap_interface *interface);

@@ -10,6 +10,7 @@
 #include <linux/mm.h>
 
 #include "compat.h"
+#include "entry.h"
 #include "exmap.h"
 #include "pool.h"
 #include "trace.h"
@@ -193,7 +194,7 @@ exmap_free_singles(struct exmap_unmap *unmap, struct exmap_interface *interface,
 		if (unlikely(!(native_pte_val(old) & _PAGE_PRESENT)))
 			break;
 		exmap_pte_clear(exmap->mm, number << PAGE_SHIFT, pte, old);
-		*page++ = pfn_to_page((native_pte_val(old) & PTE_PFN_MASK) >> PAGE_SHIFT);
+		*page++ = exmap_pte_page(old);
 		if (defer)
 			exmap_free_defer(quarantine, number << PAGE_SHIFT, pte);
 		if (few) {
@@ -273,6 +274,133 @@ static long exmap_free_later(struct exmap *exmap, struct exmap_interface *interf
 	return failed;
 }
 
+/* exmap_free(), for any entries. */
+static noinline long exmap_free_call(struct exmap *exmap, struct exmap_interface *interface,
+				     struct exmap_iov *iov, unsigned int nr, bool defer)
+{
+	long ret, unmapped = 0;
+
+	if (defer && exmap_quarantine_setup(exmap, interface))
+		defer = false;
+	ret = exmap_enter(exmap, interface);
+	if (ret)
+		goto out;
+	ret = defer ? exmap_free_later(exmap, interface, iov, nr, &unmapped) :
+		exmap_free_now(exmap, interface, iov, nr, &unmapped);
+	exmap_count(&interface->counts.frees, unmapped);
+	exmap_stock_trim(exmap, interface);
+	exmap_leave(interface);
+out:
+	trace_exmap_free(exmap, interface, nr, unmapped, ret);
+	return ret;
+}
+
+/* FREE of one page by the loop for any entries, if it takes more than the short way. */
+static noinline int exmap_free_page_slow(struct exmap *exmap, struct exmap_interface *interface,
+					 unsigned long page, bool defer)
+{
+	struct exmap_iov iov = exmap_one_page(page);
+	int ret = exmap_free_call(exmap, interface, &iov, 1, defer);
+
+	return ret < 0 ? ret : iov.res ?: iov.pages;
+}
+
+/**
+ * exmap_free_page - FREE of one page
+ * @exmap: has been set up, and belongs to current->mm; mmap_lock is not held
+ * @interface: the page goes to its stock; its lock is not held
+ * @page: which page of the surface
+ *
+ * Flushes the TLBs before the page can be used again.
+ *
+ * Return: how many pages it unmapped, 1 or 0; -EFAULT if the page is beyond the surface; -EPROTO
+ * if there is no surface; or -EINTR if the caller is being killed.
+ */
+int exmap_free_page(struct exmap *exmap, struct exmap_interface *interface, unsigned long page)
+{
+	struct exmap_walk walk = EXMAP_WALK(exmap);
+	unsigned long address;
+	pte_t *pte, old;
+	int ret;
+
+	ret = exmap_enter(exmap, interface);
+	if (unlikely(ret))
+		return ret;
+	if (unlikely(!exmap_walk_page(&walk, page, &address)))
+		goto leave;
+	pte = &walk.table[pte_index(address)];
+	old = *pte;
+	if (unlikely(!pte_present(old)))
+		goto unlock;
+	exmap_pte_clear(exmap->mm, address, pte, old);
+	spin_unlock(walk.lock);
+	exmap_shootdown(exmap, address, address + PAGE_SIZE);
+	exmap_count(&interface->counts.flushes, 1);
+	exmap_count(&interface->counts.frees, 1);
+	exmap_stock_put(exmap, interface, exmap_pte_page(old));
+	exmap_stock_trim(exmap, interface);
+	exmap_leave(interface);
+	trace_exmap_free(exmap, interface, 1, 1, 0);
+	return 1;
+
+unlock:
+	spin_unlock(walk.lock);
+leave:
+	exmap_leave(interface);
+	return exmap_free_page_slow(exmap, interface, page, false);
+}
+
+/**
+ * exmap_defer_page - FREE of one page, with its flush put off
+ * @exmap: has been set up, and belongs to current->mm; mmap_lock is not held
+ * @interface: the page goes to its quarantine; its lock is not held
+ * @page: which page of the surface
+ *
+ * Return: as exmap_free_page().
+ */
+int exmap_defer_page(struct exmap *exmap, struct exmap_interface *interface, unsigned long page)
+{
+	struct exmap_quarantine *quarantine = &interface->quarantine;
+	struct exmap_walk walk = EXMAP_WALK(exmap);
+	unsigned long address;
+	pte_t *pte, old;
+	int ret;
+
+	if (unlikely(exmap_quarantine_setup(exmap, interface)))
+		return exmap_free_page(exmap, interface, page);
+	ret = exmap_enter(exmap, interface);
+	if (unlikely(ret))
+		return ret;
+	if (unlikely(!mutex_trylock(&quarantine->lock)))
+		goto leave;
+	if (unlikely(quarantine->nr == EXMAP_BUNDLE_PAGES || !exmap->deferred))
+		goto unlock_quarantine;
+	if (unlikely(!exmap_walk_page(&walk, page, &address)))
+		goto unlock_quarantine;
+	pte = &walk.table[pte_index(address)];
+	old = *pte;
+	if (unlikely(!pte_present(old)))
+		goto unlock;
+	exmap_pte_clear(exmap->mm, address, pte, old);
+	quarantine->bundle->page[quarantine->nr] = exmap_pte_page(old);
+	exmap_free_defer(quarantine, address, pte);
+	spin_unlock(walk.lock);
+	mutex_unlock(&quarantine->lock);
+	exmap_count(&interface->counts.frees, 1);
+	exmap_stock_pushed(interface);
+	exmap_leave(interface);
+	trace_exmap_free(exmap, interface, 1, 1, 0);
+	return 1;
+
+unlock:
+	spin_unlock(walk.lock);
+unlock_quarantine:
+	mutex_unlock(&quarantine->lock);
+leave:
+	exmap_leave(interface);
+	return exmap_free_page_slow(exmap, interface, page, true);
+}
+
 /**
  * exmap_free - carry out FREE
  * @exmap: has been set up, and belongs to current->mm; mmap_lock is not held
@@ -296,21 +424,16 @@ static long exmap_free_later(struct exmap *exmap, struct exmap_interface *interf
 long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
 		struct exmap_iov *iov, unsigned int nr, bool defer)
 {
-	long ret, unmapped = 0;
+	u64 value = READ_ONCE(iov->value);
+	int ret;
 
-	if (defer && exmap_quarantine_setup(exmap, interface))
-		defer = false;
-	ret = exmap_enter(exmap, interface);
-	if (ret)
-		goto out;
-	ret = defer ? exmap_free_later(exmap, interface, iov, nr, &unmapped) :
-		exmap_free_now(exmap, interface, iov, nr, &unmapped);
-	exmap_count(&interface->counts.frees, unmapped);
-	exmap_stock_trim(exmap, interface);
-	exmap_leave(interface);
-out:
-	trace_exmap_free(exmap, interface, nr, unmapped, ret);
-	return ret;
+	if (nr > 1 || !exmap_is_one_page(value))
+		return exmap_free_call(exmap, interface, iov, nr, defer);
+	if (defer)
+		ret = exmap_defer_page(exmap, interface, exmap_only_page(value));
+	else
+		ret = exmap_free_page(exmap, interface, exmap_only_page(value));
+	return exmap_answer_one(iov, ret);
 }
 
 /**

@@ -26,6 +26,7 @@
 #include <linux/workqueue.h>
 
 #include "compat.h"
+#include "entry.h"
 #include "exmap.h"
 #include "io.h"
 #include "reading.h"

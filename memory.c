@@ -8,6 +8,7 @@
 #include <linux/sched/signal.h>
 
 #include "compat.h"
+#include "entry.h"
 #include "exmap.h"
 #include "pool.h"
 #include "reading.h"
@@ -313,22 +314,9 @@ static unsigned int exmap_alloc_singles(struct exmap_walk *walk, struct exmap_in
 	return __exmap_alloc_singles(walk, interface, iov, nr, mapped, false);
 }
 
-/**
- * exmap_alloc - carry out ALLOC
- * @exmap: has been set up, and belongs to current->mm; mmap_lock is not held
- * @interface: the pages come from its stock; its lock is not held
- * @iov: the entries; each gets its answer
- * @nr: number of entries
- * @probe: skip the entries whose first page is mapped
- *
- * May sleep and allocate, and may take mmap_lock to make page tables.
- *
- * Return: the number of entries that failed, each of which holds -EFAULT, -ENOMEM, -EPROTO or
- * -EINTR. If no entry was dealt with, none is overwritten, and the error is returned instead:
- * -ENOMEM; -EPROTO if there is no surface; -EINTR if the caller is being killed.
- */
-long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
-		 struct exmap_iov *iov, unsigned int nr, bool probe)
+/* The rest of exmap_alloc(). */
+static noinline long exmap_alloc_entries(struct exmap *exmap, struct exmap_interface *interface,
+					 struct exmap_iov *iov, unsigned int nr, bool probe)
 {
 	struct exmap_walk walk = EXMAP_WALK(exmap);
 	unsigned int i, failed = 0;
@@ -367,6 +355,82 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 			exmap_answer(&iov[i], res, 0);
 	trace_exmap_alloc(exmap, interface, nr, mapped, ret);
 	return ret;
+}
+
+/* exmap_alloc_page(), if it takes more than the short way. */
+static noinline int exmap_alloc_page_slow(struct exmap *exmap, struct exmap_interface *interface,
+					  unsigned long page)
+{
+	struct exmap_iov iov = exmap_one_page(page);
+	int ret = exmap_alloc_entries(exmap, interface, &iov, 1, false);
+
+	return ret < 0 ? ret : iov.res ?: iov.pages;
+}
+
+/**
+ * exmap_alloc_page - ALLOC of one page
+ * @exmap: has been set up, and belongs to current->mm; mmap_lock is not held
+ * @interface: where the page comes from; its lock is not held
+ * @page: which page of the surface
+ *
+ * The short way: it takes a free page in the loaded bundle, and a page table.
+ *
+ * Return: how many pages it mapped, 1 or 0; -EFAULT if the page is beyond the surface; -ENOMEM;
+ * -EPROTO if there is no surface; or -EINTR if the caller is being killed.
+ */
+int exmap_alloc_page(struct exmap *exmap, struct exmap_interface *interface, unsigned long page)
+{
+	struct exmap_walk walk = EXMAP_WALK(exmap);
+	unsigned long address;
+	pte_t *pte, old;
+	int ret;
+
+	ret = exmap_enter(exmap, interface);
+	if (unlikely(ret))
+		return ret;
+	if (unlikely(!interface->count || !exmap_walk_page(&walk, page, &address)))
+		goto leave;
+	pte = &walk.table[pte_index(address)];
+	old = *pte;
+	if (unlikely(!exmap_pte_free(old)))
+		goto unlock;
+	WRITE_ONCE(interface->count, interface->count - 1);
+	exmap_map_page(exmap, address, pte, interface->loaded->page[interface->count]);
+	exmap_count(&interface->counts.allocs, 1);
+	spin_unlock(walk.lock);
+	exmap_leave(interface);
+	trace_exmap_alloc(exmap, interface, 1, 1, 0);
+	return 1;
+
+unlock:
+	spin_unlock(walk.lock);
+leave:
+	exmap_leave(interface);
+	return exmap_alloc_page_slow(exmap, interface, page);
+}
+
+/**
+ * exmap_alloc - carry out ALLOC
+ * @exmap: has been set up, and belongs to current->mm; mmap_lock is not held
+ * @interface: the pages come from its stock; its lock is not held
+ * @iov: the entries; each gets its answer
+ * @nr: number of entries
+ * @probe: skip the entries whose first page is mapped
+ *
+ * May sleep and allocate, and may take mmap_lock to make page tables.
+ *
+ * Return: the number of entries that failed, each of which holds -EFAULT, -ENOMEM, -EPROTO or
+ * -EINTR. If no entry was dealt with, none is overwritten, and the error is returned instead:
+ * -ENOMEM; -EPROTO if there is no surface; -EINTR if the caller is being killed.
+ */
+long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
+		 struct exmap_iov *iov, unsigned int nr, bool probe)
+{
+	u64 value = READ_ONCE(iov->value);
+
+	if (nr > 1 || !exmap_is_one_page(value))
+		return exmap_alloc_entries(exmap, interface, iov, nr, probe);
+	return exmap_answer_one(iov, exmap_alloc_page(exmap, interface, exmap_only_page(value)));
 }
 
 /* Undo exmap_reserve() for @nr slots. The interface's lock is held. */

@@ -51,17 +51,21 @@ static int exmap_io_ranges(struct exmap_io *io, struct iov_iter *iter)
 	return 0;
 }
 
-/* Whether a call is a READ of one page by a caller that waits. */
-static bool exmap_io_is_one(const struct exmap *exmap, struct kiocb *iocb,
-			    const struct iov_iter *iter, unsigned int opcode)
+/* Whether a call is for one page, which is on the surface. */
+static bool exmap_io_is_one(const struct exmap *exmap, const struct iov_iter *iter)
 {
 	unsigned long address;
 
-	if (iov_iter_count(iter) != PAGE_SIZE || exmap_iter_len(iter) != PAGE_SIZE ||
-	    opcode != EXMAP_OP_READ || !is_sync_kiocb(iocb) || iocb->ki_flags & IOCB_NOWAIT)
+	if (iov_iter_count(iter) != PAGE_SIZE || exmap_iter_len(iter) != PAGE_SIZE)
 		return false;
 	address = exmap_iter_address(iter);
 	return PAGE_ALIGNED(address) && address >= exmap->start && address < exmap->end;
+}
+
+/* Whether a call is a READ that waits for the I/O. */
+static bool exmap_io_waits(struct kiocb *iocb, unsigned int opcode)
+{
+	return opcode == EXMAP_OP_READ && is_sync_kiocb(iocb) && !(iocb->ki_flags & IOCB_NOWAIT);
 }
 
 static void exmap_io_tell_iocb(struct exmap_io *io)
@@ -131,16 +135,23 @@ ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
 		       struct kiocb *iocb, struct iov_iter *iter, unsigned int opcode)
 {
 	struct exmap_slot slot __exmap_uninitialized;
+	unsigned long address;
 	int err;
 
 	if (!user_backed_iter(iter))
 		return -EINVAL;
 	if (!exmap_has_surface(exmap))
 		return -EPROTO;
-	if (!exmap_io_is_one(exmap, iocb, iter, opcode))
+	if (!exmap_io_is_one(exmap, iter))
 		return exmap_io_proxy_ranges(exmap, interface, iocb, iter, opcode);
-	err = exmap_io_read_one(exmap, interface, exmap_iter_address(iter), iocb->ki_ioprio,
-				&slot) ?: slot.error;
+	address = exmap_iter_address(iter);
+	if (opcode == EXMAP_OP_ALLOC) {
+		err = exmap_alloc_page(exmap, interface, (address - exmap->start) >> PAGE_SHIFT);
+		return err < 0 ? err : PAGE_SIZE;
+	}
+	if (!exmap_io_waits(iocb, opcode))
+		return exmap_io_proxy_ranges(exmap, interface, iocb, iter, opcode);
+	err = exmap_io_read_one(exmap, interface, address, iocb->ki_ioprio, &slot) ?: slot.error;
 	if (err)
 		return err == -ENODATA ? 0 : err;
 	return PAGE_SIZE;

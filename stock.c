@@ -221,18 +221,33 @@ void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
 	exmap_stock_pushed(interface);
 }
 
+/* exmap_stock_put(), if the page is not good, or the loaded bundle is full. */
+static noinline void exmap_stock_put_slow(struct exmap *exmap, struct exmap_interface *interface,
+					  struct page *page)
+{
+	if (exmap_page_is_good(page) || exmap_pinned_sort(exmap, &page, 1))
+		exmap_stock_add(exmap, interface, &page, 1);
+}
+
 /**
- * exmap_stock_put - put a page back that was taken from the stock
+ * exmap_stock_put - put one page on top of the stock
  * @exmap: the exmap
  * @interface: its lock is held
- * @page: the page, which has not been mapped since
+ * @page: was taken from the stock, and has no PTE and is in no TLB
+ *
+ * A page that somebody still holds is kept aside, as exmap_stock_settle() does: a device, or the
+ * task that filled it for the file, may not have let go of it yet.
  */
 void exmap_stock_put(struct exmap *exmap, struct exmap_interface *interface, struct page *page)
 {
 	lockdep_assert_held(&interface->lock);
-	/* A device, or the code that filled the page for the file, may still hold a reference. */
-	if (likely(exmap_page_is_good(page)) || exmap_pinned_sort(exmap, &page, 1))
-		exmap_stock_add(exmap, interface, &page, 1);
+	if (unlikely(!exmap_page_is_good(page) || interface->count == EXMAP_BUNDLE_PAGES)) {
+		exmap_stock_put_slow(exmap, interface, page);
+		return;
+	}
+	interface->loaded->page[interface->count] = page;
+	WRITE_ONCE(interface->count, interface->count + 1);
+	exmap_stock_pushed(interface);
 }
 
 /**

@@ -5,6 +5,7 @@
 #ifndef EXMAP_WALK_H
 #define EXMAP_WALK_H
 
+#include <linux/io.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
 #include <linux/spinlock.h>
@@ -12,6 +13,7 @@
 #include "compat.h"
 #include "exmap.h"
 #include "pool.h"
+#include "reading.h"
 
 /*
  * A position in the page tables of the surface. At most one table is locked at a time. On the stack
@@ -175,6 +177,52 @@ static __always_inline bool exmap_pte_free(pte_t pte)
 {
 	return likely(!native_pte_val(pte)) ||
 		(!pte_present(pte) && !pte_same(pte, EXMAP_PTE_DEFERRED));
+}
+
+/**
+ * exmap_pte_page - the page that a PTE maps
+ * @pte: is present
+ *
+ * Return: the page. pte_page() asks the hypervisor what the PTE is.
+ */
+static __always_inline struct page *exmap_pte_page(pte_t pte)
+{
+	return pfn_to_page((native_pte_val(pte) & PTE_PFN_MASK) >> PAGE_SHIFT);
+}
+
+/**
+ * exmap_walk_page - lock the page table for a page of the surface
+ * @walk: has no table locked. The gate is open
+ * @page: which page of the surface, or a number beyond it
+ * @address: set to the page's address
+ *
+ * Return: true, with @walk at the table; false if @page is beyond the surface, or has no table.
+ */
+static __always_inline bool exmap_walk_page(struct exmap_walk *walk, unsigned long page,
+					    unsigned long *address)
+{
+	const struct exmap *exmap = walk->exmap;
+	const unsigned long pages = (exmap->end - exmap->start) >> PAGE_SHIFT;
+
+	if (unlikely(page >= pages))
+		return false;
+	*address = exmap->start + (array_index_nospec(page, pages) << PAGE_SHIFT);
+	return exmap_walk_table(walk, *address);
+}
+
+/**
+ * exmap_map_page - put a page into a PTE
+ * @exmap: the exmap
+ * @address: what the entry is for
+ * @pte: the entry, of which exmap_pte_free() is true; its page table is locked
+ * @page: the page
+ */
+static __always_inline void exmap_map_page(struct exmap *exmap, unsigned long address, pte_t *pte,
+					   struct page *page)
+{
+	exmap_pte_set(exmap->mm, address, pte, native_make_pte(exmap->pte | page_to_phys(page)));
+	if (unlikely(exmap_has_reading(exmap)))
+		exmap_reading_mark(exmap->reading, exmap->reading_shift, address >> PAGE_SHIFT);
 }
 
 #endif /* EXMAP_WALK_H */

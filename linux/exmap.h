@@ -172,6 +172,22 @@ struct exmap_uring_cmd {
 	struct iovec iov;
 };
 
+/*
+ * A call on one range with all arguments in registers: the system call fadvise64 on the exmap's file
+ * (SYS_fadvise64, SYS_fadvise64_64) with offset and length of the range on the surface, in bytes, and
+ * EXMAP_ADVICE() as advice. It returns how many pages are done, or a negative errno. glibc's
+ * posix_fadvise() does not return the number.
+ */
+#define EXMAP_ADVICE_BASE		0x40000000
+#define EXMAP_ADVICE_OPCODE_SHIFT	10
+#define EXMAP_ADVICE_OPCODE_MASK	0x3f
+#define EXMAP_ADVICE_FLAGS_SHIFT	16
+
+/* @opcode: of enum exmap_opcode, but EXMAP_OP_FLUSH; @flags: as for EXMAP_IOCTL_ACTION */
+#define EXMAP_ADVICE(opcode, interface, flags)				\
+	(EXMAP_ADVICE_BASE | (flags) << EXMAP_ADVICE_FLAGS_SHIFT |	\
+	 (opcode) << EXMAP_ADVICE_OPCODE_SHIFT | (interface))
+
 #define EXMAP_IOCTL_SETUP	_IOC(_IOC_WRITE, 'k', 1, sizeof(struct exmap_ioctl_setup))
 #define EXMAP_IOCTL_ACTION	_IOC(_IOC_WRITE, 'k', 2, sizeof(struct exmap_action_params))
 /*
