@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <linux/exmap.h>
@@ -41,6 +42,7 @@ extern "C" {
  * @surface_pages: size of the surface, in pages
  * @taken: a bit for each interface that is attached
  * @process: the process that opened the exmap; its children have neither surface nor interfaces
+ * @has_advice: calls on one range go by fadvise64(2): see EXMAP_ADVICE()
  *
  * A program may read these fields, but must not write them.
  */
@@ -51,6 +53,7 @@ struct exmap {
 	uint64_t surface_pages;
 	uint64_t taken[EXMAP_MAX_INTERFACES / 64];
 	pid_t process;
+	int has_advice;
 };
 
 /**
@@ -169,6 +172,25 @@ static inline int exmap_open_device(void)
 #endif
 }
 
+#ifndef __cplusplus
+/* Strict ISO C hides it in unistd.h. C++ does not. */
+long syscall(long number, ...);
+#endif
+
+/*
+ * A call on one range with all arguments in registers. Returns how many pages were done, or a
+ * negative errno. The kernel may lack the call; exmap->has_advice tells.
+ */
+static inline long exmap_advise(int fd, unsigned int number, unsigned int opcode, uint64_t page,
+				uint64_t pages, int flags)
+{
+	long done = syscall(SYS_fadvise64, fd, (off_t)(page * EXMAP_PAGE_SIZE),
+			    (off_t)(pages * EXMAP_PAGE_SIZE),
+			    (int)EXMAP_ADVICE(opcode, number, (unsigned int)flags));
+
+	return done < 0 ? -(long)errno : done;
+}
+
 /**
  * exmap_open - open, set up and map an exmap
  * @exmap: filled in; after an error there is nothing to close
@@ -218,6 +240,8 @@ static inline int exmap_open(struct exmap *exmap, uint64_t surface_pages, uint64
 		err = -errno;
 		goto fail;
 	}
+	/* No page is mapped yet, so this does nothing. Kernels without the call say so. */
+	exmap->has_advice = exmap_advise(exmap->fd, 0, EXMAP_OP_FREE, 0, 1, 0) == 0;
 	return 0;
 fail:
 	exmap_close(exmap);
@@ -498,6 +522,26 @@ static inline long exmap_batch_push(struct exmap_interface *interface, unsigned 
 	return err ? err : done;
 }
 
+/*
+ * Whether one call of exmap_advise() can carry out a run of pages. If not, a batch of entries can,
+ * or says what is wrong.
+ */
+static inline int exmap_can_advise(const struct exmap_interface *interface, unsigned int opcode,
+				   uint64_t page, uint64_t pages)
+{
+	return interface->exmap->has_advice && opcode <= EXMAP_OP_WRITE && pages > 0 &&
+		pages <= EXMAP_MAX_RUN && page <= INT64_MAX / EXMAP_PAGE_SIZE;
+}
+
+/* exmap_advise() at an interface, with its deferred flushes. */
+static inline long exmap_advise_run(const struct exmap_interface *interface, unsigned int opcode,
+				    uint64_t page, uint64_t pages)
+{
+	int flags = interface->defer && opcode == EXMAP_OP_FREE ? EXMAP_FREE_DEFER : 0;
+
+	return exmap_advise(interface->fd, interface->number, opcode, page, pages, flags);
+}
+
 /**
  * exmap_page - map, unmap, read or write one page
  * @interface: the calling thread's
@@ -509,6 +553,8 @@ static inline long exmap_batch_push(struct exmap_interface *interface, unsigned 
  */
 static inline int exmap_page(struct exmap_interface *interface, unsigned int opcode, uint64_t page)
 {
+	if (exmap_can_advise(interface, opcode, page, 1))
+		return (int)exmap_advise_run(interface, opcode, page, 1);
 	exmap_batch_clear(interface);
 	return (int)exmap_batch_push(interface, opcode, page, 1, 1);
 }
@@ -532,6 +578,8 @@ static inline long exmap_run(struct exmap_interface *interface, unsigned int opc
 	/* Without this check, a run past the last page number would wrap around to page 0. */
 	if ((page | pages) >> (64 - EXMAP_PAGE_LEN_BITS))
 		return -EINVAL;
+	if (exmap_can_advise(interface, opcode, page, pages))
+		return exmap_advise_run(interface, opcode, page, pages);
 	exmap_batch_clear(interface);
 	for (; pages > 0; page += here, pages -= here) {
 		here = pages < EXMAP_MAX_RUN ? pages : EXMAP_MAX_RUN;
