@@ -110,10 +110,7 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 	return ret;
 }
 
-/*
- * A separate function because it calls the release callback of the last reference. test-all looks
- * for indirect calls and has to know this function's name.
- */
+/* A separate function, in which tests/shell/no-indirect-call expects the call of the last put. */
 static noinline void exmap_memcg_put(struct mem_cgroup *memcg)
 {
 	mem_cgroup_put(memcg);
