@@ -54,8 +54,8 @@ static __always_inline unsigned int exmap_free_held(const struct exmap_interface
 }
 
 /*
- * Make room for a page in limbo or quarantine. A full one is flushed. Returns for how many pages
- * there is room.
+ * Make room for a page in limbo or quarantine: flush it if it is full. Returns the number of pages
+ * that it has room for.
  */
 static __always_inline unsigned int exmap_free_room(struct exmap_unmap *unmap,
 						    struct exmap_interface *interface,
@@ -406,7 +406,7 @@ leave:
  * @exmap: has been set up, and belongs to current->mm; mmap_lock is not held
  * @interface: where the pages go; its lock is not held
  * @iov: the entries
- * @nr: how many
+ * @nr: number of entries
  * @defer: put the flush off
  *
  * Without @defer, this flushes the TLBs once per 512 pages, and at its end. No page can be used

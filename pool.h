@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Free pages: where an interface gets them from, where it leaves them, and who pays. The files
- * stand in the order in which they call each other, as in exmap.h.
+ * Free pages: the functions that find them, keep them and charge them. The files are in the order
+ * of the list in exmap.h.
  */
 #ifndef EXMAP_POOL_H
 #define EXMAP_POOL_H
@@ -18,7 +18,7 @@
 /* refill.c */
 int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, unsigned int want);
 
-/* reclaim.c; the locks are for locks.c, too */
+/* reclaim.c. Its locks are here for locks.c only. */
 extern spinlock_t exmap_pools_lock;
 extern struct srcu_struct exmap_pools_srcu;
 int exmap_pool_init(void);
@@ -33,7 +33,7 @@ void exmap_pool_destroy(struct exmap *exmap);
 
 /* stock.c */
 
-/* What exmap_stock_setup() takes. */
+/* Pages of kernel memory that exmap_stock_setup() takes. */
 #define EXMAP_STOCK_PAGES 3
 
 int exmap_stock_setup(struct exmap_interface *interface);
@@ -51,8 +51,8 @@ void __exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface);
 unsigned long exmap_pool_free_pages(struct exmap *exmap);
 
 /**
- * exmap_stock - how many free pages an interface has at hand
- * @interface: its lock need not be held, but then this is just a hint
+ * exmap_stock - number of free pages that an interface has at hand
+ * @interface: if its lock is not held, the result is only a hint
  *
  * Return: pages.
  */
@@ -66,7 +66,7 @@ static inline unsigned int exmap_stock(const struct exmap_interface *interface)
  * @exmap: the exmap
  * @interface: its lock is held
  *
- * Return: the page, which the caller has to find a place for; NULL where there is none.
+ * Return: the page, which the caller must map or put back; NULL if the stock is empty.
  */
 static inline struct page *exmap_stock_pop(struct exmap *exmap, struct exmap_interface *interface)
 {
@@ -80,13 +80,13 @@ static inline struct page *exmap_stock_pop(struct exmap *exmap, struct exmap_int
 }
 
 /*
- * So many full bundles an interface keeps besides the loaded one: one that allocates and
- * frees by turns finds both a page and room for one at home.
+ * Full bundles that an interface keeps besides the loaded one, so that alternating ALLOC and FREE
+ * stay local.
  */
 #define EXMAP_STOCK_FULL 1
 
 /**
- * exmap_stock_trim - bring what an interface has too much to the depot
+ * exmap_stock_trim - move full bundles beyond EXMAP_STOCK_FULL to the depot
  * @exmap: the exmap
  * @interface: its lock is held
  */
@@ -96,10 +96,10 @@ static inline void exmap_stock_trim(struct exmap *exmap, struct exmap_interface 
 		__exmap_stock_trim(exmap, interface);
 }
 
-/* pinned.c; the lock is for locks.c, too */
+/* pinned.c. Its lock is here for locks.c only. */
 extern spinlock_t exmap_orphans_lock;
 
-/* So many pages that others hold are looked at in a row. */
+/* The most pinned pages that are looked at with pool->lock held. */
 #define EXMAP_PINNED_LOOK 64U
 
 unsigned int exmap_pinned_sort(struct exmap *exmap, struct page **page, unsigned int nr);
@@ -111,10 +111,10 @@ void exmap_pinned_drain(struct exmap *exmap);
 void exmap_pinned_exit(void);
 
 /**
- * exmap_page_is_good - whether a page can be used again
- * @page: no PTE and no TLB of the surface holds it, so no new reference can turn up
+ * exmap_page_is_good - whether a page can be reused
+ * @page: no PTE and no TLB of the surface has it, so nobody can take a new reference to it
  *
- * Return: whether nobody else holds it, and the hardware has not reported a fault in it.
+ * Return: true if nobody else holds a reference, and the hardware has reported no fault in it.
  */
 static __always_inline bool exmap_page_is_good(struct page *page)
 {
@@ -124,8 +124,8 @@ static __always_inline bool exmap_page_is_good(struct page *page)
 /* pool.c */
 
 /*
- * Charged to the memcg of the caller, or, where it is a touch, of the process. A page that
- * cannot be had is the caller's problem (ENOMEM), not a reason to kill somebody.
+ * Charged to the memcg of the caller; after a touch, to that of the process. If there is no page,
+ * the call fails with ENOMEM, and the OOM killer is not invoked.
  */
 #define POOL_GFP (GFP_USER | __GFP_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
 

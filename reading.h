@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The reading index; reading.c says what it is for.
+ * The reading index. See reading.c for what it is for.
  */
 #ifndef EXMAP_READING_H
 #define EXMAP_READING_H
@@ -22,12 +22,12 @@ void exmap_reading_mark_range(struct exmap *exmap, unsigned long address, unsign
  * exmap_has_reading - whether there is a reading index
  * @exmap: has been set up
  *
- * Return: true if there is. While a PTE lock is held: false also says that no address of that
- * page table is being read, nor will be before the lock is dropped.
+ * Return: true if there is one. If it is false while a PTE lock is held, no address of that page
+ * table is being read, nor will be before the lock is released.
  */
 static inline bool exmap_has_reading(const struct exmap *exmap)
 {
-	/* Acquire: pairs with the release in __exmap_reading_setup(). */
+	/* Pairs with the release in __exmap_reading_setup(). */
 	return smp_load_acquire(&exmap->reading);
 }
 
@@ -35,7 +35,7 @@ static inline bool exmap_has_reading(const struct exmap *exmap)
  * exmap_reading_setup - make the reading index if there is none yet
  * @exmap: has been set up; no lock is held
  *
- * Return: 0, and what is read may be entered; or -ENOMEM.
+ * Return: 0, and slots may be entered; or -ENOMEM.
  */
 static inline int exmap_reading_setup(struct exmap *exmap)
 {
@@ -43,13 +43,13 @@ static inline int exmap_reading_setup(struct exmap *exmap)
 }
 
 /**
- * exmap_reading_bucket - where the slots of a page are
+ * exmap_reading_bucket - find the bucket for the slots of a page
  * @reading: the reading index
  * @shift: exmap->reading_shift
  * @page: address >> PAGE_SHIFT
  *
- * Eight adjacent pages share a cache line of buckets; pages at any regular distance do not all
- * share a few buckets.
+ * Eight adjacent pages share a cache line of buckets. Pages at a regular distance are spread over
+ * many buckets.
  *
  * Return: the bucket.
  */
@@ -60,17 +60,17 @@ exmap_reading_bucket(struct hlist_bl_head *reading, unsigned int shift, unsigned
 }
 
 /**
- * exmap_reading_mark - tell those who read a page that it had another one since
- * @reading: the reading index, seen under the PTE lock
+ * exmap_reading_mark - mark the slots of an address stale, because it has got a page
+ * @reading: the reading index, read under the PTE lock
  * @shift: exmap->reading_shift
- * @page: address >> PAGE_SHIFT, where a page has just been mapped; the PTE lock is still held
+ * @page: address >> PAGE_SHIFT of a page that has just been mapped; the PTE lock is still held
  */
 static __always_inline void exmap_reading_mark(struct hlist_bl_head *reading, unsigned int shift,
 					       unsigned long page)
 {
 	struct hlist_bl_head *bucket = exmap_reading_bucket(reading, shift, page);
 
-	/* A slot for this address was entered under the PTE lock, so it is seen. */
+	/* exmap_reading_begin() runs under the same PTE lock, so a slot of this address is seen. */
 	if (unlikely(!hlist_bl_empty(bucket)))
 		__exmap_reading_mark(bucket, page << PAGE_SHIFT);
 }
