@@ -333,7 +333,7 @@ int exmap_free_page(struct exmap *exmap, struct exmap_interface *interface, unsi
 	if (unlikely(!pte_present(old)))
 		goto unlock;
 	exmap_pte_clear(exmap->mm, address, pte, old);
-	spin_unlock(walk.lock);
+	exmap_walk_drop(&walk);
 	exmap_shootdown(exmap, address, address + PAGE_SIZE);
 	exmap_count(&interface->counts.flushes, 1);
 	exmap_count(&interface->counts.frees, 1);
@@ -344,7 +344,7 @@ int exmap_free_page(struct exmap *exmap, struct exmap_interface *interface, unsi
 	return 1;
 
 unlock:
-	spin_unlock(walk.lock);
+	exmap_walk_drop(&walk);
 leave:
 	exmap_leave(interface);
 	return exmap_free_page_slow(exmap, interface, page, false);
@@ -384,7 +384,7 @@ int exmap_defer_page(struct exmap *exmap, struct exmap_interface *interface, uns
 	exmap_pte_clear(exmap->mm, address, pte, old);
 	quarantine->bundle->page[quarantine->nr] = exmap_pte_page(old);
 	exmap_free_defer(quarantine, address, pte);
-	spin_unlock(walk.lock);
+	exmap_walk_drop(&walk);
 	mutex_unlock(&quarantine->lock);
 	exmap_count(&interface->counts.frees, 1);
 	exmap_stock_pushed(interface);
@@ -393,7 +393,7 @@ int exmap_defer_page(struct exmap *exmap, struct exmap_interface *interface, uns
 	return 1;
 
 unlock:
-	spin_unlock(walk.lock);
+	exmap_walk_drop(&walk);
 unlock_quarantine:
 	mutex_unlock(&quarantine->lock);
 leave:

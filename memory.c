@@ -120,6 +120,16 @@ again:
 		return 0;
 	exmap_walk_unlock(walk);
 	err = exmap_stock_fill(exmap, interface, missing);
+	if (err == -ENOMEM) {
+		/* Another thread may have mapped pages of this range, with the last free pages. */
+		err = exmap_enter(exmap, interface);
+		if (err)
+			return err;
+		if (exmap_missing(walk, start, end) < missing)
+			goto again;
+		err = -ENOMEM;
+		goto leave;
+	}
 	if (err)
 		return err;
 	/*
@@ -397,13 +407,13 @@ int exmap_alloc_page(struct exmap *exmap, struct exmap_interface *interface, uns
 	WRITE_ONCE(interface->count, interface->count - 1);
 	exmap_map_page(exmap, address, pte, interface->loaded->page[interface->count]);
 	exmap_count(&interface->counts.allocs, 1);
-	spin_unlock(walk.lock);
+	exmap_walk_drop(&walk);
 	exmap_leave(interface);
 	trace_exmap_alloc(exmap, interface, 1, 1, 0);
 	return 1;
 
 unlock:
-	spin_unlock(walk.lock);
+	exmap_walk_drop(&walk);
 leave:
 	exmap_leave(interface);
 	return exmap_alloc_page_slow(exmap, interface, page);

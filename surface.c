@@ -95,6 +95,9 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 		if (mapped || !exmap_pte_free(*pte))
 			err = 0;
 	}
+	/* If the gate is closed, the touch is repeated: there may be a page by then. */
+	if (gate == EXMAP_GATE_CLOSED)
+		err = 0;
 	if (err)
 		ret = VM_FAULT_SIGBUS;
 	if (gate == EXMAP_GATE_DEAD) {

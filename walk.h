@@ -211,6 +211,16 @@ static __always_inline bool exmap_walk_page(struct exmap_walk *walk, unsigned lo
 }
 
 /**
+ * exmap_walk_drop - unlock the page table that exmap_walk_page() has locked
+ * @walk: not to be used any more
+ */
+static __always_inline void exmap_walk_drop(struct exmap_walk *walk)
+{
+	__acquire(walk->lock);	/* see exmap_walk_unlock() */
+	spin_unlock(walk->lock);
+}
+
+/**
  * exmap_map_page - put a page into a PTE
  * @exmap: the exmap
  * @address: what the entry is for

@@ -136,7 +136,7 @@ TEST(advice_with_bad_arguments)
 	assert_errno(advise(ex->fd, 0, PAGE, good | EXMAP_FREE_DEFER << 16), EINVAL);
 	assert_errno(advise(ex->fd, 0, PAGE, good | EXMAP_PAGEFAULT_ALLOC << 16), EINVAL);
 	assert_errno(advise(ex->fd, 0, PAGE, good | 1 << 29), EINVAL);
-	assert_errno(advise(ex->fd, 0, PAGE, good | 1 << 31), EINVAL);
+	assert_errno(advise(ex->fd, 0, PAGE, (int)(good | 1U << 31)), EINVAL);
 	assert_errno(advise(ex->fd, 0, PAGE, good & ~EXMAP_ADVICE_BASE), EINVAL);
 	assert_errno(advise(ex->fd, 0, PAGE, EXMAP_ADVICE(EXMAP_OP_ALLOC, 2, 0)), EINVAL);
 	assert_errno(advise(ex->fd, 0, PAGE, EXMAP_ADVICE(EXMAP_OP_ALLOC, 1023, 0)), EINVAL);

@@ -124,6 +124,61 @@ TEST(pool_no_false_enomem)
 	assert_mapped(ex, 0);
 }
 
+struct racer {
+	struct exmap *ex;
+	int interface;
+	pthread_barrier_t *barrier;	/* before and after each round */
+	atomic_bool *stop;
+	pthread_t thread;
+	int ret;			/* of the last ALLOC */
+};
+
+static void *alloc_racer(void *arg)
+{
+	struct racer *r = arg;
+
+	for (;;) {
+		pthread_barrier_wait(r->barrier);
+		if (atomic_load(r->stop))
+			return NULL;
+		entry(r->ex, r->interface, 0, 0, 1);
+		r->ret = action(r->ex->fd, r->interface, EXMAP_OP_ALLOC, 1, 0);
+		pthread_barrier_wait(r->barrier);
+	}
+}
+
+/*
+ * Two threads ALLOC the same page, with one free page in the pool. One of them maps it, and the
+ * other one finds it mapped: both succeed, even if the second one looked before it was mapped.
+ */
+TEST(alloc_of_the_same_page_is_no_false_enomem)
+{
+	struct exmap *ex = exmap_new(MIB, 1, 2);
+	atomic_bool stop = false;
+	pthread_barrier_t barrier;
+	struct racer r[2];
+
+	ck_assert(!pthread_barrier_init(&barrier, NULL, 3));
+	for (int i = 0; i < 2; i++) {
+		r[i] = (struct racer){
+			.ex = ex, .interface = i, .barrier = &barrier, .stop = &stop,
+		};
+		ck_assert(!pthread_create(&r[i].thread, NULL, alloc_racer, &r[i]));
+	}
+	for (int i = scaled(10000); i; i--) {
+		pthread_barrier_wait(&barrier);
+		pthread_barrier_wait(&barrier);
+		ck_assert_int_eq(r[0].ret, 0);
+		ck_assert_int_eq(r[1].ret, 0);
+		ck_assert_int_eq(release(ex, 0, 0, 1), 1);
+	}
+	atomic_store(&stop, true);
+	pthread_barrier_wait(&barrier);
+	for (int i = 0; i < 2; i++)
+		ck_assert(!pthread_join(r[i].thread, NULL));
+	assert_pages_add_up(ex->fd);
+}
+
 /*
  * The shrinker
  */
