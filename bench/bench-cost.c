@@ -108,6 +108,53 @@ static void free_deferred(unsigned int batch)
 	print("free-deferred", batch, 1, best);
 }
 
+/* Calls of exmap_run(), which go by fadvise64(2), over all pages. */
+static void sweep_runs(unsigned int opcode, unsigned int pages)
+{
+	unsigned int done;
+
+	for (done = 0; done < TOTAL; done += pages)
+		if (timed(exmap_run(&interface[0], opcode, done, pages)) != pages)
+			bench_fail_with("a run", -EIO);
+}
+
+/* ALLOC or READ, and FREE, of adjacent pages by fadvise64(2). */
+static void runs(const char *name, unsigned int opcode, unsigned int pages)
+{
+	uint64_t first = UINT64_MAX, second = UINT64_MAX;
+	int round;
+
+	spent = 0;
+	for (round = 0; round <= ROUNDS; round++) {
+		sweep_runs(opcode, pages);
+		keep_best(&first);
+		sweep_runs(EXMAP_OP_FREE, pages);
+		keep_best(&second);
+	}
+	print(name, pages, 1, first);
+	if (opcode == EXMAP_OP_ALLOC)
+		print("free-run", pages, 1, second);
+}
+
+/* The same with deferred flushes; these count. */
+static void runs_deferred(unsigned int pages)
+{
+	uint64_t best = UINT64_MAX;
+	int round;
+
+	for (round = 0; round <= ROUNDS; round++) {
+		sweep_runs(EXMAP_OP_ALLOC, pages);
+		spent = 0;
+		exmap_defer(&interface[0], 1);
+		sweep_runs(EXMAP_OP_FREE, pages);
+		exmap_defer(&interface[0], 0);
+		if (timed(exmap_flush(&interface[0])))
+			bench_fail_with("a FLUSH", -EIO);
+		keep_best(&best);
+	}
+	print("free-run-deferred", pages, 1, best);
+}
+
 /* ALLOC at interface 0 of pages that interface 1 has freed. No other page is free. */
 static void steal(unsigned int batch)
 {
@@ -335,6 +382,10 @@ int main(int argc, char **argv)
 			alloc_and_free("alloc", EXMAP_OP_ALLOC, 0, batches[j], strides[i]);
 	for (j = 0; j < 4; j++)
 		free_deferred(batches[j]);
+	for (j = 0; j < 4; j++) {
+		runs("alloc-run", EXMAP_OP_ALLOC, batches[j]);
+		runs_deferred(batches[j]);
+	}
 	alloc_and_free("alloc-elsewhere", EXMAP_OP_ALLOC, 1, 512, 1);
 	scenario("1if", 0, 512);
 	scenario("2if", 1, 512);
@@ -342,6 +393,8 @@ int main(int argc, char **argv)
 	touch();
 	for (j = 0; backing >= 0 && j < 4; j++)
 		alloc_and_free("read", EXMAP_OP_READ, 0, batches[j], MAX_STRIDE);
+	for (j = 0; backing >= 0 && j < 4; j++)
+		runs("read-run", EXMAP_OP_READ, batches[j]);
 	floors();
 	tear_down();
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 
@@ -80,6 +81,21 @@ long action(const struct exmap *ex, int fd, unsigned int interface, unsigned int
 	note(ex, nr, "ACTION: fd %ld, interface %ld, opcode %ld, %ld entries, flags %#lx:",
 	     fd, interface, opcode, nr, flags);
 	return counted(action_at(fd, interface, opcode, nr, flags));
+}
+
+/* fadvise64 that is not noted. */
+long advise_at(int fd, uint64_t offset, uint64_t length, int advice)
+{
+	return syscall(SYS_fadvise64, fd, offset, length, advice);
+}
+
+/* The call of one entry by fadvise64. Returns the number of pages, or a negative errno. */
+long advise(const struct exmap *ex, int fd, const struct call *call, struct exmap_iov request)
+{
+	note(ex, 0, "fadvise64: fd %ld, interface %ld, opcode %ld, flags %#lx: %ld+%ld", fd,
+	     call->interface, call->opcode, call->flags, request.page, request.len);
+	return counted(advise_at(fd, request.page * PAGE, request.len * PAGE,
+				 EXMAP_ADVICE(call->opcode, call->interface, (int)call->flags)));
 }
 
 bool needs_file(unsigned int opcode)

@@ -168,6 +168,15 @@ struct step {
 	void (*run)(struct exmap *ex);
 };
 
+/*
+ * The arguments of an ACTION without its entries. fadvise64, pread and pwrite do the same for a
+ * range.
+ */
+struct call {
+	unsigned int opcode, interface;
+	uint64_t flags;
+};
+
 /* task.c */
 _Noreturn __attribute__((format(printf, 1, 2))) void fail(const char *format, ...);
 void note_call(const struct exmap *ex, unsigned int nr, const char *format, const long *argument);
@@ -223,6 +232,8 @@ long action_at(int fd, unsigned int interface, unsigned int opcode, unsigned int
 	       uint64_t flags);
 long action(const struct exmap *ex, int fd, unsigned int interface, unsigned int opcode,
 	    unsigned int nr, uint64_t flags);
+long advise_at(int fd, uint64_t offset, uint64_t length, int advice);
+long advise(const struct exmap *ex, int fd, const struct call *call, struct exmap_iov request);
 bool needs_file(unsigned int opcode);
 unsigned long stats_count(const struct exmap *ex, int fd);
 void check_books(const struct exmap *ex, unsigned long mapped, unsigned long most);

@@ -7,12 +7,6 @@
 
 #include "fuzzer.h"
 
-/* The arguments of an ACTION without its entries. pread and pwrite do the same for a range. */
-struct call {
-	unsigned int opcode, interface;
-	uint64_t flags;
-};
-
 /* What a call must have done for an entry. */
 struct outcome {
 	int res;

@@ -72,6 +72,22 @@ static void check_answers(struct exmap *ex, const struct call *call, unsigned in
 		fail("entry %u, after the last, is overwritten", nr);
 }
 
+/* The same for a call by fadvise64 of an entry that lies on the surface. */
+static void check_advice(struct exmap *ex, const struct call *call, struct exmap_iov request,
+			 long got)
+{
+	struct outcome out = { };
+	long want;
+
+	if (needs_file(call->opcode) && ex->file < 0)
+		want = -EOPNOTSUPP;
+	else
+		want = model_entry(ex, call, request.page, request.len, &out) ?: out.res;
+	want = want ?: out.pages;
+	if (got != want)
+		fail("returned %ld, expected %ld", got, want);
+}
+
 static unsigned int batch(void)
 {
 	unsigned int kind = below(1024);
@@ -105,6 +121,12 @@ void do_call(struct exmap *ex, const struct call *call, unsigned int nr)
 	struct exmap_iov *iov = interface_of(ex, call->interface)->iov;
 	long got;
 
+	if (nr == 1 && me.request[0].len && me.request[0].page + me.request[0].len <= ex->pages &&
+	    one_in(2)) {
+		got = advise(ex, any_fd(ex), call, me.request[0]);
+		check_advice(ex, call, me.request[0], got);
+		return;
+	}
 	me.request[nr].value = rnd();
 	memcpy(iov, me.request, (nr < ENTRIES ? nr + 1 : nr) * sizeof(*iov));
 	got = action(ex, any_fd(ex), call->interface, call->opcode, nr, call->flags);
@@ -191,7 +213,7 @@ void do_bad_action(struct exmap *ex)
 	const unsigned int no_proxy = one_in(2) ? EXMAP_OP_FREE : EXMAP_OP_FLUSH;
 	void *wild = (void *)(rnd() >> below(64) | 1UL << 63);
 	int fd = any_fd(ex);
-	one_of(12);
+	one_of(17);
 
 	or_expect(ex, -EINVAL, action_at(fd, ex->interfaces + below(3000), opcode, nr, 0));
 	or_expect(ex, -EINVAL, action_at(fd, last, 5 + below(65531), nr, 0));
@@ -201,6 +223,11 @@ void do_bad_action(struct exmap *ex)
 	or_expect(ex, -EINVAL, action_at(fd, last, EXMAP_OP_FLUSH, 1 + below(600), 0));
 	or_expect(ex, -EINVAL, action_at(fd, last, EXMAP_OP_FLUSH, 0, 1UL << below(64)));
 	or_expect(ex, -EINVAL, pread(fd, ex->surface, PAGE, no_proxy << 8 | last));
+	or_expect(ex, -EINVAL, advise_at(fd, below(3) * PAGE, PAGE, below(0x40000000)));
+	or_expect(ex, -EINVAL, advise_at(fd, 0, PAGE, EXMAP_ADVICE(4 + below(60), last, 0)));
+	or_expect(ex, -EINVAL, advise_at(fd, 0, PAGE, EXMAP_ADVICE(no_free, last, 2 + 2 * below(2))));
+	or_expect(ex, -EINVAL, advise_at(fd, 1 + below(4095), PAGE, EXMAP_ADVICE(opcode, last, 0)));
+	or_expect(ex, -EINVAL, advise_at(fd, 0, below(4096), EXMAP_ADVICE(opcode, last, 0)));
 	or_expect(ex, 0, action_at(fd, last, opcode, 0, below(2)));
 	or_expect(ex, -EFAULT, ioctl(fd, EXMAP_IOCTL_ACTION, wild));
 	or_expect(ex, -EFAULT, ioctl(fd, EXMAP_IOCTL_STATS, wild));

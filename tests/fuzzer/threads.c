@@ -175,14 +175,22 @@ static void own_entry(struct exmap *ex, unsigned int generation, unsigned int op
 static void own_call(struct exmap *ex, unsigned int generation, unsigned int opcode, bool defer,
 		     unsigned int nr)
 {
+	const struct call call = { opcode, me.number, defer ? EXMAP_FREE_DEFER : 0 };
 	struct exmap_iov *entries = interface_of(ex, me.number)->iov, iov[4];
 	long got, failed = 0;
 
-	memcpy(entries, me.request, nr * sizeof(*iov));
-	got = action(ex, fd_of(ex, below(FDS)), me.number, opcode, nr,
-		     defer ? EXMAP_FREE_DEFER : 0);
-	/* Copied before anything is checked, because the interface may be unmapped at any time. */
-	memcpy(iov, entries, nr * sizeof(*iov));
+	if (nr == 1 && one_in(2)) {
+		got = advise(ex, fd_of(ex, below(FDS)), &call, me.request[0]);
+		if (got >= 0) {
+			iov[0] = (struct exmap_iov){ .res = 0, .pages = got };
+			got = 0;
+		}
+	} else {
+		memcpy(entries, me.request, nr * sizeof(*iov));
+		got = action(ex, fd_of(ex, below(FDS)), me.number, opcode, nr, call.flags);
+		/* Copied before it is checked, because the interface may be unmapped at any time. */
+		memcpy(iov, entries, nr * sizeof(*iov));
+	}
 	if (!still(ex, generation))
 		return;
 	if (got < 0) {
