@@ -213,7 +213,8 @@ static int ring_advise(struct io_uring *ring, struct exmap *ex, uint64_t page, u
 
 	io_uring_prep_fadvise(sqe, ex->fd, page * PAGE, pages * PAGE, advice);
 	io_uring_sqe_set_flags(sqe, flags);
-	ck_assert_int_eq(io_uring_submit(ring), 1);
+	/* With SQPOLL, the number also counts entries that the kernel is about to take. */
+	ck_assert_int_ge(io_uring_submit(ring), 1);
 	ck_assert(!io_uring_wait_cqe(ring, &cqe));
 	ret = cqe->res;
 	io_uring_cqe_seen(ring, cqe);
