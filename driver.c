@@ -228,13 +228,14 @@ static __always_inline long exmap_action(struct exmap *exmap, struct exmap_inter
 	}
 }
 
-/* copy_from_user() of two words, without a call. */
+/* copy_from_user() of two words, without a call. Fault injection does not reach it. */
 static __always_inline bool exmap_action_get(struct exmap_action_params *params,
 					     const u64 __user *arg)
 {
 	u64 word[sizeof(*params) / sizeof(u64)];
 
 	BUILD_BUG_ON(sizeof(*params) != 2 * sizeof(u64));
+	might_fault();
 	if (!user_access_begin(arg, sizeof(word)))
 		return false;
 	unsafe_get_user(word[0], &arg[0], fault);
@@ -268,7 +269,7 @@ static noinline long exmap_call_action(struct exmap *exmap, const void __user *a
 			    params.opcode, params.flags);
 }
 
-/* posix_fadvise(): the rest of exmap_fadvise(), which takes an entry. */
+/* exmap_fadvise() of what takes an entry: several pages, READ, WRITE, flags; or invalid. */
 static noinline int exmap_fadvise_range(struct exmap *exmap, struct exmap_interface *interface,
 					loff_t offset, loff_t len, int advice)
 {
@@ -280,7 +281,7 @@ static noinline int exmap_fadvise_range(struct exmap *exmap, struct exmap_interf
 	struct exmap_iov iov;
 	long ret;
 
-	if (!(advice & EXMAP_ADVICE_BASE) || advice < 0 || !exmap_action_known(&params))
+	if (advice < 0 || !exmap_action_known(&params))
 		return -EINVAL;
 	if ((offset | len) & ~PAGE_MASK || (offset | len) < 0 || !len ||
 	    len >> PAGE_SHIFT >= EXMAP_PAGE_MAX_PAGES)
@@ -292,8 +293,8 @@ static noinline int exmap_fadvise_range(struct exmap *exmap, struct exmap_interf
 }
 
 /*
- * posix_fadvise(): a call on one range, whose arguments and result are in registers. Returns how
- * many pages it did something to; or an error, if that befell one of them.
+ * fadvise64(2): a call on one range, with its arguments and its result in registers. Returns the
+ * number of pages done; or an error, if any page failed.
  */
 static int exmap_fadvise(struct file *file, loff_t offset, loff_t len, int advice)
 {
@@ -305,6 +306,9 @@ static int exmap_fadvise(struct file *file, loff_t offset, loff_t len, int advic
 		return PTR_ERR(exmap);
 	if (!exmap_ready(exmap))
 		return -EBADF;
+	/* First: madvise(MADV_WILLNEED) of the surface comes here, too, and must make no interface. */
+	if (!(advice & EXMAP_ADVICE_BASE))
+		return -EINVAL;
 	interface = exmap_get_interface(exmap, advice & (EXMAP_MAX_INTERFACES - 1));
 	if (IS_ERR(interface))
 		return PTR_ERR(interface);

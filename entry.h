@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Entries: what one asks for, and its answer.
+ * Entries: read a request, write its answer.
  */
 #ifndef EXMAP_ENTRY_H
 #define EXMAP_ENTRY_H
@@ -104,7 +104,7 @@ static inline void exmap_answer(struct exmap_iov *iov, int res, unsigned int pag
 /**
  * exmap_answer_one - answer a call of one entry of one page
  * @iov: the entry
- * @res: how many pages the call did something to, or an error
+ * @res: number of pages done, or an error
  *
  * Return: how many entries failed; or an error, if the entry was not even tried.
  */

@@ -221,6 +221,8 @@ static inline int exmap_open(struct exmap *exmap, uint64_t surface_pages, uint64
 	exmap->fd = exmap_open_device();
 	if (exmap->fd < 0)
 		return exmap->fd;
+	/* Before SETUP, a module with this call says EBADF; others, and kernels, EINVAL or ENOSYS. */
+	exmap->has_advice = exmap_advise(exmap->fd, 0, EXMAP_OP_FREE, 0, 1, 0) == -EBADF;
 	/* SETUP ignores all flags if it does not know one of them. */
 	if (surface_pages == 0 || surface_pages > SIZE_MAX / EXMAP_PAGE_SIZE ||
 	    flags & ~(uint64_t)EXMAP_PAGEFAULT_ALLOC) {
@@ -240,8 +242,6 @@ static inline int exmap_open(struct exmap *exmap, uint64_t surface_pages, uint64
 		err = -errno;
 		goto fail;
 	}
-	/* No page is mapped yet, so this does nothing. Kernels without the call say so. */
-	exmap->has_advice = exmap_advise(exmap->fd, 0, EXMAP_OP_FREE, 0, 1, 0) == 0;
 	return 0;
 fail:
 	exmap_close(exmap);
@@ -537,9 +537,8 @@ static inline int exmap_can_advise(const struct exmap_interface *interface, unsi
 static inline long exmap_advise_run(const struct exmap_interface *interface, unsigned int opcode,
 				    uint64_t page, uint64_t pages)
 {
-	int flags = interface->defer && opcode == EXMAP_OP_FREE ? EXMAP_FREE_DEFER : 0;
-
-	return exmap_advise(interface->fd, interface->number, opcode, page, pages, flags);
+	return exmap_advise(interface->fd, interface->number, opcode, page, pages,
+			    (int)exmap_call_flags(interface, opcode));
 }
 
 /**
@@ -553,9 +552,9 @@ static inline long exmap_advise_run(const struct exmap_interface *interface, uns
  */
 static inline int exmap_page(struct exmap_interface *interface, unsigned int opcode, uint64_t page)
 {
+	exmap_batch_clear(interface);
 	if (exmap_can_advise(interface, opcode, page, 1))
 		return (int)exmap_advise_run(interface, opcode, page, 1);
-	exmap_batch_clear(interface);
 	return (int)exmap_batch_push(interface, opcode, page, 1, 1);
 }
 
@@ -578,9 +577,9 @@ static inline long exmap_run(struct exmap_interface *interface, unsigned int opc
 	/* Without this check, a run past the last page number would wrap around to page 0. */
 	if ((page | pages) >> (64 - EXMAP_PAGE_LEN_BITS))
 		return -EINVAL;
+	exmap_batch_clear(interface);
 	if (exmap_can_advise(interface, opcode, page, pages))
 		return exmap_advise_run(interface, opcode, page, pages);
-	exmap_batch_clear(interface);
 	for (; pages > 0; page += here, pages -= here) {
 		here = pages < EXMAP_MAX_RUN ? pages : EXMAP_MAX_RUN;
 		done = exmap_batch_push(interface, opcode, page, here, here == pages);

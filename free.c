@@ -295,7 +295,7 @@ out:
 	return ret;
 }
 
-/* FREE of one page by the loop for any entries, if it takes more than the short way. */
+/* FREE of one page by the loop for any entries, if the short way does not apply. */
 static noinline int exmap_free_page_slow(struct exmap *exmap, struct exmap_interface *interface,
 					 unsigned long page, bool defer)
 {
@@ -321,16 +321,15 @@ int exmap_free_page(struct exmap *exmap, struct exmap_interface *interface, unsi
 	struct exmap_walk walk = EXMAP_WALK(exmap);
 	unsigned long address;
 	pte_t *pte, old;
-	int ret;
 
-	ret = exmap_enter(exmap, interface);
-	if (unlikely(ret))
-		return ret;
+	/* If this fails, the slow way fails as well, and traces the error. */
+	if (unlikely(exmap_enter(exmap, interface)))
+		goto slow;
 	if (unlikely(!exmap_walk_page(&walk, page, &address)))
 		goto leave;
 	pte = &walk.table[pte_index(address)];
 	old = *pte;
-	if (unlikely(!pte_present(old)))
+	if (unlikely(!(native_pte_val(old) & _PAGE_PRESENT)))
 		goto unlock;
 	exmap_pte_clear(exmap->mm, address, pte, old);
 	exmap_walk_drop(&walk);
@@ -347,6 +346,7 @@ unlock:
 	exmap_walk_drop(&walk);
 leave:
 	exmap_leave(interface);
+slow:
 	return exmap_free_page_slow(exmap, interface, page, false);
 }
 
@@ -364,22 +364,20 @@ int exmap_defer_page(struct exmap *exmap, struct exmap_interface *interface, uns
 	struct exmap_walk walk = EXMAP_WALK(exmap);
 	unsigned long address;
 	pte_t *pte, old;
-	int ret;
 
 	if (unlikely(exmap_quarantine_setup(exmap, interface)))
 		return exmap_free_page(exmap, interface, page);
-	ret = exmap_enter(exmap, interface);
-	if (unlikely(ret))
-		return ret;
+	if (unlikely(exmap_enter(exmap, interface)))
+		goto slow;
 	if (unlikely(!mutex_trylock(&quarantine->lock)))
 		goto leave;
-	if (unlikely(quarantine->nr == EXMAP_BUNDLE_PAGES || !exmap->deferred))
+	if (unlikely(quarantine->nr == EXMAP_BUNDLE_PAGES || !READ_ONCE(exmap->deferred)))
 		goto unlock_quarantine;
 	if (unlikely(!exmap_walk_page(&walk, page, &address)))
 		goto unlock_quarantine;
 	pte = &walk.table[pte_index(address)];
 	old = *pte;
-	if (unlikely(!pte_present(old)))
+	if (unlikely(!(native_pte_val(old) & _PAGE_PRESENT)))
 		goto unlock;
 	exmap_pte_clear(exmap->mm, address, pte, old);
 	quarantine->bundle->page[quarantine->nr] = exmap_pte_page(old);
@@ -398,6 +396,7 @@ unlock_quarantine:
 	mutex_unlock(&quarantine->lock);
 leave:
 	exmap_leave(interface);
+slow:
 	return exmap_free_page_slow(exmap, interface, page, true);
 }
 
@@ -424,10 +423,13 @@ leave:
 long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
 		struct exmap_iov *iov, unsigned int nr, bool defer)
 {
-	u64 value = READ_ONCE(iov->value);
+	u64 value;
 	int ret;
 
-	if (nr > 1 || !exmap_is_one_page(value))
+	if (nr != 1)
+		return exmap_free_call(exmap, interface, iov, nr, defer);
+	value = READ_ONCE(iov->value);
+	if (!exmap_is_one_page(value))
 		return exmap_free_call(exmap, interface, iov, nr, defer);
 	if (defer)
 		ret = exmap_defer_page(exmap, interface, exmap_only_page(value));

@@ -367,7 +367,7 @@ static noinline long exmap_alloc_entries(struct exmap *exmap, struct exmap_inter
 	return ret;
 }
 
-/* exmap_alloc_page(), if it takes more than the short way. */
+/* exmap_alloc_page(), if the short way does not apply. */
 static noinline int exmap_alloc_page_slow(struct exmap *exmap, struct exmap_interface *interface,
 					  unsigned long page)
 {
@@ -383,7 +383,7 @@ static noinline int exmap_alloc_page_slow(struct exmap *exmap, struct exmap_inte
  * @interface: where the page comes from; its lock is not held
  * @page: which page of the surface
  *
- * The short way: it takes a free page in the loaded bundle, and a page table.
+ * The short way needs a free page in the loaded bundle and an existing page table.
  *
  * Return: how many pages it mapped, 1 or 0; -EFAULT if the page is beyond the surface; -ENOMEM;
  * -EPROTO if there is no surface; or -EINTR if the caller is being killed.
@@ -393,11 +393,10 @@ int exmap_alloc_page(struct exmap *exmap, struct exmap_interface *interface, uns
 	struct exmap_walk walk = EXMAP_WALK(exmap);
 	unsigned long address;
 	pte_t *pte, old;
-	int ret;
 
-	ret = exmap_enter(exmap, interface);
-	if (unlikely(ret))
-		return ret;
+	/* If this fails, the slow way fails as well, and traces the error. */
+	if (unlikely(exmap_enter(exmap, interface)))
+		goto slow;
 	if (unlikely(!interface->count || !exmap_walk_page(&walk, page, &address)))
 		goto leave;
 	pte = &walk.table[pte_index(address)];
@@ -416,6 +415,7 @@ unlock:
 	exmap_walk_drop(&walk);
 leave:
 	exmap_leave(interface);
+slow:
 	return exmap_alloc_page_slow(exmap, interface, page);
 }
 
@@ -436,9 +436,12 @@ leave:
 long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 		 struct exmap_iov *iov, unsigned int nr, bool probe)
 {
-	u64 value = READ_ONCE(iov->value);
+	u64 value;
 
-	if (nr > 1 || !exmap_is_one_page(value))
+	if (nr != 1)
+		return exmap_alloc_entries(exmap, interface, iov, nr, probe);
+	value = READ_ONCE(iov->value);
+	if (!exmap_is_one_page(value))
 		return exmap_alloc_entries(exmap, interface, iov, nr, probe);
 	return exmap_answer_one(iov, exmap_alloc_page(exmap, interface, exmap_only_page(value)));
 }

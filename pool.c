@@ -15,14 +15,6 @@
  * So the depot has an empty one.
  */
 #include <linux/gfp.h>
-#include <linux/log2.h>
-#include <linux/mm.h>
-#include <linux/random.h>
-#include <linux/sched/signal.h>
-#include <linux/slab.h>
-#include <linux/srcu.h>
-
-#include <linux/gfp.h>
 #include <linux/mm.h>
 
 #include "compat.h"

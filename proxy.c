@@ -6,6 +6,7 @@
 #include <linux/bvec.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
+#include <linux/nospec.h>
 #include <linux/slab.h>
 #include <linux/uio.h>
 
@@ -21,6 +22,13 @@ static unsigned long exmap_io_max_ranges(const struct iov_iter *iter)
 	if (iov_iter_count(iter) <= PAGE_SIZE)
 		return 1;
 	return iter->nr_segs + iov_iter_count(iter) / (EXMAP_IO_WINDOW * PAGE_SIZE) + 1;
+}
+
+/* An address that has been found to be on the surface, or its end, also under speculation. */
+static unsigned long exmap_io_clamp(const struct exmap *exmap, unsigned long address)
+{
+	return exmap->start + array_index_nospec(address - exmap->start,
+						 exmap->end - exmap->start + 1);
 }
 
 /* Make entries of an iterator's buffers, none larger than a window. Returns 0 or an error. */
@@ -39,6 +47,7 @@ static int exmap_io_ranges(struct exmap_io *io, struct iov_iter *iter)
 		err = exmap_io_check_range(io->exmap, start, len);
 		if (err)
 			return err;
+		start = exmap_io_clamp(io->exmap, start);
 		iov_iter_advance(iter, len);
 		for (; len; start += piece, len -= piece) {
 			piece = min(len, EXMAP_IO_WINDOW * PAGE_SIZE);
@@ -144,7 +153,7 @@ ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
 		return -EPROTO;
 	if (!exmap_io_is_one(exmap, iter))
 		return exmap_io_proxy_ranges(exmap, interface, iocb, iter, opcode);
-	address = exmap_iter_address(iter);
+	address = exmap_io_clamp(exmap, exmap_iter_address(iter));
 	if (opcode == EXMAP_OP_ALLOC) {
 		err = exmap_alloc_page(exmap, interface, (address - exmap->start) >> PAGE_SHIFT);
 		return err < 0 ? err : PAGE_SIZE;

@@ -233,7 +233,7 @@ static noinline void exmap_stock_put_slow(struct exmap *exmap, struct exmap_inte
  * exmap_stock_put - put one page on top of the stock
  * @exmap: the exmap
  * @interface: its lock is held
- * @page: was taken from the stock, and has no PTE and is in no TLB
+ * @page: a page of this exmap that has no PTE and is in no TLB
  *
  * A page that somebody still holds is kept aside, as exmap_stock_settle() does: a device, or the
  * task that filled it for the file, may not have let go of it yet.

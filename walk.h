@@ -181,9 +181,9 @@ static __always_inline bool exmap_pte_free(pte_t pte)
 
 /**
  * exmap_pte_page - the page that a PTE maps
- * @pte: is present
+ * @pte: has _PAGE_PRESENT set, which pte_present() does not imply
  *
- * Return: the page. pte_page() asks the hypervisor what the PTE is.
+ * Return: the page. Unlike pte_page(), this does not ask the hypervisor what the PTE is.
  */
 static __always_inline struct page *exmap_pte_page(pte_t pte)
 {

@@ -173,10 +173,10 @@ struct exmap_uring_cmd {
 };
 
 /*
- * A call on one range with all arguments in registers: the system call fadvise64 on the exmap's file
- * (SYS_fadvise64, SYS_fadvise64_64) with offset and length of the range on the surface, in bytes, and
- * EXMAP_ADVICE() as advice. It returns how many pages are done, or a negative errno. glibc's
- * posix_fadvise() does not return the number.
+ * A call on one range with all arguments in registers: the system call fadvise64 on the exmap's
+ * file, with offset and length of the range on the surface, in bytes, and EXMAP_ADVICE() as advice.
+ * It returns the number of pages done, or a negative errno. glibc's posix_fadvise() does not return
+ * the number.
  */
 #define EXMAP_ADVICE_BASE		0x40000000
 #define EXMAP_ADVICE_OPCODE_SHIFT	10

@@ -109,6 +109,29 @@ TEST(advice_of_posix_is_einval)
 	ck_assert_uint_eq(resident(ex, 0, 20), 20);
 }
 
+/* madvise(MADV_WILLNEED) of a file mapping calls the file's fadvise, too. */
+TEST(advice_of_posix_makes_no_interface)
+{
+	int fd = exmap_open();
+	long locked;
+	char *surface;
+
+	surface = map_surface(fd, MIB);
+	assert_ok(surface);
+	assert_ok(exmap_setup(fd, 8, 10, 0));
+	locked = kib_of("/proc/self/status", "VmPin:");
+	madvise(surface, MIB, MADV_WILLNEED);
+	for (int i = POSIX_FADV_NORMAL; i <= POSIX_FADV_NOREUSE; i++)
+		assert_errno(advise(fd, 0, PAGE, i), EINVAL);
+	for (int i = 0; i < 8; i++) {
+		char key[32];
+
+		snprintf(key, sizeof(key), "interface-%d", i);
+		ck_assert_int_eq(fdinfo(fd, key), -1);
+	}
+	ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), locked);
+}
+
 TEST(advice_with_bad_arguments)
 {
 	struct exmap *ex = exmap_new(MIB, 100, 2);

@@ -39,6 +39,22 @@ TEST_BOTH(cmd_on_a_range)
 	assert_nothing_lost(ex);
 }
 
+/* A range without pages has no entry, and nothing may be looked at in its place. */
+TEST_BOTH(cmd_on_an_empty_range)
+{
+	int fd = backing_open(device, O_RDWR);
+	struct exmap *ex = exmap_on(fd, 20);
+	struct io_uring ring;
+
+	ring_init(&ring, 8);
+	for (int op = EXMAP_OP_READ; op <= EXMAP_OP_WRITE; op++)
+		for (int i = 0; i < 100; i++)
+			ck_assert_int_eq(cmd_pages(&ring, ex, op, i, 0), 0);
+	ck_assert_uint_eq(resident(ex, 0, 200), 0);
+	assert_pages_add_up(ex->fd);
+	io_uring_queue_exit(&ring);
+}
+
 /*
  * Commands are refused for an interface, operation, bit of cmd_op, length or address that is
  * wrong, and for a surface that is not mapped any more.
