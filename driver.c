@@ -306,7 +306,7 @@ static int exmap_fadvise(struct file *file, loff_t offset, loff_t len, int advic
 		return PTR_ERR(exmap);
 	if (!exmap_ready(exmap))
 		return -EBADF;
-	/* First: madvise(MADV_WILLNEED) of the surface comes here, too, and must make no interface. */
+	/* First, because madvise(MADV_WILLNEED) comes here, too, and must make no interface. */
 	if (!(advice & EXMAP_ADVICE_BASE))
 		return -EINVAL;
 	interface = exmap_get_interface(exmap, advice & (EXMAP_MAX_INTERFACES - 1));

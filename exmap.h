@@ -372,7 +372,7 @@ struct exmap_leaf {
  * @orphan: CLONE turned its file to another exmap; written under @lock
  * @lock: serializes SETUP and CLONE
  * @watch: reports when the kernel takes away the surface or a part of it; set by SETUP
- * @neighbours: in @watch's list of exmaps; @watch->lock
+ * @neighbors: in @watch's list of exmaps; @watch->lock
  * @pool: the pages
  * @remains: in setup.c's list of exmaps that nobody holds any more
  */
@@ -410,7 +410,7 @@ struct exmap {
 	bool orphan;
 	struct mutex lock;
 	struct exmap_watch *watch;
-	struct list_head neighbours;
+	struct list_head neighbors;
 	struct llist_node remains;
 
 	struct exmap_pool pool ____cacheline_aligned_in_smp;

@@ -221,7 +221,7 @@ static inline int exmap_open(struct exmap *exmap, uint64_t surface_pages, uint64
 	exmap->fd = exmap_open_device();
 	if (exmap->fd < 0)
 		return exmap->fd;
-	/* Before SETUP, a module with this call says EBADF; others, and kernels, EINVAL or ENOSYS. */
+	/* Before SETUP, a module that has the call says EBADF. Others say EINVAL or ENOSYS. */
 	exmap->has_advice = exmap_advise(exmap->fd, 0, EXMAP_OP_FREE, 0, 1, 0) == -EBADF;
 	/* SETUP ignores all flags if it does not know one of them. */
 	if (surface_pages == 0 || surface_pages > SIZE_MAX / EXMAP_PAGE_SIZE ||

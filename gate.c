@@ -295,7 +295,7 @@ static int exmap_invalidate_range_start(struct mmu_notifier *notifier,
 
 	if (exmap_is_own(range))
 		return 0;
-	list_for_each_entry_rcu(exmap, &watch->exmaps, neighbours, true)
+	list_for_each_entry_rcu(exmap, &watch->exmaps, neighbors, true)
 		if (exmap_concerns(exmap, range))
 			exmap_invalidate(exmap, range);
 	return 0;
@@ -309,7 +309,7 @@ static void exmap_invalidate_range_end(struct mmu_notifier *notifier,
 
 	if (exmap_is_own(range))
 		return;
-	list_for_each_entry_rcu(exmap, &watch->exmaps, neighbours, true)
+	list_for_each_entry_rcu(exmap, &watch->exmaps, neighbors, true)
 		if (exmap_concerns(exmap, range))
 			exmap_gate_open(exmap);
 }
@@ -320,7 +320,7 @@ static void exmap_release(struct mmu_notifier *notifier, struct mm_struct *mm)
 	struct exmap_watch *watch = container_of(notifier, struct exmap_watch, notifier);
 	struct exmap *exmap;
 
-	list_for_each_entry_rcu(exmap, &watch->exmaps, neighbours, true)
+	list_for_each_entry_rcu(exmap, &watch->exmaps, neighbors, true)
 		/* Pairs with exmap_surface_map(), which no thread of this mm can be in. */
 		if (READ_ONCE(exmap->end))
 			exmap_surface_kill(exmap);
@@ -408,7 +408,7 @@ int exmap_watch_join(struct exmap *exmap)
 	}
 	exmap->watch = container_of(notifier, struct exmap_watch, notifier);
 	spin_lock(&exmap->watch->lock);
-	list_add_tail_rcu(&exmap->neighbours, &exmap->watch->exmaps);
+	list_add_tail_rcu(&exmap->neighbors, &exmap->watch->exmaps);
 	spin_unlock(&exmap->watch->lock);
 unlock:
 	mmap_write_unlock(exmap->mm);
@@ -430,7 +430,7 @@ void exmap_watch_leave(struct exmap *exmap)
 	WRITE_ONCE(exmap->gate, EXMAP_GATE_DEAD);
 	spin_unlock(&exmap->gate_lock);
 	spin_lock(&watch->lock);
-	list_del_rcu(&exmap->neighbours);
+	list_del_rcu(&exmap->neighbors);
 	spin_unlock(&watch->lock);
 	mmu_notifier_put(&watch->notifier);
 }

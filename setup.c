@@ -145,8 +145,8 @@ void exmap_put(struct exmap *exmap)
 
 /*
  * Allocate @nr interfaces with their locks and zeroed counters. Each gets its memory on its first
- * use, in exmap_make_interface(). Returns an ERR_PTR() with the error of exmap_charge_resident(), or
- * -ENOMEM.
+ * use, in exmap_make_interface(). Returns an ERR_PTR() with the error of exmap_charge_resident(),
+ * or -ENOMEM.
  */
 static struct exmap_interface *exmap_alloc_interfaces(struct exmap *exmap, unsigned int nr)
 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Functional tests of the basic calls: one test per behaviour and per refusal. A test checks what
+ * Functional tests of the basic calls: one test per behavior and per refusal. A test checks what
  * a call returns and also the state that the call leaves. tests/ has a program for each other
  * subject.
  */

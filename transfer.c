@@ -119,7 +119,7 @@ long exmap_io_start(struct exmap_io *io, struct kiocb *iocb, unsigned int first,
  * Whether the device may refuse a request instead of waiting (IOCB_NOWAIT). If the window has
  * several requests, it may not, because others may be under way when one is refused. Nor may it
  * if the device takes the request in pieces, because it always refuses such a request. Each page
- * counts as a segment, because its neighbours in the request are rarely neighbours in memory.
+ * counts as a segment, because its neighbors in the request are rarely neighbors in memory.
  */
 static bool exmap_io_refusable(const struct exmap_io *io, const struct exmap_io_run *run)
 {

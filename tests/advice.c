@@ -93,6 +93,7 @@ TEST(advice_defers_flushes)
 TEST(advice_of_posix_is_einval)
 {
 	struct exmap *ex = exmap_new(MIB, 100, 1);
+	const int alloc_pages = EXMAP_ADVICE(EXMAP_OP_ALLOC, 0, 0);
 	const int advice[] = {
 		POSIX_FADV_NORMAL, POSIX_FADV_RANDOM, POSIX_FADV_SEQUENTIAL, POSIX_FADV_WILLNEED,
 		POSIX_FADV_DONTNEED, POSIX_FADV_NOREUSE,
@@ -105,7 +106,7 @@ TEST(advice_of_posix_is_einval)
 	}
 	ck_assert_uint_eq(resident(ex, 0, 20), 10);
 	/* The C library returns an error or 0, and drops the number. */
-	ck_assert_int_eq(posix_fadvise(ex->fd, 0, 20 * PAGE, EXMAP_ADVICE(EXMAP_OP_ALLOC, 0, 0)), 0);
+	ck_assert_int_eq(posix_fadvise(ex->fd, 0, 20 * PAGE, alloc_pages), 0);
 	ck_assert_uint_eq(resident(ex, 0, 20), 20);
 }
 
@@ -227,9 +228,11 @@ TEST_BOTH(advice_reads_and_writes)
 	assert_pages_add_up(ex->fd);
 }
 
-static int ring_advise(struct io_uring *ring, struct exmap *ex, uint64_t page, unsigned int pages,
-		       int advice, unsigned int flags)
+/* POSIX_FADV_DONTNEED if @opcode is -1. */
+static int ring_advise(struct io_uring *ring, struct exmap *ex, int opcode, uint64_t page,
+		       unsigned int pages, unsigned int flags)
 {
+	int advice = opcode < 0 ? POSIX_FADV_DONTNEED : EXMAP_ADVICE(opcode, 0, 0);
 	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
 	struct io_uring_cqe *cqe;
 	int ret;
@@ -251,15 +254,14 @@ static void advice_by_io_uring(unsigned int setup, unsigned int flags)
 	struct io_uring ring;
 
 	ck_assert(!io_uring_queue_init(8, &ring, setup));
-	ck_assert_int_eq(ring_advise(&ring, ex, 0, 1, EXMAP_ADVICE(EXMAP_OP_ALLOC, 0, 0), flags), 1);
-	ck_assert_int_eq(ring_advise(&ring, ex, 0, 9, EXMAP_ADVICE(EXMAP_OP_ALLOC, 0, 0), flags), 8);
-	ck_assert_int_eq(ring_advise(&ring, ex, 0, 9, EXMAP_ADVICE(EXMAP_OP_FREE, 0, 0), flags), 9);
-	ck_assert_int_eq(ring_advise(&ring, ex, 3, 5, EXMAP_ADVICE(EXMAP_OP_READ, 0, 0), flags), 5);
+	ck_assert_int_eq(ring_advise(&ring, ex, EXMAP_OP_ALLOC, 0, 1, flags), 1);
+	ck_assert_int_eq(ring_advise(&ring, ex, EXMAP_OP_ALLOC, 0, 9, flags), 8);
+	ck_assert_int_eq(ring_advise(&ring, ex, EXMAP_OP_FREE, 0, 9, flags), 9);
+	ck_assert_int_eq(ring_advise(&ring, ex, EXMAP_OP_READ, 3, 5, flags), 5);
 	for (int page = 3; page < 8; page++)
 		ck_assert(holds(ex->surface + page * PAGE, page, 0));
-	ck_assert_int_eq(ring_advise(&ring, ex, 0, 1, POSIX_FADV_DONTNEED, flags), -EINVAL);
-	ck_assert_int_eq(ring_advise(&ring, ex, 1UL << 30, 1, EXMAP_ADVICE(EXMAP_OP_FREE, 0, 0),
-				     flags), -EFAULT);
+	ck_assert_int_eq(ring_advise(&ring, ex, -1, 0, 1, flags), -EINVAL);
+	ck_assert_int_eq(ring_advise(&ring, ex, EXMAP_OP_FREE, 1UL << 30, 1, flags), -EFAULT);
 	ck_assert_uint_eq(resident(ex, 0, 20), 5);
 	assert_pages_add_up(ex->fd);
 	io_uring_queue_exit(&ring);

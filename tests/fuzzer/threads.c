@@ -188,7 +188,7 @@ static void own_call(struct exmap *ex, unsigned int generation, unsigned int opc
 	} else {
 		memcpy(entries, me.request, nr * sizeof(*iov));
 		got = action(ex, fd_of(ex, below(FDS)), me.number, opcode, nr, call.flags);
-		/* Copied before it is checked, because the interface may be unmapped at any time. */
+		/* Copied before it is checked: the interface may be unmapped at any time. */
 		memcpy(iov, entries, nr * sizeof(*iov));
 	}
 	if (!still(ex, generation))
