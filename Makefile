@@ -16,7 +16,7 @@
 # make figures       the paper's Figures 9 and 10, and what EXMAP_FREE_DEFER saves
 #
 # In a throw-away machine, and into docs/performance.md:
-# make budget        what a READ costs in instructions
+# make budget        what READ and WRITE cost in instructions
 # make cost          what every call costs
 # make growth        does that cost grow with surface, interfaces, exmaps or pool?
 # make contention    what two threads do compared with one

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The paper's Figures 9 and 10: pages are read from a block device, with exmap and with what Linux
- * offers instead.
+ * offers instead. Two scenarios write pages.
  */
 #include "run.h"
 
@@ -47,13 +47,15 @@ struct reader {
  * @name: name for --scenario and in the result
  * @to: the memory that the pages are read to
  * @ring: keep --depth reads of one page under way, instead of reading a batch at a time
- * @read: read a batch, or with a ring wait for reads; returns how many pages were read
+ * @writes: @read writes to the device
+ * @read: read or write a batch, or with a ring wait for reads; returns how many pages were read
  * @release: free the pages that @read has read
  */
 struct scenario {
 	const char *name;
 	enum { ANONYMOUS, POPULATED, MAPPED, MISSING } to;
 	bool ring;
+	bool writes;
 	unsigned int (*read)(struct reader *reader);
 	void (*release)(struct reader *reader);
 };
@@ -140,6 +142,30 @@ static unsigned int read_action(struct reader *reader)
 	return bench.batch;
 }
 
+/* pwrite() of the device, with a call for each entry. */
+static unsigned int write_device(struct reader *reader)
+{
+	const size_t size = bench.run * BENCH_PAGE_SIZE;
+	unsigned int i;
+
+	reader->page = next_page(reader);
+	for (i = 0; i < bench_entries(); i++) {
+		size_t at = i * bench.stride;
+
+		check_read(pwrite(bench.backing, reader->memory + at * BENCH_PAGE_SIZE, size,
+				  (reader->page + at) * BENCH_PAGE_SIZE), size, reader->page + at);
+	}
+	return bench.batch;
+}
+
+/* WRITE of the pages that stay mapped. */
+static unsigned int write_action(struct reader *reader)
+{
+	reader->page = bench_batch_page(reader->thread, 0);
+	action(reader, EXMAP_OP_WRITE);
+	return bench.batch;
+}
+
 static void free_batch(struct reader *reader)
 {
 	action(reader, EXMAP_OP_FREE);
@@ -220,13 +246,15 @@ static void free_idle(struct reader *reader)
 /* The scenarios */
 
 static const struct scenario scenarios[] = {
-	{ "pread", ANONYMOUS, false, read_device, throw_away },
-	{ "populated", POPULATED, false, read_device, keep },
-	{ "surface", MAPPED, false, read_device, keep },
-	{ "fd", MISSING, false, read_fd, free_batch },
-	{ "action", MISSING, false, read_action, free_batch },
-	{ "uring", MISSING, true, read_ring, free_idle },
-	{ "uring-device", POPULATED, true, read_ring, keep },
+	{ "pread", ANONYMOUS, false, false, read_device, throw_away },
+	{ "populated", POPULATED, false, false, read_device, keep },
+	{ "surface", MAPPED, false, false, read_device, keep },
+	{ "fd", MISSING, false, false, read_fd, free_batch },
+	{ "action", MISSING, false, false, read_action, free_batch },
+	{ "uring", MISSING, true, false, read_ring, free_idle },
+	{ "uring-device", POPULATED, true, false, read_ring, keep },
+	{ "pwrite", POPULATED, false, true, write_device, keep },
+	{ "write", MAPPED, false, true, write_action, keep },
 	{ }
 };
 
@@ -270,7 +298,7 @@ static void option(int value, const char *argument)
 static const struct bench_program program = {
 	.about =
 	"Measures how fast threads read batches of pages from a block device, past the page\n"
-	"cache. The device is opened for reading only. The pages of a batch are 16 pages apart\n"
+	"cache. Two scenarios overwrite the device; the others only read it. The pages of a batch are 16 pages apart\n"
 	"in the file and in memory. Exits with 0; 1 on failure, also if pages are left over;\n"
 	"77 without /dev/nullb0 or without io_uring. To create /dev/nullb0:\n"
 	"  modprobe null_blk nr_devices=1 gb=4 bs=4096 no_sched=1 queue_mode=0 irqmode=0\n",
@@ -295,6 +323,9 @@ static const struct bench_program program = {
 	"                                         by io_uring, then FREE of those that are done\n"
 	"                           uring-device  the same from the device, to memory that stays\n"
 	"                                         populated\n"
+	"                           pwrite        pwrite of the device, a call per page, from\n"
+	"                                         memory that stays populated\n"
+	"                           write         WRITE of pages that stay mapped in an exmap\n"
 	"      --depth READS      reads under way with io_uring, 1 to 512 (default 64)\n"
 	"      --adjacent         a batch is one run of pages, and one call or entry; the name\n"
 	"                         of the scenario in the result ends in -adjacent\n"
@@ -308,7 +339,7 @@ static const struct bench_program program = {
 
 static void open_device(void)
 {
-	bench.backing = open(device, O_RDONLY | O_DIRECT | O_CLOEXEC);
+	bench.backing = open(device, (scenario->writes ? O_RDWR : O_RDONLY) | O_DIRECT | O_CLOEXEC);
 	if (bench.backing < 0)
 		bench_exit(device_given ? 1 : BENCH_SKIP, "%s: %s%s", device, strerror(errno),
 			   errno == EINVAL ? ": it cannot be read past the page cache" :

@@ -29,6 +29,13 @@ BUDGET_ROWS = (  # scenario, batch, budget, name
     ("action", 512, 0.6, "READ of 512 scattered pages"),
     ("action-adjacent", 512, 0.15, "READ of 512 adjacent pages"),
 )
+WRITE_ROWS = (  # the same for writes, compared with a plain pwrite
+    ("pwrite", 1, None, "`pwrite` of the device: a plain pwrite"),
+    ("pwrite-adjacent", 512, None, "a plain pwrite of 512 adjacent pages"),
+    ("write", 1, None, "WRITE of one page"),
+    ("write", 512, 0.6, "WRITE of 512 scattered pages"),
+    ("write-adjacent", 512, 0.15, "WRITE of 512 adjacent pages"),
+)
 CONTENTION_ROWS = (  # scenario, least ratio to one thread with 1 IF, name
     ("1if", 1.85, "1 IF, a file descriptor for each"),
     ("1if-shared", None, "1 IF, one file descriptor for both"),
@@ -124,14 +131,17 @@ def judged(value, budget, missed):
 
 
 def budget():
-    """What it costs to read a page, in instructions and compared with a plain pread."""
-    cost = {(row[0], row[2]): row[4] for row in sections()["budget"]}
-    plain = float(cost["populated", "1"])
-    yield from heading("", "instructions per page", "of a plain pread", "budget")
-    for scenario, batch, limit, name in BUDGET_ROWS:
-        value = float(cost[scenario, str(batch)])
-        yield line(name, f"{value:.1f}", f"{value / plain:.3f}",
-                   judged(value / plain, limit, lambda ratio, most: ratio > most))
+    """What reading and writing a page cost, and how that compares with pread and pwrite."""
+    cost = {(row[0], row[2]): float(row[4]) for row in sections()["budget"]}
+    for rows, call in ((BUDGET_ROWS, "pread"), (WRITE_ROWS, "pwrite")):
+        if rows is WRITE_ROWS:
+            yield ""
+        plain = cost[rows[0][0], "1"]
+        yield from heading("", "instructions per page", f"of a plain {call}", "budget")
+        for scenario, batch, limit, name in rows:
+            value = cost[scenario, str(batch)]
+            yield line(name, f"{value:.1f}", f"{value / plain:.3f}",
+                       judged(value / plain, limit, lambda ratio, most: ratio > most))
 
 
 def part(values, share):
