@@ -231,7 +231,10 @@ TEST(nobody_waits_for_reclaim)
 	starved_stop(&s);
 }
 
-/* Call @what seven times. Returns the shortest time that took, in seconds. */
+/* A clock may go in steps of a tick, so this many calls are timed at once. */
+#define CALLS 50
+
+/* Call @what CALLS times, seven times over. Returns the shortest time that took, in seconds. */
 static double time_of(void (*what)(void))
 {
 	struct timespec start, end;
@@ -239,10 +242,11 @@ static double time_of(void (*what)(void))
 
 	for (int i = 0; i < 7; i++) {
 		clock_gettime(CLOCK_MONOTONIC, &start);
-		what();
+		for (int call = 0; call < CALLS; call++)
+			what();
 		clock_gettime(CLOCK_MONOTONIC, &end);
 		seconds = end.tv_sec - start.tv_sec + (end.tv_nsec - start.tv_nsec) / 1e9;
-		best = best && best < seconds ? best : seconds;
+		best = i && best < seconds ? best : seconds;
 	}
 	return best;
 }
@@ -265,19 +269,22 @@ TEST(reclaim_with_many_interfaces)
 {
 	int count = scaled(800);
 	double one = 0, many, most;
+	struct timespec step;
 
 	for (int i = 0; i < count; i++) {
 		exmap_with_a_page();
 		if (!i)
 			one = time_of(reclaim);
 	}
-	most = 3 * one + count * time_of(call_system);
+	assert_ok(clock_getres(CLOCK_MONOTONIC, &step));
+	/* Each of the times may be one step of the clock too short. */
+	most = 3 * one + count * time_of(call_system) + 4 * (step.tv_sec + step.tv_nsec / 1e9);
 	many = time_of(reclaim);
 	/* Try again: the machine may have been busy with other things. */
-	for (int i = 0; many >= most && i < 10; i++)
+	for (int i = 0; many > most && i < 10; i++)
 		many = time_of(reclaim);
-	ck_assert_msg(many < most, "reclaim took %.3f ms with %d exmaps, %.3f ms with one",
-		      many * 1e3, count, one * 1e3);
+	ck_assert_msg(many <= most, "reclaim took %.3f ms with %d exmaps, %.3f ms with one",
+		      many * 1e3 / CALLS, count, one * 1e3 / CALLS);
 }
 
 int main(int argc, char **argv)
