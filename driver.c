@@ -17,6 +17,7 @@
 #include <asm/cpu_device_id.h>
 
 #include "compat.h"
+#include "entry.h"
 #include "exmap.h"
 #include "ksyms.h"
 #include "pool.h"
@@ -289,7 +290,7 @@ static noinline int exmap_fadvise_range(struct exmap *exmap, struct exmap_interf
 	iov.value = (u64)offset >> PAGE_SHIFT |
 		    (u64)len << (64 - EXMAP_PAGE_LEN_BITS - PAGE_SHIFT);
 	ret = exmap_action(exmap, interface, &iov, 1, params.opcode, params.flags);
-	return ret < 0 ? ret : iov.res ?: iov.pages;
+	return exmap_one_result(&iov, ret);
 }
 
 /*

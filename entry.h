@@ -120,4 +120,16 @@ static inline long exmap_answer_one(struct exmap_iov *iov, int res)
 	return 1;
 }
 
+/**
+ * exmap_one_result - the result of a call of one entry, for a caller that has no entries
+ * @iov: the entry, which holds its answer if @ret is not negative
+ * @ret: what the call returned
+ *
+ * Return: number of pages done; or the error of the call or of the entry.
+ */
+static inline int exmap_one_result(const struct exmap_iov *iov, long ret)
+{
+	return ret < 0 ? ret : iov->res ?: iov->pages;
+}
+
 #endif /* EXMAP_ENTRY_H */

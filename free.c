@@ -300,9 +300,8 @@ static noinline int exmap_free_page_slow(struct exmap *exmap, struct exmap_inter
 					 unsigned long page, bool defer)
 {
 	struct exmap_iov iov = exmap_one_page(page);
-	int ret = exmap_free_call(exmap, interface, &iov, 1, defer);
 
-	return ret < 0 ? ret : iov.res ?: iov.pages;
+	return exmap_one_result(&iov, exmap_free_call(exmap, interface, &iov, 1, defer));
 }
 
 /**

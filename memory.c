@@ -372,9 +372,8 @@ static noinline int exmap_alloc_page_slow(struct exmap *exmap, struct exmap_inte
 					  unsigned long page)
 {
 	struct exmap_iov iov = exmap_one_page(page);
-	int ret = exmap_alloc_entries(exmap, interface, &iov, 1, false);
 
-	return ret < 0 ? ret : iov.res ?: iov.pages;
+	return exmap_one_result(&iov, exmap_alloc_entries(exmap, interface, &iov, 1, false));
 }
 
 /**

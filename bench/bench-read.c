@@ -89,18 +89,22 @@ static void check_read(ssize_t got, ssize_t wanted, uint64_t page)
 
 /* Batches */
 
-/* pread() of the device, with a call for each entry. */
-static unsigned int read_device(struct reader *reader)
+/* pread() or pwrite() of the device, with a call for each entry. */
+static unsigned int transfer_device(struct reader *reader)
 {
 	const size_t size = bench.run * BENCH_PAGE_SIZE;
 	unsigned int i;
+	ssize_t got;
 
 	reader->page = next_page(reader);
 	for (i = 0; i < bench_entries(); i++) {
 		size_t at = i * bench.stride;
+		char *memory = reader->memory + at * BENCH_PAGE_SIZE;
+		off_t offset = (reader->page + at) * BENCH_PAGE_SIZE;
 
-		check_read(pread(bench.backing, reader->memory + at * BENCH_PAGE_SIZE, size,
-				 (reader->page + at) * BENCH_PAGE_SIZE), size, reader->page + at);
+		got = scenario->writes ? pwrite(bench.backing, memory, size, offset) :
+					 pread(bench.backing, memory, size, offset);
+		check_read(got, size, reader->page + at);
 	}
 	return bench.batch;
 }
@@ -139,22 +143,6 @@ static unsigned int read_action(struct reader *reader)
 {
 	reader->page = next_page(reader);
 	action(reader, EXMAP_OP_READ);
-	return bench.batch;
-}
-
-/* pwrite() of the device, with a call for each entry. */
-static unsigned int write_device(struct reader *reader)
-{
-	const size_t size = bench.run * BENCH_PAGE_SIZE;
-	unsigned int i;
-
-	reader->page = next_page(reader);
-	for (i = 0; i < bench_entries(); i++) {
-		size_t at = i * bench.stride;
-
-		check_read(pwrite(bench.backing, reader->memory + at * BENCH_PAGE_SIZE, size,
-				  (reader->page + at) * BENCH_PAGE_SIZE), size, reader->page + at);
-	}
 	return bench.batch;
 }
 
@@ -246,14 +234,14 @@ static void free_idle(struct reader *reader)
 /* The scenarios */
 
 static const struct scenario scenarios[] = {
-	{ "pread", ANONYMOUS, false, false, read_device, throw_away },
-	{ "populated", POPULATED, false, false, read_device, keep },
-	{ "surface", MAPPED, false, false, read_device, keep },
+	{ "pread", ANONYMOUS, false, false, transfer_device, throw_away },
+	{ "populated", POPULATED, false, false, transfer_device, keep },
+	{ "surface", MAPPED, false, false, transfer_device, keep },
 	{ "fd", MISSING, false, false, read_fd, free_batch },
 	{ "action", MISSING, false, false, read_action, free_batch },
 	{ "uring", MISSING, true, false, read_ring, free_idle },
 	{ "uring-device", POPULATED, true, false, read_ring, keep },
-	{ "pwrite", POPULATED, false, true, write_device, keep },
+	{ "pwrite", POPULATED, false, true, transfer_device, keep },
 	{ "write", MAPPED, false, true, write_action, keep },
 	{ }
 };
