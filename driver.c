@@ -354,7 +354,7 @@ static struct exmap *exmap_get_other(int fd)
 	exmap = ERR_PTR(-EPERM);
 	if (owner->mm != current->mm)
 		goto put;
-	exmap = READ_ONCE(owner->exmap);
+	exmap = exmap_of_any(file);
 	refcount_inc(&exmap->refs);
 put:
 	fput(file);
@@ -445,7 +445,10 @@ static vm_fault_t exmap_interface_fault(struct vm_fault *vmf)
 	/* A child's copy of the mapping never gets a page. */
 	if (vma->vm_mm != exmap->mm)
 		return VM_FAULT_SIGSEGV;
-	/* exmap_mmap_interface() has called exmap_get_interface(), so the page exists. */
+	/*
+	 * exmap_mmap_interface() has called exmap_get_interface(), so the page exists. mmap_lock or
+	 * the VMA's lock orders its acquire of @user before this.
+	 */
 	vmf->page = virt_to_page(exmap->interfaces[nr].user);
 	get_page(vmf->page);
 	return 0;

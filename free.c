@@ -264,7 +264,11 @@ static long exmap_free_later(struct exmap *exmap, struct exmap_interface *interf
 
 	if (mutex_lock_killable(&interface->quarantine.lock))
 		return -EINTR;
-	if (!exmap->deferred)
+	/*
+	 * Before the first page is unmapped. Pairs with exmap_prepare() and exmap_defer_page(). All
+	 * that set it store the same value.
+	 */
+	if (!data_race(exmap->deferred))
 		WRITE_ONCE(exmap->deferred, true);
 	failed = exmap_free_entries(&unmap, interface, iov, nr, unmapped, true);
 	exmap_walk_unlock(&unmap.walk);

@@ -47,7 +47,8 @@ int exmap_enter_late(struct exmap *exmap, struct exmap_interface *interface, enu
 /**
  * exmap_was_closed - whether the kernel has been at work on the page tables
  * @exmap: the exmap
- * @openings: exmap->openings, read earlier with the gate open or mmap_lock held
+ * @openings: exmap->openings, read with an acquire before the page tables were looked at, while
+ *	the gate was open or mmap_lock was held
  *
  * apply_to_page_range() also returns -ENOMEM if the kernel frees a table that it is looking at.
  * MADV_DONTNEED does that since 6.14.
@@ -56,6 +57,11 @@ int exmap_enter_late(struct exmap *exmap, struct exmap_interface *interface, enu
  */
 bool exmap_was_closed(const struct exmap *exmap, unsigned int openings)
 {
+	/*
+	 * What the caller has read of the page tables comes first. Pairs with the locks that order
+	 * exmap_gate_close() before the kernel's work.
+	 */
+	smp_rmb();
 	/* Pairs with exmap_gate_open(), which counts the opening before it opens the gate. */
 	return smp_load_acquire(&exmap->gate) == EXMAP_GATE_CLOSED ||
 		READ_ONCE(exmap->openings) != openings;
@@ -123,12 +129,14 @@ static bool exmap_gate_close(struct exmap *exmap, enum exmap_gate gate)
 static void exmap_gate_open(struct exmap *exmap)
 {
 	spin_lock(&exmap->gate_lock);
-	WRITE_ONCE(exmap->openings, exmap->openings + 1);
+	/* After the kernel's changes. Pairs with exmap_prepare() and exmap_fault_alloc(). */
+	smp_store_release(&exmap->openings, exmap->openings + 1);
 	exmap->closers--;
 	if (!exmap->closers && exmap->gate == EXMAP_GATE_CLOSED) {
 		/*
-		 * Open after counting. Pairs with exmap_was_closed(), exmap_enter() and
-		 * exmap_enter_late().
+		 * Open after counting, and after the kernel's changes to the page tables. Pairs
+		 * with exmap_was_closed(), exmap_enter(), exmap_enter_late(), exmap_prepare() and
+		 * exmap_fault_alloc().
 		 */
 		smp_store_release(&exmap->gate, EXMAP_GATE_OPEN);
 	}

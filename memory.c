@@ -85,8 +85,8 @@ again:
 	for (address = start; address < end; address = pmd_addr_end(address, end)) {
 		if (likely(exmap_has_table(exmap, address)))
 			continue;
-		/* Pairs with exmap_gate_open(); see exmap_was_closed(). */
-		openings = READ_ONCE(exmap->openings);
+		/* Before the page tables are read. Pairs with exmap_gate_open(). */
+		openings = smp_load_acquire(&exmap->openings);
 		exmap_walk_leave(walk, interface);
 		populated = exmap_populate(exmap, address, end);
 		/* An error of exmap_enter() takes precedence over one in @populated. */
@@ -133,10 +133,10 @@ again:
 	if (err)
 		return err;
 	/*
-	 * The lock was released, so the gate may be closed now. No acquire is needed: the directory
-	 * and the addresses are unchanged, and exmap_gate_close() waits for this lock.
+	 * The lock was released, so the gate may be closed now. Or it has been opened again. Then
+	 * this pairs with the release in exmap_gate_open(): the page tables are looked up afresh.
 	 */
-	if (READ_ONCE(exmap->gate) != EXMAP_GATE_OPEN) {
+	if (smp_load_acquire(&exmap->gate) != EXMAP_GATE_OPEN) {
 		exmap_leave(interface);
 		err = exmap_enter(exmap, interface);
 		if (err)
@@ -552,6 +552,11 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 	pte_t *pte, old;
 
 	lockdep_assert_held(&interface->lock);
+	/*
+	 * Order what the CPU has read into the pages before their PTEs. Pairs with the walks of the
+	 * page tables, by hardware and by get_user_pages(): the data depends on the PTE.
+	 */
+	smp_wmb();
 	atomic_sub(nr, &interface->in_flight);
 	for (; nr; nr--, slot++) {
 		/*

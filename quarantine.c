@@ -143,7 +143,12 @@ void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *quaranti
 	}
 	exmap_walk_unlock(&walk);
 	exmap_stock_settle(exmap, interface, &quarantine->bundle, quarantine->nr);
-	WRITE_ONCE(quarantine->nr, 0);
+	/*
+	 * Whoever sees 0 also sees that the marks are gone, and that pages have come to a stock.
+	 * Pairs with the acquire in exmap_quarantine_flush(), exmap_quarantine_flush_killable() and
+	 * exmap_quarantine_recall().
+	 */
+	smp_store_release(&quarantine->nr, 0);
 }
 
 /**
@@ -166,7 +171,7 @@ bool exmap_quarantine_flush(struct exmap *exmap, struct exmap_quarantine *quaran
 	 * Pairs with exmap_quarantine_end() and exmap_free_defer(). Pages are added only under the
 	 * lock of the quarantine's own interface, which exmap_gate_close() holds.
 	 */
-	if (!READ_ONCE(quarantine->nr))
+	if (!smp_load_acquire(&quarantine->nr))
 		return false;
 	mutex_lock(&quarantine->lock);
 	any = quarantine->nr;
@@ -194,7 +199,7 @@ int exmap_quarantine_flush_killable(struct exmap *exmap, struct exmap_quarantine
 	 * Pairs with exmap_quarantine_end() and exmap_free_defer(). If it misses a page, the FREE
 	 * of that page is still at work.
 	 */
-	if (!READ_ONCE(quarantine->nr))
+	if (!smp_load_acquire(&quarantine->nr))
 		return 0;
 	if (mutex_lock_killable(&quarantine->lock))
 		return -EINTR;
@@ -259,9 +264,10 @@ int exmap_quarantine_recall(struct exmap *exmap, struct exmap_interface *interfa
 		/*
 		 * Pairs with exmap_free_defer(), which changes it with the PTE locked. The caller
 		 * has seen the mark in the PTE under the same lock, so this sees the page, or its
-		 * flush.
+		 * flush. In the latter case the acquire pairs with exmap_quarantine_end(): the
+		 * caller does not see the mark again.
 		 */
-		if (!READ_ONCE(quarantine->nr))
+		if (!smp_load_acquire(&quarantine->nr))
 			continue;
 		if (mutex_lock_killable(&quarantine->lock))
 			return -EINTR;

@@ -209,5 +209,6 @@ void exmap_queue_exit(void)
  */
 void exmap_queue_work(struct exmap *exmap, struct work_struct *work)
 {
+	/* Set once. What hands the call to this context orders exmap_queue_get() before this. */
 	queue_work(exmap->queue->works, work);
 }

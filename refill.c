@@ -169,6 +169,10 @@ static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interf
 	spin_unlock(&pool->lock);
 	exmap_rss_add(exmap->mm, max(nr, 0L));
 out:
+	/*
+	 * The pages' zeros come before any PTE that will map them, because the unlock of pool->lock
+	 * above and this lock order all stores before them with all stores after them.
+	 */
 	killed = mutex_lock_killable(&interface->lock);
 	/*
 	 * Add the last page first, because the stock is a stack: pages are then handed out in the
@@ -262,8 +266,11 @@ static u64 exmap_pool_pushes(struct exmap *exmap)
 	unsigned int i;
 
 	for (i = 0; i < exmap_nr_interfaces(exmap); i++)
-		/* Pairs with exmap_stock_pushed(). The hunt then takes the lock that guards it. */
-		pushes += READ_ONCE(exmap->interfaces[i].pushes);
+		/*
+		 * Pairs with the release in exmap_stock_pushed(): a reader of the new count also
+		 * sees the quarantine's @nr. The hunt takes the lock that guards the stock.
+		 */
+		pushes += smp_load_acquire(&exmap->interfaces[i].pushes);
 	return pushes;
 }
 
@@ -312,6 +319,7 @@ static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interfa
 	struct exmap_pool *pool = &exmap->pool;
 	unsigned int i;
 	u64 pushes;
+	bool room;
 	int err = 0;
 
 	mutex_unlock(&interface->lock);
@@ -330,8 +338,14 @@ static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interfa
 			err = exmap_stock_collect(exmap, interface, &exmap->interfaces[i], want);
 		if (err || exmap_stock(interface) >= want)
 			break;
-		/* Pairs with exmap_pool_release() and exmap_pinned_replace(). */
-		if (READ_ONCE(pool->taken) < min(limit, READ_ONCE(pool->most)))
+		/*
+		 * With the lock, because exmap_stock_fetch() and exmap_stock_unpin() may have read
+		 * 0 without it, while another task was moving pages from there to the system.
+		 */
+		spin_lock(&pool->lock);
+		room = pool->taken < min(limit, pool->most);
+		spin_unlock(&pool->lock);
+		if (room)
 			break;
 		cond_resched();
 		if (fatal_signal_pending(current))

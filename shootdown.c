@@ -37,7 +37,8 @@ exmap_shootdown_range(const struct exmap *exmap, unsigned long start, unsigned l
  * @end: first address after the range
  *
  * After this, nobody can reach a page that was unmapped between @start and @end before the call,
- * and such a page may be reused.
+ * and such a page may be reused. It is a full barrier, between the stores that cleared the PTEs and
+ * all accesses after the call.
  *
  * Other MMUs that follow our page tables (KVM, IOMMUs with shared addresses, GPUs) hold no
  * reference to a page, so they must be told, as generic code does. It is early enough to tell them

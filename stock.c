@@ -95,12 +95,11 @@ struct exmap_bundle *exmap_stock_pop_full(struct exmap_interface *interface)
 /**
  * exmap_stock_pushed - count an arrival of pages, so that a hunt looks again
  * @interface: its lock is held; the pages are in its stock or its quarantine
- *
- * Pairs with exmap_pool_pushes().
  */
 void exmap_stock_pushed(struct exmap_interface *interface)
 {
-	WRITE_ONCE(interface->pushes, interface->pushes + 1);
+	/* After the quarantine's @nr. Pairs with the acquire in exmap_pool_pushes(). */
+	smp_store_release(&interface->pushes, interface->pushes + 1);
 }
 
 /**
@@ -180,8 +179,13 @@ static __always_inline bool exmap_stock_copy(struct page **to, struct page **fro
  * @nr: number of pages; not 0
  *
  * A page that others still hold is kept aside and not handed out again. A faulty page goes back to
- * the system. No lasting reference can be taken after the flush, because that takes a PTE. Fast GUP
- * may take one for a moment, and drops it once it sees that the PTE has changed.
+ * the system. No lasting reference can be taken after the flush, because that takes a PTE.
+ *
+ * Fast GUP may take one for a moment, also after the flush: not every processor's flush waits for
+ * CPUs with interrupts off. The flush is a full barrier between the clearing of the PTE and the
+ * read of the reference count. It pairs with the atomic increment in try_get_folio(), after which
+ * fast GUP reads the PTE again. So either this sees the reference, or fast GUP sees that the PTE
+ * has changed, and drops it. A page that such a reference keeps aside comes back from there.
  */
 void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
 			struct exmap_bundle **limbo, unsigned int nr)

@@ -70,8 +70,8 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 {
 	struct exmap_interface *interface = &exmap->interfaces[exmap->max_interfaces];
 	struct exmap_walk walk = EXMAP_WALK(exmap);
-	/* Pairs with exmap_gate_open(); see exmap_was_closed(). */
-	unsigned int openings = READ_ONCE(exmap->openings);
+	/* Before the page tables are read. Pairs with exmap_gate_open(). */
+	unsigned int openings = smp_load_acquire(&exmap->openings);
 	vm_fault_t ret = VM_FAULT_NOPAGE;
 	long mapped = 0;
 	enum exmap_gate gate;
@@ -265,7 +265,8 @@ int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma)
 	spin_lock(&exmap->gate_lock);
 	/*
 	 * Publish the gate after @start, @end, @pte and @directory. Pairs with the acquire in
-	 * exmap_has_surface(), exmap_enter(), exmap_enter_late() and exmap_fault_alloc().
+	 * exmap_has_surface(), exmap_enter(), exmap_enter_late(), exmap_prepare() and
+	 * exmap_fault_alloc().
 	 */
 	smp_store_release(&exmap->gate, EXMAP_GATE_OPEN);
 	spin_unlock(&exmap->gate_lock);

@@ -113,8 +113,11 @@ int exmap_populate_one(struct exmap *exmap, unsigned long address)
 		return err;
 	pmd = pmd_offset(pud_offset(p4d_offset(pgd_offset(exmap->mm, address), address), address),
 			 address & PUD_MASK);
-	/* Pairs with exmap_pmds(). The kernel ordered the table's contents before its address. */
-	WRITE_ONCE(leaf->pmds[pud_index(address)], pmd);
+	/*
+	 * Publish the table, which another CPU may have made just now. Pairs with the dependency in
+	 * exmap_pmds().
+	 */
+	smp_store_release(&leaf->pmds[pud_index(address)], pmd);
 	return 0;
 }
 

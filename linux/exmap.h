@@ -130,6 +130,9 @@ struct exmap_ioctl_stats {
  * @len: request: how many pages, 0 to EXMAP_PAGE_MAX_PAGES - 1
  * @res: answer: 0 or a negative errno
  * @pages: answer: how many pages were newly mapped, unmapped, read or written
+ *
+ * The answers are for the thread that made the call, once it has returned. Another thread may see
+ * an answer earlier, and must not touch the pages because of it.
  */
 /* __extension__, because anonymous structs are an extension to ISO C++. */
 __extension__ struct exmap_iov {
