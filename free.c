@@ -42,7 +42,7 @@ static void exmap_free_flush(struct exmap_unmap *unmap, struct exmap_interface *
 	unmap->start = ULONG_MAX;
 	unmap->end = 0;
 	exmap_count(&interface->counts.flushes, 1);
-	exmap_stock_settle(exmap, interface, &interface->limbo, interface->nr_limbo);
+	exmap_stock_settle(exmap, interface, interface->limbo->page, interface->nr_limbo);
 	interface->nr_limbo = 0;
 }
 

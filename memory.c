@@ -449,9 +449,10 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 static void exmap_unreserve(struct exmap *exmap, struct exmap_interface *interface,
 			    struct exmap_slot *slot, unsigned int nr)
 {
-	for (; nr; nr--, slot++) {
-		exmap_reading_end(exmap, slot);
-		exmap_stock_put(exmap, interface, slot->page);
+	/* The last first, so that the stock hands them out in the same order again. */
+	while (nr--) {
+		exmap_reading_end(exmap, &slot[nr]);
+		exmap_stock_put(exmap, interface, slot[nr].page);
 	}
 }
 

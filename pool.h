@@ -45,7 +45,7 @@ void exmap_stock_add(struct exmap *exmap, struct exmap_interface *interface, str
 		     unsigned int nr);
 void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface);
 void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
-			struct exmap_bundle **limbo, unsigned int nr);
+			struct page **page, unsigned int nr);
 void exmap_stock_put(struct exmap *exmap, struct exmap_interface *interface, struct page *page);
 void __exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface);
 unsigned long exmap_pool_free_pages(struct exmap *exmap);

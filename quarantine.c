@@ -142,7 +142,7 @@ void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *quaranti
 			WRITE_ONCE(*pte, native_make_pte(0));
 	}
 	exmap_walk_unlock(&walk);
-	exmap_stock_settle(exmap, interface, &quarantine->bundle, quarantine->nr);
+	exmap_stock_settle(exmap, interface, quarantine->bundle->page, quarantine->nr);
 	/*
 	 * Whoever sees 0 also sees that the marks are gone, and that pages have come to a stock.
 	 * Pairs with the acquire in exmap_quarantine_flush(), exmap_quarantine_flush_killable() and

@@ -150,33 +150,38 @@ void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface)
 }
 
 /*
- * Copy @nr page pointers of pages that no PTE and no TLB refers to. Returns true if all of the
- * pages can be used again, in the sense of exmap_page_is_good(). Each reference count is then 1, so
- * OR-ing them together gives 1.
+ * Copy the last @nr page pointers before @end, in reverse order. No PTE and no TLB refers to the
+ * pages. Returns true if all of them can be used again, in the sense of exmap_page_is_good(). Each
+ * reference count is then 1, so OR-ing them together gives 1.
  */
-static __always_inline bool exmap_stock_copy(struct page **to, struct page **from, unsigned int nr)
+static __always_inline bool exmap_stock_copy(struct page **to, struct page **end, unsigned int nr)
 {
+	struct page **const last = to + nr;
 	unsigned long flags = 0;
-	unsigned int i;
 	int counts = 1;
 
-	for (i = 0; i < nr; i++) {
-		struct page *page = from[i];
+	/* Half of the loop would be counting. */
+#pragma GCC unroll 4
+	while (to < last) {
+		struct page *page = *--end;
 
 		counts |= page_ref_count(page);
 		flags |= exmap_page_flags(page);
-		to[i] = page;
+		*to++ = page;
 	}
 	return counts == 1 && !(flags & __PG_HWPOISON);
 }
 
 /**
- * exmap_stock_settle - make pages in limbo free pages
+ * exmap_stock_settle - make unmapped pages free pages
  * @exmap: the exmap
  * @interface: its stock gets the pages; its lock is held
- * @limbo: the bundle with the pages. All TLBs have been flushed since the last of them was
- *	unmapped. May be replaced by another bundle
+ * @page: the pages, in the order in which they were unmapped. All TLBs have been flushed since
  * @nr: number of pages; not 0
+ *
+ * The stock is a stack, so the pages go there from the last to the first. They are then handed out
+ * in the order in which they were unmapped, and pages that were adjacent on the surface come
+ * adjacent again.
  *
  * A page that others still hold is kept aside and not handed out again. A faulty page goes back to
  * the system. No lasting reference can be taken after the flush, because that takes a PTE.
@@ -188,33 +193,22 @@ static __always_inline bool exmap_stock_copy(struct page **to, struct page **fro
  * has changed, and drops it. A page that such a reference keeps aside comes back from there.
  */
 void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
-			struct exmap_bundle **limbo, unsigned int nr)
+			struct page **page, unsigned int nr)
 {
-	struct exmap_bundle *bundle = *limbo;
-	struct page **from = bundle->page;
 	unsigned int count = interface->count;
 
 	lockdep_assert_held(&interface->lock);
-	/*
-	 * If the loaded bundle is empty, exchange the bundles, so that the pages stay where they
-	 * are.
-	 */
-	if (!count) {
-		*limbo = interface->loaded;
-		interface->loaded = bundle;
-	}
 	for (;;) {
 		struct page **to = &interface->loaded->page[count];
 		unsigned int here = min_t(unsigned int, nr, EXMAP_BUNDLE_PAGES - count);
 
-		if (likely(exmap_stock_copy(to, from, here)))
+		if (likely(exmap_stock_copy(to, page + nr, here)))
 			count += here;
 		else
 			count += exmap_pinned_sort(exmap, to, here);
 		nr -= here;
 		if (likely(!nr))
 			break;
-		from += here;
 		if (count < EXMAP_BUNDLE_PAGES)
 			continue;
 		exmap_stock_push_full(interface, interface->loaded);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Does the cost of exmap grow with the surface, the interfaces, the exmaps in this process and in
- * others, or the pool? And how much kernel memory does exmap use? It is meant for a clock that
- * advances one nanosecond with each instruction (vm/run -i).
+ * others, or the pool? Do adjacent pages stay adjacent in memory? And how much kernel memory does
+ * exmap use? It is meant for a clock that advances one nanosecond with each instruction (vm/run -i).
  *
  * The cost per page is for 4096 pages, the best of three rounds. A round before them does not
  * count: after it the pages are in the pool, and the page tables exist.
@@ -233,6 +233,127 @@ static void processes(void)
 	}
 }
 
+/* Neighbors */
+
+#define GROUP 16U	/* pages that stay together when the order is shuffled */
+
+/* The order in which a round goes through the groups. */
+static unsigned int order[TOTAL / GROUP];
+
+/* Put the groups into another order, the same one in each run of the program. */
+static void shuffle(void)
+{
+	static unsigned int state = 1;
+	unsigned int i;
+
+	for (i = TOTAL / GROUP - 1; i; i--) {
+		unsigned int other, old = order[i];
+
+		state = state * 1103515245 + 12345;
+		other = (state >> 16) % (i + 1);
+		order[i] = order[other];
+		order[other] = old;
+	}
+}
+
+/* ALLOC or FREE of all pages at interface 0, 512 entries at a time. */
+static void in_order(unsigned int opcode)
+{
+	unsigned int n;
+
+	for (n = 0; n < TOTAL; n++) {
+		if (n % 512 == 0)
+			exmap_batch_clear(&interface[0]);
+		exmap_batch_add(&interface[0], order[n / GROUP] * GROUP + n % GROUP, 1);
+		if (n % 512 == 511)
+			bench_timed_action(&interface[0], opcode);
+	}
+}
+
+/* The same in runs of 512 pages, and in order. */
+static void in_runs(unsigned int opcode)
+{
+	unsigned int n;
+
+	for (n = 0; n < TOTAL; n += 512)
+		if (exmap_run(&interface[0], opcode, n, 512) != 512)
+			bench_fail_with("a run", -EIO);
+}
+
+/* The share of the groups of @size pages that are adjacent in memory, too. */
+static double together(unsigned int size)
+{
+	static uint64_t frame[TOTAL];	/* the low bits are the number of the page frame */
+	unsigned int first, i, groups = 0;
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+
+	if (fd < 0 || pread(fd, frame, sizeof(frame), (off_t)((uintptr_t)exmap[0].surface /
+		  EXMAP_PAGE_SIZE * sizeof(*frame))) != sizeof(frame))
+		bench_fail_with("/proc/self/pagemap", -errno);
+	close(fd);
+	for (first = 0; first < TOTAL; first += size) {
+		for (i = 1; i < size && frame[first + i] == frame[first] + i; i++)
+			;
+		groups += i == size;
+	}
+	return (double)groups / (TOTAL / size);
+}
+
+/* Print the worst shares after ALLOC, in any of a few rounds of ALLOC and FREE. */
+static void neighbors(const char *what, void (*call)(unsigned int opcode), bool shuffled)
+{
+	static const unsigned int sizes[] = { 4, GROUP, 512 };
+	double worst[] = { 1, 1, 1 }, share;
+	unsigned int i;
+	int round;
+
+	for (i = 0; i < TOTAL / GROUP; i++)
+		order[i] = i;
+	for (round = 0; round <= 2 * ROUNDS; round++) {
+		call(EXMAP_OP_ALLOC);
+		for (i = 0; i < 3; i++) {
+			share = together(sizes[i]);
+			if (share < worst[i])
+				worst[i] = share;
+		}
+		if (shuffled)
+			shuffle();
+		call(EXMAP_OP_FREE);
+		if (shuffled)
+			shuffle();
+	}
+	for (i = 0; i < 3; i++)
+		print(worst[i], "%s,%u,,", what, sizes[i]);
+}
+
+/* The pool comes from the system in the first round. Each case has a pool of its own. */
+static void all_neighbors(void)
+{
+	static const struct {
+		const char *what;
+		void (*call)(unsigned int opcode);
+		bool shuffled, defer;
+	} cases[] = {
+		{ "neighbors-order", in_order, false, false },
+		{ "neighbors-shuffled", in_order, true, false },
+		{ "neighbors-deferred", in_order, false, true },
+		{ "neighbors-runs", in_runs, false, false },
+	};
+	unsigned int i;
+	int err;
+
+	for (i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		open_exmap(&exmap[0], TOTAL, TOTAL, 1);
+		err = exmap_attach_to(&exmap[0], &interface[0], 0);
+		if (err)
+			bench_fail_with("an interface", err);
+		exmap_defer(&interface[0], cases[i].defer);
+		neighbors(cases[i].what, cases[i].call, cases[i].shuffled);
+		detach(1);
+		exmap_close(&exmap[0]);
+	}
+}
+
 /* SETUP */
 
 static uint64_t setup(uint64_t pool)
@@ -432,6 +553,8 @@ static void usage(void)
 	     "  exmaps      how many are open in this process\n"
 	     "  processes   how many processes have an exmap open\n"
 	     "Without opcode and batch:\n"
+	     "  neighbors-...     of the groups of so many pages, the share that is still adjacent\n"
+	     "                    in memory after rounds of ALLOC and FREE\n"
 	     "  setup       nanoseconds of a SETUP; size of the pool in MiB\n"
 	     "  memory-surface    bytes of kernel memory per page of an untouched surface\n"
 	     "  memory-interface  bytes per interface\n"
@@ -460,6 +583,7 @@ int main(int argc, char **argv)
 	interfaces();
 	exmaps();
 	processes();
+	all_neighbors();
 	setups();
 	memory();
 	return 0;

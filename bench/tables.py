@@ -86,6 +86,12 @@ GROWTH_ROWS = (  # what, size, name
     ("processes", 8, "8 in as many processes"),
     ("processes", 64, "64 in as many processes"),
 )
+NEIGHBOR_ROWS = (  # what, sizes of groups with a budget, name
+    ("neighbors-order", (4, 16), "single pages, in order"),
+    ("neighbors-shuffled", (4, 16), "single pages, in shuffled groups of 16"),
+    ("neighbors-deferred", (4, 16), "single pages, in order, with `EXMAP_FREE_DEFER`"),
+    ("neighbors-runs", (4, 16, 512), "runs of 512 pages, in order"),
+)
 SETUP_ROWS = (  # MiB, name
     (1, "SETUP of a pool of 1 MiB"),
     (1024, "1 GiB"),
@@ -198,6 +204,15 @@ def growth():
             worst = max(here / there for here, there in zip(costs, first[1]))
             ratio = [f"{worst:.3f}", judged(worst, 1.1, lambda ratio, most: ratio > most)]
         yield line(name, *map(short, costs), *ratio)
+
+    yield ""
+    yield from heading("pages that are still adjacent in memory", "groups of 4", "16", "512",
+                       "budget")
+    for what, sizes, name in NEIGHBOR_ROWS:
+        shares = {size: value(what, size) for size in (4, 16, 512)}
+        missed = any(shares[size] < 0.9 for size in sizes)
+        yield line(name, *(f"{share * 100:.0f} %" for share in shares.values()),
+                   f"90 % for {', '.join(map(str, sizes))}" + (": missed" if missed else ""))
 
     yield ""
     yield from heading("", "instructions", "ratio to the first row", "budget")

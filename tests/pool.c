@@ -180,6 +180,90 @@ TEST(alloc_of_the_same_page_is_no_false_enomem)
 }
 
 /*
+ * Neighbors: pages that are adjacent on the surface stay adjacent in memory.
+ */
+enum { NEIGHBORS = 4096, GROUP = 16 };
+
+/* ALLOC or FREE all pages, 512 a call: group after group, in the order of @group. */
+static void in_groups(struct exmap *ex, int opcode, uint64_t flags, const int *group)
+{
+	for (int page = 0; page < NEIGHBORS; page++) {
+		entry(ex, 0, page % 512, group[page / GROUP] * GROUP + page % GROUP, 1);
+		if (page % 512 == 511)
+			ck_assert_int_eq(action(ex->fd, 0, opcode, 512, flags), 0);
+	}
+}
+
+/* Put the groups into a random order. */
+static void shuffle(int *group)
+{
+	for (int i = NEIGHBORS / GROUP - 1; i > 0; i--) {
+		int other = rand() % (i + 1), old = group[i];
+
+		group[i] = group[other];
+		group[other] = old;
+	}
+}
+
+/* Fail unless in nine of ten groups of @size pages each page follows its neighbor in memory. */
+static void assert_neighbors(struct exmap *ex, int size)
+{
+	static uint64_t frame[NEIGHBORS];
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC), together = 0;
+
+	assert_ok(fd);
+	ck_assert_int_eq(pread(fd, frame, sizeof(frame),
+			       (uintptr_t)ex->surface / PAGE * sizeof(*frame)), sizeof(frame));
+	close(fd);
+	for (int first = 0; first < NEIGHBORS; first += size) {
+		int i = 1;
+
+		/* The frame's number is in the low bits. The others are the same for all pages. */
+		while (i < size && frame[first + i] == frame[first] + i)
+			i++;
+		together += i == size;
+	}
+	ck_assert_msg(together >= NEIGHBORS / size * 9 / 10, "%d of %d groups of %d are together",
+		      together, NEIGHBORS / size, size);
+}
+
+/* Rounds of ALLOC and FREE, in order or shuffled. FREE has @flags. */
+static void neighbors(uint64_t flags, bool shuffled)
+{
+	struct exmap *ex = exmap_new(NEIGHBORS * PAGE, NEIGHBORS, 1);
+	int group[NEIGHBORS / GROUP];
+
+	for (int i = 0; i < NEIGHBORS / GROUP; i++)
+		group[i] = i;
+	for (int round = 0; round < 4; round++) {
+		in_groups(ex, EXMAP_OP_ALLOC, 0, group);
+		assert_neighbors(ex, 4);
+		assert_neighbors(ex, GROUP);
+		if (shuffled)
+			shuffle(group);
+		in_groups(ex, EXMAP_OP_FREE, flags, group);
+		if (shuffled)
+			shuffle(group);
+	}
+}
+
+TEST(pool_neighbors_stay_neighbors)
+{
+	neighbors(0, false);
+}
+
+TEST(pool_neighbors_in_shuffled_groups)
+{
+	neighbors(0, true);
+}
+
+TEST(pool_neighbors_with_deferred_flushes)
+{
+	neighbors(EXMAP_FREE_DEFER, false);
+	neighbors(EXMAP_FREE_DEFER, true);
+}
+
+/*
  * The shrinker
  */
 
