@@ -43,6 +43,8 @@ TESTS = test-exmap $(patsubst %.c,%,$(wildcard tests/*.c)) $(TESTS_CXX)
 BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same \
 	$(addprefix bench/,bench-read bench-cost bench-growth)
 EXAMPLES = examples/bufferpool
+# What programs include, and where below include/.
+USER_HEADERS = linux/exmap.h exmap_user.h exmap_open.h
 PROGRAMS = $(TESTS) tests/client tests/fuzz $(BENCHES) tools/exmap-top $(EXAMPLES)
 
 all: module programs
@@ -54,7 +56,7 @@ programs: $(PROGRAMS)
 
 # No PIE, because a PIE lies in the middle of the address space, which must have room for 100 TiB.
 TEST_FLAGS = -no-pie -Wl,--as-needed -DKERNEL_COMPLAINTS='"$(shell cat vm/complaints)"'
-TEST_HEADERS = $(wildcard tests/*.h) exmap_user.h linux/exmap.h vm/complaints
+TEST_HEADERS = $(wildcard tests/*.h) $(USER_HEADERS) vm/complaints
 
 $(TESTS_CXX): %-cxx: %.c $(TEST_HEADERS)
 	$(CXX) -x c++ $(filter-out -std=%,$(CFLAGS)) -std=gnu++17 -Wno-missing-field-initializers \
@@ -75,10 +77,10 @@ tests/fuzz: $(FUZZER) $(wildcard tests/fuzzer/*.h) linux/exmap.h
 tools/exmap-top: tools/exmap-top.c
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $<
 
-$(EXAMPLES): %: %.c exmap_user.h linux/exmap.h
+$(EXAMPLES): %: %.c $(USER_HEADERS)
 	$(CC) $(CFLAGS) -o $@ $<
 
-BENCH_HEADERS = bench_common.h $(wildcard bench/*.h) exmap_user.h linux/exmap.h
+BENCH_HEADERS = bench_common.h $(wildcard bench/*.h) $(USER_HEADERS)
 
 test-bench-steal-same: test-bench-steal.c $(BENCH_HEADERS)
 	$(CC) $(CFLAGS) -DSAME_THREAD -o $@ $<
@@ -93,8 +95,9 @@ install: module install-dev
 	depmod
 
 install-dev: tools/exmap-top
-	install -D -m 644 linux/exmap.h $(DESTDIR)$(PREFIX)/include/linux/exmap.h
-	install -D -m 644 exmap_user.h $(DESTDIR)$(PREFIX)/include/exmap_user.h
+	for header in $(USER_HEADERS); do \
+		install -D -m 644 $$header $(DESTDIR)$(PREFIX)/include/$$header || exit; \
+	done
 	install -D tools/exmap-top $(DESTDIR)$(PREFIX)/bin/exmap-top
 	for page in man/*; do \
 		install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/} || exit; \

@@ -13,48 +13,14 @@
 #ifndef EXMAP_USER_H
 #define EXMAP_USER_H
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include <linux/exmap.h>
+#include "exmap_open.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#define EXMAP_PAGE_SIZE ((size_t)4096)
-
 /* The longest run that one entry can name, in pages. */
 #define EXMAP_MAX_RUN ((uint64_t)EXMAP_PAGE_MAX_PAGES - 1)
-
-/**
- * struct exmap - a surface and its pool
- * @fd: the open /dev/exmap; -1 after exmap_close()
- * @interfaces: how many interfaces the exmap has
- * @surface: address of page 0; NULL after exmap_close()
- * @surface_pages: size of the surface, in pages
- * @taken: a bit for each interface that is attached
- * @process: the process that opened the exmap; its children have neither surface nor interfaces
- * @has_advice: calls on one range go by fadvise64(2): see EXMAP_ADVICE()
- *
- * A program may read these fields, but must not write them.
- */
-struct exmap {
-	int fd;
-	unsigned int interfaces;
-	char *surface;
-	uint64_t surface_pages;
-	uint64_t taken[EXMAP_MAX_INTERFACES / 64];
-	pid_t process;
-	int has_advice;
-};
 
 /**
  * struct exmap_interface - carries the calls of one thread
@@ -77,176 +43,6 @@ struct exmap_interface {
 	int defer;
 	struct exmap_user_interface *user;
 };
-
-/**
- * exmap_address - the address of a page
- * @exmap: the exmap
- * @page: its number, counted from the start of the surface
- *
- * Return: the address, whether a page is mapped there or not.
- */
-static inline void *exmap_address(const struct exmap *exmap, uint64_t page)
-{
-	return exmap->surface + page * EXMAP_PAGE_SIZE;
-}
-
-/**
- * exmap_strerror - explain why opening an exmap or taking an interface failed
- * @err: what exmap_open(), exmap_attach(), exmap_attach_to() or exmap_own_fd() returned
- *
- * Return: one line without a newline, which says what is wrong and what to do about it.
- */
-static inline const char *exmap_strerror(int err)
-{
-	switch (-err) {
-	case ENOENT:
-		return "/dev/exmap does not exist: load the module (modprobe exmap)";
-	case EACCES:
-		return "no permission for /dev/exmap: ask the administrator to add you to its group";
-	case ENOMEM:
-		return "pool and interfaces are above RLIMIT_MEMLOCK (raise ulimit -l, or use fewer pages), or no memory or address space is left";
-	case EPERM:
-		return "RLIMIT_MEMLOCK is 0 (raise ulimit -l), or the exmap belongs to another process (open one after fork)";
-	case EBADF:
-		return "the backing file is not open for reading";
-	case EISDIR:
-	case ESPIPE:
-		return "the backing file must be a regular file or a block device";
-	case EINVAL:
-		return "a number is out of range (1 to 1024 interfaces, at least 1 page), a flag is unknown, or the backing file is neither a regular file nor a block device";
-	case EMFILE:
-		return "too many files are open: close some, or raise ulimit -n";
-	case ENXIO:
-		return "the exmap has no interface of that number";
-	case EBUSY:
-		return "every interface is in use: open the exmap with more interfaces";
-	default:
-		return strerror(-err);
-	}
-}
-
-/*
- * Whether the calling process has the mappings of an exmap. In a child, other mappings may be at
- * the same addresses.
- */
-static inline int exmap_is_mine(const struct exmap *exmap)
-{
-	return exmap->process == getpid();
-}
-
-/**
- * exmap_close - undo exmap_open()
- * @exmap: has been opened; a second exmap_close() does nothing
- *
- * Unmaps the surface and frees its pages. Detach all interfaces before: pool and interfaces count
- * against RLIMIT_MEMLOCK as long as one interface is attached. In a child of the process that
- * opened the exmap, this closes the child's descriptor and unmaps nothing.
- */
-static inline void exmap_close(struct exmap *exmap)
-{
-	if (exmap->surface && exmap_is_mine(exmap))
-		munmap(exmap->surface, exmap->surface_pages * EXMAP_PAGE_SIZE);
-	if (exmap->fd >= 0)
-		close(exmap->fd);
-	exmap->surface = NULL;
-	exmap->fd = -1;
-}
-
-/* Open /dev/exmap. Returns a file descriptor that execve() closes, or a negative errno. */
-static inline int exmap_open_device(void)
-{
-#ifdef O_CLOEXEC
-	int fd = open("/dev/exmap", O_RDWR | O_CLOEXEC);
-
-	return fd < 0 ? -errno : fd;
-#else	/*
-	 * ISO C has no O_CLOEXEC. A process that inherits the descriptor before fcntl() can
-	 * do nothing with it, but keeps the backing file open.
-	 */
-	int fd = open("/dev/exmap", O_RDWR);
-
-	if (fd < 0)
-		return -errno;
-	fcntl(fd, F_SETFD, FD_CLOEXEC);
-	return fd;
-#endif
-}
-
-#ifndef __cplusplus
-/* Strict ISO C hides it in unistd.h. C++ does not. */
-long syscall(long number, ...);
-#endif
-
-/*
- * A call on one range with all arguments in registers. Returns how many pages were done, or a
- * negative errno. The kernel may lack the call; exmap->has_advice tells.
- */
-static inline long exmap_advise(int fd, unsigned int number, unsigned int opcode, uint64_t page,
-				uint64_t pages, int flags)
-{
-	long done = syscall(SYS_fadvise64, fd, (off_t)(page * EXMAP_PAGE_SIZE),
-			    (off_t)(pages * EXMAP_PAGE_SIZE),
-			    (int)EXMAP_ADVICE(opcode, number, (unsigned int)flags));
-
-	return done < 0 ? -(long)errno : done;
-}
-
-/**
- * exmap_open - open, set up and map an exmap
- * @exmap: filled in; after an error there is nothing to close
- * @surface_pages: size of the surface, in pages of 4 KiB; a large one costs next to nothing
- * @pool_pages: the most pages that can be mapped at a time; counts against RLIMIT_MEMLOCK
- * @interfaces: how many interfaces, one for each thread that works on the exmap; 1 to 1024
- * @backing: a file or block device for READ and WRITE, which may be closed after this;
- *	or -1
- * @flags: 0 or EXMAP_PAGEFAULT_ALLOC
- *
- * Return: 0; or a negative errno, which exmap_strerror() explains.
- */
-static inline int exmap_open(struct exmap *exmap, uint64_t surface_pages, uint64_t pool_pages,
-			     unsigned int interfaces, int backing, uint64_t flags)
-{
-	struct exmap_ioctl_setup setup;
-	void *surface;
-	int err;
-
-	memset(exmap, 0, sizeof(*exmap));
-	exmap->process = getpid();
-	memset(&setup, 0, sizeof(setup));
-	setup.fd = backing;
-	setup.max_interfaces = (int)interfaces;
-	setup.buffer_size = pool_pages;
-	setup.flags = flags;
-
-	exmap->fd = exmap_open_device();
-	if (exmap->fd < 0)
-		return exmap->fd;
-	/* Before SETUP, a module that has the call says EBADF. Others say EINVAL or ENOSYS. */
-	exmap->has_advice = exmap_advise(exmap->fd, 0, EXMAP_OP_FREE, 0, 1, 0) == -EBADF;
-	/* SETUP ignores all flags if it does not know one of them. */
-	if (surface_pages == 0 || surface_pages > SIZE_MAX / EXMAP_PAGE_SIZE ||
-	    flags & ~(uint64_t)EXMAP_PAGEFAULT_ALLOC) {
-		err = -EINVAL;
-		goto fail;
-	}
-	surface = mmap(NULL, surface_pages * EXMAP_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
-		       exmap->fd, (off_t)EXMAP_OFF_EXMAP);
-	if (surface == MAP_FAILED) {
-		err = -errno;
-		goto fail;
-	}
-	exmap->surface = (char *)surface;
-	exmap->surface_pages = surface_pages;
-	exmap->interfaces = interfaces;
-	if (ioctl(exmap->fd, EXMAP_IOCTL_SETUP, &setup)) {
-		err = -errno;
-		goto fail;
-	}
-	return 0;
-fail:
-	exmap_close(exmap);
-	return err;
-}
 
 /**
  * exmap_attach_to - take an interface by its number
@@ -338,8 +134,8 @@ static inline int exmap_own_fd(struct exmap_interface *interface)
  * @interface: was attached; a second exmap_detach() does nothing
  *
  * Call this before exmap_close(). Pages that the interface has mapped stay mapped. In a child of
- * the process that opened the exmap, this closes the child's descriptor of exmap_own_fd() and
- * unmaps nothing.
+ * the process that opened the exmap, this closes the child's descriptor of exmap_own_fd(), if it
+ * still is the exmap's, and unmaps nothing.
  */
 static inline void exmap_detach(struct exmap_interface *interface)
 {
@@ -347,11 +143,10 @@ static inline void exmap_detach(struct exmap_interface *interface)
 
 	if (!interface->user)
 		return;
-	if (exmap_is_mine(interface->exmap))
-		munmap(interface->user, sizeof(*interface->user));
+	exmap_unmap(interface->exmap, interface->user, sizeof(*interface->user));
 	interface->user = NULL;
 	if (interface->fd_is_own)
-		close(interface->fd);
+		exmap_close_fd(interface->exmap, interface->fd);
 	interface->fd_is_own = 0;
 	__atomic_and_fetch(&interface->exmap->taken[number / 64], ~(UINT64_C(1) << number % 64),
 			   __ATOMIC_RELEASE);
@@ -445,6 +240,20 @@ static inline int exmap_batch_answer(const struct exmap_interface *interface, un
 	const struct exmap_iov *iov = &interface->user->iov[entry];
 
 	return iov->res ? iov->res : iov->pages;
+}
+
+/**
+ * exmap_batch_pages - how many pages of an entry were done, beside its error
+ * @interface: the calling thread's
+ * @entry: as for exmap_batch_answer()
+ *
+ * Return: how many pages were mapped, unmapped, read or written, even if exmap_batch_answer()
+ * returns an error. exmap_run_done() says which ones.
+ */
+static inline unsigned int exmap_batch_pages(const struct exmap_interface *interface,
+					     unsigned int entry)
+{
+	return (unsigned int)interface->user->iov[entry].pages;
 }
 
 /**
@@ -588,6 +397,51 @@ static inline long exmap_run(struct exmap_interface *interface, unsigned int opc
 		else if (!err)
 			err = done;
 	}
+	return err ? err : sum;
+}
+
+/**
+ * exmap_run_done - exmap_run(), and say which pages were done
+ * @interface: the calling thread's
+ * @opcode: EXMAP_OP_ALLOC, _FREE, _READ or _WRITE
+ * @page: the first page
+ * @pages: how many pages; not limited
+ * @done: a bit for each page: bit i % 64 of @done[i / 64] is set if page @page + i was done, and
+ *	clear if not. The bits are right after an error, too.
+ *
+ * This takes an entry for each page, so exmap_run() costs less. READ still sends one request for
+ * adjacent pages.
+ *
+ * Return: as exmap_run().
+ */
+static inline long exmap_run_done(struct exmap_interface *interface, unsigned int opcode,
+				  uint64_t page, uint64_t pages, uint64_t *done)
+{
+	const uint64_t flags = exmap_call_flags(interface, opcode);
+	long ret, answer, sum = 0, err = 0;
+	uint64_t at;
+	unsigned int i;
+
+	if ((page | pages) >> (64 - EXMAP_PAGE_LEN_BITS))
+		return -EINVAL;
+	memset(done, 0, (pages + 63) / 64 * sizeof(*done));
+	for (at = 0; at < pages; at += EXMAP_USER_INTERFACE_PAGES) {
+		exmap_batch_clear(interface);
+		/* No surface is so large that a page which is refused here can be on it. */
+		for (i = 0; i < EXMAP_USER_INTERFACE_PAGES && at + i < pages; i++)
+			exmap_batch_add(interface, page + at + i, 1);
+		ret = exmap_batch_run(interface, opcode, flags);
+		for (i = 0; i < interface->nr; i++) {
+			answer = ret < 0 ? ret : exmap_batch_answer(interface, i);
+			if (answer > 0)
+				done[(at + i) / 64] |= UINT64_C(1) << (at + i) % 64;
+			if (answer >= 0)
+				sum += answer;
+			else if (!err)
+				err = answer;
+		}
+	}
+	exmap_batch_clear(interface);
 	return err ? err : sum;
 }
 

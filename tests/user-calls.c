@@ -141,6 +141,64 @@ TEST(run_is_read_and_written)
 }
 
 /*
+ * exmap_run_done()
+ */
+#define DONE (2 * BATCH + 100)
+
+/* Assert that of @pages bits exactly those are set that are not multiples of @step. */
+static void assert_done(const uint64_t *done, uint64_t pages, uint64_t step)
+{
+	for (uint64_t i = 0; i < pages; i++)
+		ck_assert_msg((done[i / 64] >> i % 64 & 1) == (i % step != 0), "page %d", (int)i);
+}
+
+TEST(run_done_says_which)
+{
+	uint64_t done[DONE / 64 + 2], there[DONE / 7 + 1];
+	struct exmap_interface interface;
+	size_t nr = 0;
+	struct exmap exmap;
+
+	for (uint64_t i = 0; i < DONE; i += 7)
+		there[nr++] = 1000 + i;
+	open_attached(&exmap, &interface, DONE, -1);
+	ck_assert_int_eq(exmap_list(&interface, EXMAP_OP_ALLOC, there, nr), nr);
+	memset(done, 0xa5, sizeof(done));
+	ck_assert_int_eq(exmap_run_done(&interface, EXMAP_OP_ALLOC, 1000, DONE, done), DONE - nr);
+	assert_done(done, DONE, 7);
+	/* The bits behind the last page are clear, and the next word is untouched. */
+	ck_assert_uint_eq(done[DONE / 64] >> DONE % 64, 0);
+	ck_assert_uint_eq(done[DONE / 64 + 1], 0xa5a5a5a5a5a5a5a5);
+	ck_assert_int_eq(exmap_list(&interface, EXMAP_OP_FREE, there, nr), nr);
+	ck_assert_int_eq(exmap_run_done(&interface, EXMAP_OP_FREE, 1000, DONE, done), DONE - nr);
+	assert_done(done, DONE, 7);
+	assert_mapped(&exmap, 0);
+	ck_assert_int_eq(exmap_run_done(&interface, EXMAP_OP_ALLOC, 5, 0, done), 0);
+}
+
+TEST(run_done_is_right_after_an_error)
+{
+	struct exmap_interface interface;
+	int file = file_of_letters(4);
+	struct exmap exmap;
+	uint64_t done;
+
+	open_attached(&exmap, &interface, 4, file);
+	ck_assert_int_eq(exmap_run_done(&interface, EXMAP_OP_READ, 2, 4, &done), -ENODATA);
+	ck_assert_uint_eq(done, 3);
+	ck_assert(all_bytes(page_at(&exmap, 3), 'D'));
+	ck_assert_int_eq(exmap_run_done(&interface, EXMAP_OP_ALLOC, 2, 5, &done), -ENOMEM);
+	ck_assert_uint_eq(done, 0xc);
+	ck_assert_int_eq(exmap_run_done(&interface, EXMAP_OP_FREE, SURFACE - 1, 3, &done), -EFAULT);
+	ck_assert_uint_eq(done, 0);
+	ck_assert_int_eq(exmap_run_done(&interface, EXMAP_OP_FREE, WIDE - 1, 3, &done), -EFAULT);
+	ck_assert_int_eq(exmap_run_done(&interface, EXMAP_OP_FREE, WIDE, 1, &done), -EINVAL);
+	ck_assert_int_eq(exmap_run_done(&interface, EXMAP_OP_FREE, 0, 64, &done), 4);
+	ck_assert_uint_eq(done, 0x3c);
+	ck_assert_int_eq(exmap_run_done(&interface, 4, 0, 1, &done), -EINVAL);
+}
+
+/*
  * exmap_list()
  */
 #define LIST (2 * BATCH + 100)
@@ -315,7 +373,9 @@ TEST(batch_answers_in_order)
 	ck_assert_int_eq(exmap_batch_run(&interface, EXMAP_OP_ALLOC, 0), 2);
 	ck_assert_int_eq(exmap_batch_answer(&interface, 0), 4);
 	ck_assert_int_eq(exmap_batch_answer(&interface, 1), -EFAULT);
+	ck_assert_uint_eq(exmap_batch_pages(&interface, 1), 0);
 	ck_assert_int_eq(exmap_batch_answer(&interface, 2), 3);
+	ck_assert_uint_eq(exmap_batch_pages(&interface, 2), 3);
 	ck_assert_int_eq(exmap_batch_answer(&interface, 3), -EFAULT);
 	assert_mapped(&exmap, 8);
 
@@ -339,7 +399,7 @@ TEST(batch_answer_is_the_error)
 	assert_ok(setrlimit(RLIMIT_FSIZE, &two_pages));
 	ck_assert_int_eq(exmap_batch_add(&interface, 0, 4), 0);
 	ck_assert_int_eq(exmap_batch_run(&interface, EXMAP_OP_WRITE, 0), 1);
-	ck_assert_int_eq(interface.user->iov[0].pages, 2);
+	ck_assert_uint_eq(exmap_batch_pages(&interface, 0), 2);
 	ck_assert_int_eq(exmap_batch_answer(&interface, 0), -EFBIG);
 	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_WRITE, 0, 4), -EFBIG);
 	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_WRITE, 0, 2), 2);

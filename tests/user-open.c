@@ -120,6 +120,92 @@ TEST(backing_may_be_closed)
 	ck_assert_int_eq(*page_at(&exmap, 1), 'B');
 }
 
+static void lock_file(int file, int command, struct flock *lock)
+{
+	memset(lock, 0, sizeof(*lock));
+	lock->l_type = F_WRLCK;
+	lock->l_whence = SEEK_SET;
+	assert_ok(fcntl(file, command, lock));
+}
+
+/* Whether the parent, or any other process, has a POSIX lock on the file, as a child sees it. */
+static bool is_locked(int file)
+{
+	pid_t child = fork();
+	struct flock lock;
+	int status;
+
+	if (!child) {
+		lock_file(file, F_GETLK, &lock);
+		_exit(lock.l_type != F_UNLCK);
+	}
+	assert_ok(waitpid(child, &status, 0));
+	return status;
+}
+
+/* exmap_open_path() and exmap_close() drop none of the process's locks on the file. */
+TEST(open_path_keeps_posix_locks)
+{
+	int file = file_of_letters(2), again, before;
+	struct exmap_interface interface;
+	char path[64], byte;
+	struct exmap exmap;
+	struct flock lock;
+	sigset_t signals;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", file);
+	lock_file(file, F_SETLK, &lock);
+	ck_assert(is_locked(file));
+	before = held();
+	ck_assert_int_eq(exmap_open_path(&exmap, SURFACE, 10, 1, path, O_RDWR, 0), 0);
+	/* The process has no child that it does not know. */
+	assert_errno(waitpid(-1, NULL, WNOHANG | __WALL), ECHILD);
+	assert_ok(sigprocmask(SIG_SETMASK, NULL, &signals));
+	ck_assert(!sigismember(&signals, SIGINT));
+	ck_assert_int_eq(exmap_attach(&exmap, &interface), 0);
+	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_READ, 1), 1);
+	ck_assert(all_bytes(page_at(&exmap, 1), 'B'));
+	memset(exmap_address(&exmap, 1), 'x', EXMAP_PAGE_SIZE);
+	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_WRITE, 1), 1);
+	assert_ok(fsync(exmap.fd));
+	ck_assert_int_eq(pread(file, &byte, 1, EXMAP_PAGE_SIZE), 1);
+	ck_assert_int_eq(byte, 'x');
+	exmap_detach(&interface);
+	exmap_close(&exmap);
+	ck_assert_int_eq(held(), before);
+	ck_assert(is_locked(file));
+
+	/* With a descriptor that is closed, they are lost. */
+	again = open(path, O_RDWR);
+	ck_assert_int_eq(exmap_open(&exmap, SURFACE, 10, 1, again, 0), 0);
+	close(again);
+	ck_assert(!is_locked(file));
+}
+
+TEST(open_path_refuses)
+{
+	static const struct {
+		const char *path;
+		int flags, err;
+	} cases[] = {
+		{ "/tmp/no/such/file", O_RDONLY, ENOENT }, { "/tmp", O_RDONLY, EISDIR },
+		{ "/dev/zero", O_RDONLY, EINVAL }, { "/etc/passwd", O_WRONLY, EACCES },
+		{ "/etc/shadow", O_RDONLY, EACCES }, { NULL, 0, EFAULT },
+	};
+	int before;
+
+	drop_privileges();
+	before = held();
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		const char *path = cases[i].path ? cases[i].path : (const char *)1;
+		struct exmap exmap;
+		int err = exmap_open_path(&exmap, SURFACE, 1, 1, path, cases[i].flags, 0);
+
+		ck_assert_msg(err == -cases[i].err, "case %d: %d", (int)i, err);
+		ck_assert_int_eq(held(), before);
+	}
+}
+
 TEST(open_within_memlock)
 {
 	struct exmap_interface interface;
@@ -432,6 +518,66 @@ TEST(close_in_a_child_closes_descriptors_only)
 	ck_assert_int_eq(exmap_page(&forked.interface, EXMAP_OP_FREE, 0), 1);
 	close_forked();
 	ck_assert_int_eq(held(), forked.before);
+}
+
+/* A child has closed all descriptors, and uses their numbers again. */
+TEST(close_in_a_child_leaves_other_files_alone)
+{
+	struct exmap exmap, other;
+	struct exmap_interface interface;
+	int file;
+	pid_t pid;
+
+	open_attached(&exmap, &interface, 10, -1);
+	ck_assert_int_eq(exmap_own_fd(&interface), 0);
+	pid = fork();
+	assert_ok(pid);
+	if (!pid) {
+		file = open("/dev/null", O_RDONLY);
+		ck_assert_int_eq(dup2(file, interface.fd), interface.fd);
+		close(exmap.fd);
+		/* An exmap of the child's own, with the number of the parent's. */
+		open_one(&other, 10, 1);
+		ck_assert_int_eq(other.fd, exmap.fd);
+		file = interface.fd;
+		exmap_detach(&interface);
+		exmap_close(&exmap);
+		assert_ok(fcntl(file, F_GETFD));
+		ck_assert_int_eq(stats(&other).buffer_size, 10);
+		_exit(0);
+	}
+	wait_child(pid, 0);
+}
+
+/* In a PID namespace of its own, a child can have the number of its parent. */
+TEST(close_in_a_child_with_the_same_pid)
+{
+	pid_t pid, child;
+
+	assert_ok(unshare(CLONE_NEWPID));
+	pid = fork();
+	assert_ok(pid);
+	if (!pid) {
+		open_attached(&forked.exmap, &forked.interface, 10, -1);
+		forked.place[0] = forked.exmap.surface;
+		forked.place[1] = (char *)forked.interface.user;
+		assert_ok(unshare(CLONE_NEWPID));
+		child = fork();
+		assert_ok(child);
+		if (!child) {
+			ck_assert_int_eq(getpid(), forked.exmap.process);
+			ck_assert_ptr_eq(map_over(forked.place[0]), forked.place[0]);
+			ck_assert_ptr_eq(map_over(forked.place[1]), forked.place[1]);
+			*forked.place[0] = 'S';
+			*forked.place[1] = 'I';
+			exmap_detach(&forked.interface);
+			exmap_close(&forked.exmap);
+			_exit(*forked.place[0] != 'S' || *forked.place[1] != 'I');
+		}
+		wait_child(child, 0);
+		_exit(0);
+	}
+	wait_child(pid, 0);
 }
 
 int main(int argc, char **argv)
