@@ -25,7 +25,8 @@ KDIR ?= /lib/modules/$(shell uname -r)/build
 DESTDIR ?=
 PREFIX ?= /usr/local
 
-VERSION = $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
+# linux/exmap.h has the version. tests/shell/version compares it with debian/changelog.
+VERSION = $(shell sed -n 's/^\#define EXMAP_VERSION[[:space:]]*"\(.*\)"/\1/p' linux/exmap.h)
 DKMS_SOURCE = /usr/src/exmap-$(VERSION)
 MODULE_SOURCES = driver.c fdinfo.c locks.c setup.c uring.c proxy.c io.c transfer.c surface.c memory.c free.c \
 	gate.c refill.c reclaim.c quarantine.c shootdown.c tables.c stock.c pinned.c reading.c pool.c \

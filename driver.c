@@ -433,6 +433,17 @@ static int exmap_mmap_surface(struct exmap *exmap, struct vm_area_struct *vma)
 }
 
 /*
+ * The number of the interface at an offset of mmap, which counts pages; above any interface's if
+ * the offset is not that of an interface. Offsets with and without the sign bit are the same.
+ */
+static unsigned long exmap_interface_at(unsigned long pgoff)
+{
+	const unsigned long sign = ~EXMAP_OFF_INTERFACE_POSITIVE_BASE & EXMAP_OFF_INTERFACE_BASE;
+
+	return (pgoff | sign >> PAGE_SHIFT) - (EXMAP_OFF_INTERFACE_BASE >> PAGE_SHIFT);
+}
+
+/*
  * Map the interface's page at its first touch, not in mmap, because vm_insert_page() would set
  * VM_MIXEDMAP, and then fork copies page tables (see exmap_vma_protect()).
  */
@@ -440,7 +451,7 @@ static vm_fault_t exmap_interface_fault(struct vm_fault *vmf)
 {
 	struct vm_area_struct *vma = vmf->vma;
 	struct exmap *exmap = vma->vm_private_data;
-	unsigned long nr = vma->vm_pgoff - (EXMAP_OFF_INTERFACE_BASE >> PAGE_SHIFT);
+	unsigned long nr = exmap_interface_at(vma->vm_pgoff);
 
 	/* A child's copy of the mapping never gets a page. */
 	if (vma->vm_mm != exmap->mm)
@@ -480,8 +491,9 @@ static int exmap_mmap_interface(struct exmap *exmap, struct vm_area_struct *vma,
 static int exmap_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	struct exmap *exmap = exmap_of(file);
-	const unsigned long first = EXMAP_OFF_INTERFACE_BASE >> PAGE_SHIFT;
-	const unsigned long last = EXMAP_OFF_INTERFACE_MAX >> PAGE_SHIFT;
+	const unsigned long numbers =
+		(EXMAP_OFF_INTERFACE_MAX - EXMAP_OFF_INTERFACE_BASE) >> PAGE_SHIFT;
+	unsigned long nr;
 
 	if (IS_ERR(exmap))
 		return PTR_ERR(exmap);
@@ -490,8 +502,9 @@ static int exmap_mmap(struct file *file, struct vm_area_struct *vma)
 		return -EINVAL;
 	if (vma->vm_pgoff == EXMAP_OFF_EXMAP >> PAGE_SHIFT)
 		return exmap_mmap_surface(exmap, vma);
-	if (vma->vm_pgoff >= first && vma->vm_pgoff < last)
-		return exmap_mmap_interface(exmap, vma, vma->vm_pgoff - first);
+	nr = exmap_interface_at(vma->vm_pgoff);
+	if (nr < numbers)
+		return exmap_mmap_interface(exmap, vma, nr);
 	return -EINVAL;
 }
 

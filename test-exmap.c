@@ -43,7 +43,8 @@ _Static_assert(EXMAP_OP_READ == 0 && EXMAP_OP_ALLOC == 1 && EXMAP_OP_FREE == 2 &
 _Static_assert(EXMAP_ALLOC_PROBE == 1 && EXMAP_PAGEFAULT_ALLOC == 2, "flags");
 _Static_assert(EXMAP_OFF_EXMAP == 0 && EXMAP_OFF_PTEXPORT == 0x1000000000000000 &&
 	       EXMAP_OFF_INTERFACE(3) == 0xe000000000003000 &&
-	       EXMAP_OFF_INTERFACE_MAX == 0xf000000000000000, "offsets");
+	       EXMAP_OFF_INTERFACE_MAX == 0xf000000000000000 &&
+	       EXMAP_OFF_INTERFACE_POSITIVE(3) == 0x6000000000003000, "offsets");
 _Static_assert(EXMAP_USER_INTERFACE_PAGES == 512 && EXMAP_PAGE_LEN_BITS == 12 &&
 	       EXMAP_PAGE_MAX_PAGES == 4096 && EXMAP_MAX_INTERFACES == 1024, "limits");
 
@@ -257,6 +258,36 @@ TEST(mmap_interface_twice_is_one_page)
 	a->iov[511].value = 12345;
 	ck_assert_uint_eq(b->iov[511].value, 12345);
 	ck_assert(all_bytes(map_interface(fd, 0), 0));
+}
+
+static void *map_positive(int fd, unsigned long nr)
+{
+	return mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		    EXMAP_OFF_INTERFACE_POSITIVE(nr));
+}
+
+/* An interface's page is the same at its offset that is a positive number. */
+TEST(mmap_interface_at_a_positive_offset)
+{
+	const off_t before = EXMAP_OFF_INTERFACE_POSITIVE_BASE - PAGE;
+	const off_t last = EXMAP_OFF_INTERFACE_MAX & INT64_MAX;
+	struct exmap_user_interface *interface;
+	struct exmap *ex = exmap_new(MIB, 10, 2);
+
+	ck_assert_int_gt(EXMAP_OFF_INTERFACE_POSITIVE(EXMAP_MAX_INTERFACES - 1), 0);
+	interface = map_positive(ex->fd, 1);
+	assert_ok(interface);
+	interface->iov[0].value = (uint64_t)3 << 52 | 5;
+	ck_assert_uint_eq(ex->interface[1]->iov[0].value, interface->iov[0].value);
+	ck_assert_int_eq(action(ex->fd, 1, EXMAP_OP_ALLOC, 1, 0), 0);
+	ck_assert_int_eq(interface->iov[0].pages, 3);
+	assert_errno(map_positive(ex->fd, 2), ENXIO);
+	assert_errno(map_positive(ex->fd, EXMAP_MAX_INTERFACES), ENXIO);
+	assert_errno(mmap(NULL, 2 * PAGE, PROT_READ, MAP_SHARED, ex->fd,
+			  EXMAP_OFF_INTERFACE_POSITIVE(0)), EINVAL);
+	assert_errno(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, ex->fd, before), EINVAL);
+	assert_errno(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, ex->fd, last), EINVAL);
+	assert_errno(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, ex->fd, last - PAGE), ENXIO);
 }
 
 /*

@@ -22,6 +22,13 @@
 #include <linux/ioctl.h>
 
 /*
+ * The version of this header. /sys/module/exmap/version is that of the loaded module.
+ */
+#define EXMAP_VERSION_MAJOR	1
+#define EXMAP_VERSION_MINOR	0
+#define EXMAP_VERSION		"1.0"
+
+/*
  * Offsets for mmap(2) on the file descriptor. The offset says what is mapped: the surface, once
  * per exmap; or the page of interface n. Both need MAP_SHARED.
  */
@@ -31,6 +38,10 @@
 #define EXMAP_OFF_INTERFACE_MAX	0xf000000000000000ULL
 #define EXMAP_OFF_INTERFACE(n)	\
 	(EXMAP_OFF_INTERFACE_BASE | ((unsigned long long)(n) << 12))
+/* The same page, at an offset that is a positive off_t: Python's mmap refuses others. */
+#define EXMAP_OFF_INTERFACE_POSITIVE_BASE 0x6000000000000000LL
+#define EXMAP_OFF_INTERFACE_POSITIVE(n)	\
+	(EXMAP_OFF_INTERFACE_POSITIVE_BASE | ((long long)(n) << 12))
 
 /* The most interfaces that an exmap can have. */
 #define EXMAP_MAX_INTERFACES	1024
