@@ -47,7 +47,7 @@ fail()
 # and with the variables that the scripts read
 as_root()
 {
-	[ "$(id -u)" = 0 ] || exec sudo --preserve-env=EXMAP_CACHE,EXMAP_MIRROR,EXMAP_VM_TIMEOUT,KERNEL \
+	[ "$(id -u)" = 0 ] || exec sudo --preserve-env=EXMAP_CACHE,EXMAP_MIRROR,EXMAP_VM_TIMEOUT,JOBS,KERNEL \
 		"$checkout/$script" "$@"
 }
 
