@@ -12,8 +12,8 @@
 #	$cache		the directory for everything that scripts build: $EXMAP_CACHE
 #	$mirror		Debian's mirror: $EXMAP_MIRROR
 #
-# vm/root, vm/kernel, vm/preinit, vm/init and vm/package-test do not source it: the first two are
-# hashed into the roots, and the others run in a machine, before the checkout can be reached.
+# vm/kernel, vm/preinit, vm/init and vm/package-test do not source it: they run in a root or in a
+# machine, where the checkout cannot be reached.
 set -euo pipefail
 
 # A relative $EXMAP_CACHE is relative to the caller's directory.
