@@ -23,6 +23,7 @@
 #include <linux/io_uring/cmd.h>
 #endif
 
+#include "arch.h"
 #include "ksyms.h"
 
 /* To try another kernel: make KCFLAGS=-DEXMAP_ANY_KERNEL */
@@ -160,7 +161,7 @@ static inline void exmap_pte_set(struct mm_struct *mm, unsigned long address, pt
 static inline void exmap_pte_clear(struct mm_struct *mm, unsigned long address, pte_t *pte,
 				   pte_t old)
 {
-	WRITE_ONCE(*pte, native_make_pte(0));
+	WRITE_ONCE(*pte, EXMAP_PTE_NONE);
 #ifdef CONFIG_PAGE_TABLE_CHECK
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0) && LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
 	page_table_check_pte_clear(mm, old);

@@ -14,8 +14,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
-#include <asm/cpu_device_id.h>
-
+#include "arch.h"
 #include "compat.h"
 #include "entry.h"
 #include "exmap.h"
@@ -619,24 +618,13 @@ static struct miscdevice exmap_device = {
 	.fops = &exmap_fops,
 };
 
-static const struct x86_cpu_id exmap_errata[] __initconst = {
-	X86_MATCH_VENDOR_FAM_MODEL(INTEL, 6, 0x57, NULL),	/* Knights Landing */
-	X86_MATCH_VENDOR_FAM_MODEL(INTEL, 6, 0x85, NULL),	/* Knights Mill */
-	{ }
-};
-
 static int __init exmap_init(void)
 {
+	const char *problem = exmap_arch_problem();
 	int err;
 
-	/* These may set bits in a PTE that is not present (_PAGE_KNL_ERRATUM_MASK). */
-	if (x86_match_cpu(exmap_errata)) {
-		pr_err("Xeon Phi processors are not supported\n");
-		return -ENODEV;
-	}
-	/* Xen PV guests do not own their page tables. */
-	if (boot_cpu_has(X86_FEATURE_XENPV)) {
-		pr_err("Xen PV guests are not supported\n");
+	if (problem) {
+		pr_err("%s\n", problem);
 		return -ENODEV;
 	}
 	exmap_locks_prime();

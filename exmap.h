@@ -32,7 +32,7 @@
  * Headers: this one has the structs, and the functions of all files that have no other header.
  * entry.h: entries, and their answers. pool.h: free pages, from refill.c to charge.c. reading.h:
  * the reading index. walk.h: a look into the page tables. io.h: a READ or WRITE under way.
- * compat.h: every difference between kernel versions.
+ * compat.h: every difference between kernel versions. arch.h: every difference between processors.
  *
  * Who owns what:
  *   - An open file owns a struct exmap_file. It points to the struct exmap that open made, or,
@@ -245,7 +245,7 @@ struct exmap_counts {
  *	it and flush
  * @bundle: the pages, page[0 .. @nr - 1]
  * @address: the address of each of them. Until the flush, its PTE is marked there
- *	(EXMAP_PTE_DEFERRED). Set once, after @bundle
+ *	(exmap_pte_mark()). Set once, after @bundle
  * @nr: number of pages; may be read without @lock
  * @charge: for @bundle and @address
  */

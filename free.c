@@ -9,6 +9,7 @@
  */
 #include <linux/mm.h>
 
+#include "arch.h"
 #include "compat.h"
 #include "entry.h"
 #include "exmap.h"
@@ -82,7 +83,7 @@ static __always_inline void exmap_free_defer(struct exmap_quarantine *quarantine
 {
 	unsigned int nr = quarantine->nr;
 
-	WRITE_ONCE(*pte, EXMAP_PTE_DEFERRED);
+	exmap_pte_mark(pte);
 	quarantine->address[nr] = address;
 	/* Before the PTE is unlocked: exmap_quarantine_recall() must find what the mark is for. */
 	WRITE_ONCE(quarantine->nr, nr + 1);
@@ -152,13 +153,6 @@ static noinline int exmap_free_entry(struct exmap_unmap *unmap, struct exmap_int
 }
 
 /*
- * The most pages that the kernel flushes one by one (tlb_single_page_flush_ceiling, Linux 6.1 to
- * 7.3). If there are more it flushes everything that the TLBs hold, and their addresses do not
- * matter.
- */
-#define EXMAP_FLUSH_SINGLE 33
-
-/*
  * FREE of entries of one page each, as most are. Stops at the first entry that has another
  * length, leaves the surface or is not mapped, and when limbo or quarantine is full. Returns how
  * many entries are done.
@@ -191,7 +185,7 @@ exmap_free_singles(struct exmap_unmap *unmap, struct exmap_interface *interface,
 			break;
 		pte = &walk->table[number % PTRS_PER_PTE];
 		old = *pte;
-		if (unlikely(!(native_pte_val(old) & _PAGE_PRESENT)))
+		if (unlikely(!exmap_pte_is_valid(old)))
 			break;
 		exmap_pte_clear(exmap->mm, number << PAGE_SHIFT, pte, old);
 		*page++ = exmap_pte_page(old);
@@ -332,7 +326,7 @@ int exmap_free_page(struct exmap *exmap, struct exmap_interface *interface, unsi
 		goto leave;
 	pte = &walk.table[pte_index(address)];
 	old = *pte;
-	if (unlikely(!(native_pte_val(old) & _PAGE_PRESENT)))
+	if (unlikely(!exmap_pte_is_valid(old)))
 		goto unlock;
 	exmap_pte_clear(exmap->mm, address, pte, old);
 	exmap_walk_drop(&walk);
@@ -380,7 +374,7 @@ int exmap_defer_page(struct exmap *exmap, struct exmap_interface *interface, uns
 		goto unlock_quarantine;
 	pte = &walk.table[pte_index(address)];
 	old = *pte;
-	if (unlikely(!(native_pte_val(old) & _PAGE_PRESENT)))
+	if (unlikely(!exmap_pte_is_valid(old)))
 		goto unlock;
 	exmap_pte_clear(exmap->mm, address, pte, old);
 	quarantine->bundle->page[quarantine->nr] = exmap_pte_page(old);

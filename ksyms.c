@@ -13,10 +13,8 @@
 #include "exmap.h"
 #include "ksyms.h"
 
-DEFINE_STATIC_CALL_NULL(exmap_flush_tlb_mm_range, flush_tlb_mm_range);
-DEFINE_STATIC_CALL_NULL(exmap_vfs_read, vfs_read);
-DEFINE_STATIC_CALL_NULL(exmap_mmu_notifier_start, __mmu_notifier_invalidate_range_start);
-DEFINE_STATIC_CALL_NULL(exmap_mmu_notifier_end, __mmu_notifier_invalidate_range_end);
+#define EXMAP_KSYM_DEFINE(call, function) DEFINE_STATIC_CALL_NULL(call, function);
+EXMAP_KSYMS(EXMAP_KSYM_DEFINE)
 
 /*
  * Returns the address of a function, or NULL after a message. The probe may sit behind the first
@@ -54,18 +52,17 @@ static void *__init exmap_resolve(const char *name)
  */
 int __init exmap_ksyms_resolve(void)
 {
-	typeof(&flush_tlb_mm_range) flush = exmap_resolve("flush_tlb_mm_range");
-	typeof(&vfs_read) read = exmap_resolve("vfs_read");
-	typeof(&__mmu_notifier_invalidate_range_start) start =
-		exmap_resolve("__mmu_notifier_invalidate_range_start");
-	typeof(&__mmu_notifier_invalidate_range_end) end =
-		exmap_resolve("__mmu_notifier_invalidate_range_end");
+	int err = 0;
 
-	if (!flush || !read || !start || !end)
-		return -ENOENT;
-	static_call_update(exmap_flush_tlb_mm_range, flush);
-	static_call_update(exmap_vfs_read, read);
-	static_call_update(exmap_mmu_notifier_start, start);
-	static_call_update(exmap_mmu_notifier_end, end);
-	return 0;
+#define EXMAP_KSYM_RESOLVE(call, function)				\
+	do {								\
+		typeof(&function) target = exmap_resolve(#function);	\
+									\
+		if (target)						\
+			static_call_update(call, target);		\
+		else							\
+			err = -ENOENT;					\
+	} while (0);
+	EXMAP_KSYMS(EXMAP_KSYM_RESOLVE)
+	return err;
 }

@@ -11,14 +11,17 @@
 #include <linux/mmu_notifier.h>
 #include <linux/static_call.h>
 
-/* asm/tlbflush.h hides this declaration from modules. */
-void flush_tlb_mm_range(struct mm_struct *mm, unsigned long start, unsigned long end,
-			unsigned int stride_shift, bool freed_tables);
+#include "arch.h"
 
-DECLARE_STATIC_CALL(exmap_flush_tlb_mm_range, flush_tlb_mm_range);
-DECLARE_STATIC_CALL(exmap_vfs_read, vfs_read);
-DECLARE_STATIC_CALL(exmap_mmu_notifier_start, __mmu_notifier_invalidate_range_start);
-DECLARE_STATIC_CALL(exmap_mmu_notifier_end, __mmu_notifier_invalidate_range_end);
+/* The static calls, each with the function that it calls. */
+#define EXMAP_KSYMS(X)							\
+	EXMAP_ARCH_KSYMS(X)						\
+	X(exmap_vfs_read, vfs_read)					\
+	X(exmap_mmu_notifier_start, __mmu_notifier_invalidate_range_start) \
+	X(exmap_mmu_notifier_end, __mmu_notifier_invalidate_range_end)
+
+#define EXMAP_KSYM_DECLARE(call, function) DECLARE_STATIC_CALL(call, function);
+EXMAP_KSYMS(EXMAP_KSYM_DECLARE)
 
 int exmap_ksyms_resolve(void);
 

@@ -3,10 +3,10 @@
  * Pages come to the surface. ALLOC maps pages of the stock. READ reserves private pages and
  * installs them once they have been read. WRITE pins the pages that are mapped.
  */
-#include <linux/io.h>
 #include <linux/mm.h>
 #include <linux/sched/signal.h>
 
+#include "arch.h"
 #include "compat.h"
 #include "entry.h"
 #include "exmap.h"
@@ -30,7 +30,7 @@ noinline int exmap_walk_flush(struct exmap_walk *walk, struct exmap_interface *i
 			      unsigned long address)
 {
 	if (!exmap_walk_lock(walk, address) ||
-	    likely(!pte_same(walk->table[pte_index(address)], EXMAP_PTE_DEFERRED)))
+	    likely(!exmap_pte_is_marked(walk->table[pte_index(address)])))
 		return 0;
 	exmap_walk_unlock(walk);
 	return exmap_quarantine_recall(walk->exmap, interface, address);
@@ -178,8 +178,7 @@ unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *interfac
 		page = exmap_stock_pop(exmap, interface);
 		if (unlikely(!page))
 			break;
-		exmap_pte_set(exmap->mm, address, pte,
-			      native_make_pte(bits | page_to_phys(page)));
+		exmap_pte_set(exmap->mm, address, pte, exmap_pte_make(bits, page));
 		used++;
 	}
 	/* Addresses that had a page before are marked already. Marking them again is harmless. */
@@ -285,13 +284,13 @@ __exmap_alloc_singles(struct exmap_walk *walk, struct exmap_interface *interface
 		old = *pte;
 		if (likely(exmap_pte_free(old))) {
 			exmap_pte_set(exmap->mm, number << PAGE_SHIFT, pte,
-				      native_make_pte(bits | page_to_phys(*--free)));
+				      exmap_pte_make(bits, *--free));
 			if (reading)
 				exmap_reading_mark(index, shift, number);
 			exmap_answer(entry, 0, 1);
 			continue;
 		}
-		if (unlikely(!(native_pte_val(old) & _PAGE_PRESENT)))
+		if (unlikely(!exmap_pte_is_valid(old)))
 			break;
 		exmap_answer(entry, 0, 0);
 	}
@@ -500,7 +499,7 @@ again:
 		 * exmap_prepare() has flushed here, so this mark is of a page that came and went
 		 * since.
 		 */
-		if (unlikely(pte_same(walk.table[pte_index(address)], EXMAP_PTE_DEFERRED))) {
+		if (unlikely(exmap_pte_is_marked(walk.table[pte_index(address)]))) {
 			err = exmap_walk_flush(&walk, interface, address);
 			if (err) {
 				exmap_unreserve(exmap, interface, slot, nr);
@@ -566,7 +565,7 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 		 */
 		table = !slot->error && exmap_walk_lock(&walk, slot->address);
 		pte = table ? &walk.table[pte_index(slot->address)] : NULL;
-		old = table ? *pte : native_make_pte(0);
+		old = table ? *pte : EXMAP_PTE_NONE;
 		/*
 		 * Take the slot out under the PTE lock. Nobody can map a page and mark this slot
 		 * between this and exmap_pte_set() below.
@@ -574,7 +573,7 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 		stale = exmap_reading_end(exmap, slot);
 		if (likely(table && !stale && exmap_pte_free(old))) {
 			exmap_pte_set(exmap->mm, slot->address, pte,
-				      __pte(exmap->pte | page_to_phys(slot->page)));
+				      exmap_pte_make(exmap->pte, slot->page));
 			if (likely(exmap_has_reading(exmap)))
 				exmap_reading_mark(exmap->reading, exmap->reading_shift,
 						   slot->address >> PAGE_SHIFT);

@@ -6,6 +6,7 @@
 #include <linux/gfp.h>
 #include <linux/mm.h>
 
+#include "arch.h"
 #include "compat.h"
 #include "exmap.h"
 #include "pool.h"
@@ -138,8 +139,8 @@ void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *quaranti
 		if (WARN_ON_ONCE(!exmap_walk_lock_atomic(&walk, *address)))
 			continue;
 		pte = &walk.table[pte_index(*address)];
-		if (!WARN_ON_ONCE(!pte_same(*pte, EXMAP_PTE_DEFERRED)))
-			WRITE_ONCE(*pte, native_make_pte(0));
+		if (!WARN_ON_ONCE(!exmap_pte_is_marked(*pte)))
+			WRITE_ONCE(*pte, EXMAP_PTE_NONE);
 	}
 	exmap_walk_unlock(&walk);
 	exmap_stock_settle(exmap, interface, quarantine->bundle->page, quarantine->nr);

@@ -8,6 +8,7 @@
 #include <linux/mmu_notifier.h>
 #include <linux/rwsem.h>
 
+#include "arch.h"
 #include "compat.h"
 #include "exmap.h"
 #include "ksyms.h"
@@ -63,7 +64,7 @@ void exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end
 
 	down_read_non_owner(&exmap->mapping->i_mmap_rwsem);
 	static_call(exmap_mmu_notifier_start)(&range);
-	static_call(exmap_flush_tlb_mm_range)(exmap->mm, start, end, PAGE_SHIFT, false);
+	exmap_flush_tlb(exmap->mm, start, end);
 	exmap_invalidate_end(&range);
 	up_read_non_owner(&exmap->mapping->i_mmap_rwsem);
 }
@@ -88,7 +89,7 @@ bool exmap_shootdown_try(struct exmap *exmap, unsigned long start, unsigned long
 		return false;
 	told = !static_call(exmap_mmu_notifier_start)(&range);
 	if (told) {
-		static_call(exmap_flush_tlb_mm_range)(exmap->mm, start, end, PAGE_SHIFT, false);
+		exmap_flush_tlb(exmap->mm, start, end);
 		exmap_invalidate_end(&range);
 	}
 	up_read(&exmap->mapping->i_mmap_rwsem);

@@ -229,7 +229,6 @@ int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma)
 	pgprot_t prot = vm_get_page_prot(vma->vm_flags);
 	unsigned long nr = exmap_leaves(vma->vm_start, vma->vm_end);
 
-	BUILD_BUG_ON(!pte_none(EXMAP_PTE_DEFERRED) || pte_present(EXMAP_PTE_DEFERRED));
 	mmap_assert_write_locked(exmap->mm);
 	/*
 	 * With PROT_NONE the PTEs would not be present, and exmap takes such a PTE for an absent

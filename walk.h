@@ -5,11 +5,11 @@
 #ifndef EXMAP_WALK_H
 #define EXMAP_WALK_H
 
-#include <linux/io.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
 #include <linux/spinlock.h>
 
+#include "arch.h"
 #include "compat.h"
 #include "exmap.h"
 #include "pool.h"
@@ -25,14 +25,6 @@ struct exmap_walk {
 	pte_t *table;
 	spinlock_t *lock;	/* the PTE lock of @table, which is held; NULL if none is */
 };
-
-/*
- * Placeholder for the PTE of a page in quarantine: no page may be mapped here before the flush. To
- * the kernel it is a none PTE, so an access causes a page fault. pte_none() of every kernel ignores
- * this bit, because some Xeon Phi processors set it by mistake (_PAGE_KNL_ERRATUM_MASK). exmap
- * refuses to load on those processors.
- */
-#define EXMAP_PTE_DEFERRED native_make_pte(_PAGE_ACCESSED)
 
 /* The value of @region if no table is locked. */
 #define NO_REGION ULONG_MAX
@@ -65,17 +57,6 @@ static inline pmd_t *exmap_pmds(const struct exmap *exmap, unsigned long address
 	const struct exmap_leaf *leaf = READ_ONCE(exmap->directory[address >> P4D_SHIFT]);
 
 	return READ_ONCE(leaf->pmds[pud_index(address)]);
-}
-
-/**
- * exmap_table - find the page table that a pmd_t refers to
- * @pmd: not none. It is not a huge page, because the surface has none
- *
- * Return: the first entry of the page table.
- */
-static inline pte_t *exmap_table(pmd_t pmd)
-{
-	return __va(native_pmd_val(pmd) & PTE_PFN_MASK);
 }
 
 /**
@@ -126,7 +107,7 @@ static inline bool exmap_walk_table(struct exmap_walk *walk, unsigned long addre
 		return false;
 	/* Pairs with pmd_install() of the kernel. The table's address depends on this value. */
 	value = READ_ONCE(pmds[pmd_index(address)]);
-	if (!native_pmd_val(value))
+	if (exmap_pmd_is_none(value))
 		return false;
 	walk->table = exmap_table(value);
 	walk->lock = ptep_lockptr(walk->exmap->mm, walk->table);
@@ -175,19 +156,8 @@ static inline void exmap_walk_leave(struct exmap_walk *walk, struct exmap_interf
  */
 static __always_inline bool exmap_pte_free(pte_t pte)
 {
-	return likely(!native_pte_val(pte)) ||
-		(!pte_present(pte) && !pte_same(pte, EXMAP_PTE_DEFERRED));
-}
-
-/**
- * exmap_pte_page - the page that a PTE maps
- * @pte: has _PAGE_PRESENT set, which pte_present() does not imply
- *
- * Return: the page. Unlike pte_page(), this does not ask the hypervisor what the PTE is.
- */
-static __always_inline struct page *exmap_pte_page(pte_t pte)
-{
-	return pfn_to_page((native_pte_val(pte) & PTE_PFN_MASK) >> PAGE_SHIFT);
+	return likely(exmap_pte_is_empty(pte)) ||
+		(!pte_present(pte) && !exmap_pte_is_marked(pte));
 }
 
 /**
@@ -230,7 +200,7 @@ static __always_inline void exmap_walk_drop(struct exmap_walk *walk)
 static __always_inline void exmap_map_page(struct exmap *exmap, unsigned long address, pte_t *pte,
 					   struct page *page)
 {
-	exmap_pte_set(exmap->mm, address, pte, native_make_pte(exmap->pte | page_to_phys(page)));
+	exmap_pte_set(exmap->mm, address, pte, exmap_pte_make(exmap->pte, page));
 	if (unlikely(exmap_has_reading(exmap)))
 		exmap_reading_mark(exmap->reading, exmap->reading_shift, address >> PAGE_SHIFT);
 }

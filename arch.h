@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * All differences between the processors that exmap runs on. Each has the same names here. The
+ * other files read as if only one processor existed, except arm64.c, which is built for arm64 only.
+ *
+ *   EXMAP_ARCH_KSYMS(X)    kernel functions that only this processor needs, as for EXMAP_KSYMS()
+ *   EXMAP_HAS_MARK         1 if a PTE can be marked; 0 if a FREE's flush is never put off
+ *   EXMAP_FLUSH_SINGLE     the most pages that the kernel flushes one by one. If there are more it
+ *                          flushes everything that the TLBs hold, and their addresses do not matter
+ *   EXMAP_VM_REFUSED       flags of a VMA that the surface must not have
+ *   EXMAP_PTE_NONE         an empty PTE
+ */
+#ifndef EXMAP_ARCH_H
+#define EXMAP_ARCH_H
+
+#include <linux/init.h>
+#include <linux/io.h>
+#include <linux/mm.h>
+#include <linux/pgtable.h>
+#include <linux/static_call.h>
+
+#if defined(CONFIG_X86_64)
+
+#include <asm/cpu_device_id.h>
+
+/* asm/tlbflush.h hides this declaration from modules. */
+void flush_tlb_mm_range(struct mm_struct *mm, unsigned long start, unsigned long end,
+			unsigned int stride_shift, bool freed_tables);
+
+DECLARE_STATIC_CALL(exmap_flush_tlb_mm_range, flush_tlb_mm_range);
+#define EXMAP_ARCH_KSYMS(X) X(exmap_flush_tlb_mm_range, flush_tlb_mm_range)
+
+#define EXMAP_HAS_MARK 1
+/* tlb_single_page_flush_ceiling, Linux 6.1 to 7.3 */
+#define EXMAP_FLUSH_SINGLE 33
+#define EXMAP_VM_REFUSED 0
+
+/* PTEs are used without paravirt_ops: Xen PV, which needs them, is refused. */
+#define EXMAP_PTE_NONE native_make_pte(0)
+
+/*
+ * Placeholder for the PTE of a page in quarantine: no page may be mapped here before the flush. To
+ * the kernel it is a none PTE, so an access causes a page fault. pte_none() of every kernel ignores
+ * this bit, because some Xeon Phi processors set it by mistake (_PAGE_KNL_ERRATUM_MASK).
+ */
+#define EXMAP_PTE_MARK native_make_pte(_PAGE_ACCESSED)
+
+/**
+ * exmap_arch_problem - whether exmap can run on this machine
+ *
+ * Return: NULL; or why it cannot.
+ */
+static inline const char *__init exmap_arch_problem(void)
+{
+	static const struct x86_cpu_id phi[] __initconst = {
+		X86_MATCH_VENDOR_FAM_MODEL(INTEL, 6, 0x57, NULL),	/* Knights Landing */
+		X86_MATCH_VENDOR_FAM_MODEL(INTEL, 6, 0x85, NULL),	/* Knights Mill */
+		{ }
+	};
+
+	/* These may set bits in a PTE that is not present (_PAGE_KNL_ERRATUM_MASK). */
+	if (x86_match_cpu(phi))
+		return "Xeon Phi processors are not supported";
+	/* Xen PV guests do not own their page tables. */
+	if (boot_cpu_has(X86_FEATURE_XENPV))
+		return "Xen PV guests are not supported";
+	return NULL;
+}
+
+/**
+ * exmap_pte_make - make a PTE
+ * @bits: all of it but the page frame
+ * @page: the page
+ *
+ * Return: the PTE.
+ */
+static __always_inline pte_t exmap_pte_make(pteval_t bits, struct page *page)
+{
+	return native_make_pte(bits | page_to_phys(page));
+}
+
+/**
+ * exmap_pte_is_empty - whether all bits of a PTE are 0
+ * @pte: the PTE
+ *
+ * Return: true if they are. Then it is neither a page nor a mark.
+ */
+static __always_inline bool exmap_pte_is_empty(pte_t pte)
+{
+	return !native_pte_val(pte);
+}
+
+/**
+ * exmap_pte_is_valid - whether the hardware finds a page in a PTE
+ * @pte: the PTE
+ *
+ * Return: true if it does, which pte_present() does not imply.
+ */
+static __always_inline bool exmap_pte_is_valid(pte_t pte)
+{
+	return native_pte_val(pte) & _PAGE_PRESENT;
+}
+
+/**
+ * exmap_pte_page - the page that a PTE maps
+ * @pte: exmap_pte_is_valid() is true of it
+ *
+ * Return: the page. Unlike pte_page(), this does not ask the hypervisor what the PTE is.
+ */
+static __always_inline struct page *exmap_pte_page(pte_t pte)
+{
+	return pfn_to_page((native_pte_val(pte) & PTE_PFN_MASK) >> PAGE_SHIFT);
+}
+
+/**
+ * exmap_pte_is_marked - whether a PTE is marked, because a flush is due
+ * @pte: the PTE, read under its PTE lock
+ *
+ * Return: true if it is.
+ */
+static __always_inline bool exmap_pte_is_marked(pte_t pte)
+{
+	return pte_same(pte, EXMAP_PTE_MARK);
+}
+
+/**
+ * exmap_pte_mark - mark a PTE, because a flush is due
+ * @pte: the PTE, which is empty; its PTE lock is held
+ */
+static __always_inline void exmap_pte_mark(pte_t *pte)
+{
+	BUILD_BUG_ON(!pte_none(EXMAP_PTE_MARK) || pte_present(EXMAP_PTE_MARK));
+	WRITE_ONCE(*pte, EXMAP_PTE_MARK);
+}
+
+/**
+ * exmap_pmd_is_none - whether a pmd_t refers to no page table
+ * @pmd: the pmd_t
+ *
+ * Return: true if it does not.
+ */
+static __always_inline bool exmap_pmd_is_none(pmd_t pmd)
+{
+	return !native_pmd_val(pmd);
+}
+
+/**
+ * exmap_table - find the page table that a pmd_t refers to
+ * @pmd: not none. It is not a huge page, because the surface has none
+ *
+ * Return: the first entry of the page table.
+ */
+static __always_inline pte_t *exmap_table(pmd_t pmd)
+{
+	return __va(native_pmd_val(pmd) & PTE_PFN_MASK);
+}
+
+/**
+ * exmap_flush_tlb - flush a range from the TLBs of all CPUs
+ * @mm: whose address space
+ * @start: first address
+ * @end: first address after the range
+ *
+ * Page tables stay. It is a full barrier.
+ */
+static __always_inline void exmap_flush_tlb(struct mm_struct *mm, unsigned long start,
+					    unsigned long end)
+{
+	static_call(exmap_flush_tlb_mm_range)(mm, start, end, PAGE_SHIFT, false);
+}
+
+#else
+#error "exmap supports x86-64 only"
+#endif
+
+#endif /* EXMAP_ARCH_H */
