@@ -17,7 +17,22 @@
 #include <linux/uio.h>
 #include <linux/version.h>
 #include <linux/workqueue.h>
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
+
+/*
+ * The version whose functions the kernel has. Red Hat's kernels are newer than their number says.
+ * RHEL 9.6 is called 5.14, and has most of 6.9. RHEL 10 is 6.12.
+ */
+#ifdef RHEL_RELEASE_CODE
+#if RHEL_RELEASE_CODE >= RHEL_RELEASE_VERSION(9, 6) && \
+	RHEL_RELEASE_CODE < RHEL_RELEASE_VERSION(10, 0)
+#define EXMAP_KERNEL KERNEL_VERSION(6, 9, 0)
+#endif
+#endif
+#ifndef EXMAP_KERNEL
+#define EXMAP_KERNEL LINUX_VERSION_CODE
+#endif
+
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 8, 0)
 #include <linux/io_uring.h>
 #else
 #include <linux/io_uring/cmd.h>
@@ -28,12 +43,11 @@
 
 /* To try another kernel: make KCFLAGS=-DEXMAP_ANY_KERNEL */
 #if !defined(EXMAP_ANY_KERNEL) && \
-	(LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0) || \
-	 LINUX_VERSION_CODE >= KERNEL_VERSION(7, 4, 0))
+	(EXMAP_KERNEL < KERNEL_VERSION(6, 1, 0) || EXMAP_KERNEL >= KERNEL_VERSION(7, 4, 0))
 #error "exmap supports Linux 6.1 to 7.3; make KCFLAGS=-DEXMAP_ANY_KERNEL builds it for other kernels"
 #endif
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 3, 0)
 static inline void vm_flags_set(struct vm_area_struct *vma, vm_flags_t flags)
 {
 	mmap_assert_write_locked(vma->vm_mm);
@@ -41,7 +55,7 @@ static inline void vm_flags_set(struct vm_area_struct *vma, vm_flags_t flags)
 }
 #endif
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 4, 0)
 /* Before 6.4 a VMA has no lock of its own. mmap_lock is enough. */
 static inline void vma_start_write(struct vm_area_struct *vma)
 {
@@ -49,13 +63,13 @@ static inline void vma_start_write(struct vm_area_struct *vma)
 }
 #endif
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 11, 0)
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 11, 0)
 /* Returns the lock of the page table that contains the entry @pte. It came with 6.11. */
 static inline spinlock_t *ptep_lockptr(struct mm_struct *mm, pte_t *pte)
 {
 #if !USE_SPLIT_PTE_PTLOCKS
 	return &mm->page_table_lock;
-#elif LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+#elif EXMAP_KERNEL < KERNEL_VERSION(6, 6, 0)
 	return ptlock_ptr(virt_to_page(pte));
 #else
 	return ptlock_ptr(virt_to_ptdesc(pte));
@@ -71,7 +85,7 @@ static inline spinlock_t *ptep_lockptr(struct mm_struct *mm, pte_t *pte)
  */
 #ifdef CONFIG_NUMA
 static inline struct mempolicy *exmap_vma_policy(struct vm_area_struct *vma, unsigned long address
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
+#if EXMAP_KERNEL >= KERNEL_VERSION(6, 7, 0)
 						 , pgoff_t *index
 #endif
 						 )
@@ -101,7 +115,7 @@ static inline void exmap_rss_add(struct mm_struct *mm, long pages)
 {
 	if (pages < 0)
 		update_hiwater_rss(mm);
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 2, 0)
 	atomic_long_add(pages, &mm->rss_stat.count[MM_SHMEMPAGES]);
 #else
 	percpu_counter_add(&mm->rss_stat[MM_SHMEMPAGES], pages);
@@ -114,7 +128,7 @@ static inline void exmap_rss_add(struct mm_struct *mm, long pages)
  */
 static inline unsigned long exmap_page_flags(const struct page *page)
 {
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 18, 0)
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 18, 0)
 	return READ_ONCE(page->flags);
 #else
 	return READ_ONCE(page->flags.f);
@@ -136,9 +150,9 @@ static inline void exmap_pte_set(struct mm_struct *mm, unsigned long address, pt
 				 pte_t value)
 {
 #ifdef CONFIG_PAGE_TABLE_CHECK
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 6, 0)
 	page_table_check_pte_set(mm, address, pte, value);
-#elif LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
+#elif EXMAP_KERNEL < KERNEL_VERSION(7, 0, 0)
 	page_table_check_ptes_set(mm, pte, value, 1);
 #else
 	page_table_check_ptes_set(mm, address, pte, value, 1);
@@ -163,7 +177,7 @@ static inline void exmap_pte_clear(struct mm_struct *mm, unsigned long address, 
 {
 	WRITE_ONCE(*pte, EXMAP_PTE_NONE);
 #ifdef CONFIG_PAGE_TABLE_CHECK
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0) && LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
+#if EXMAP_KERNEL >= KERNEL_VERSION(6, 6, 0) && EXMAP_KERNEL < KERNEL_VERSION(7, 0, 0)
 	page_table_check_pte_clear(mm, old);
 #else
 	page_table_check_pte_clear(mm, address, old);
@@ -185,7 +199,7 @@ static inline void exmap_pte_clear(struct mm_struct *mm, unsigned long address, 
 static inline void exmap_invalidate_end(struct mmu_notifier_range *range)
 {
 	lockdep_off();
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 6, 0)
 	static_call(exmap_mmu_notifier_end)(range, false);
 #else
 	static_call(exmap_mmu_notifier_end)(range);
@@ -212,7 +226,7 @@ exmap_shrinker_register(const char *name,
 {
 	struct shrinker *shrinker;
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 7, 0)
 	shrinker = kzalloc(sizeof(*shrinker), GFP_KERNEL);
 #else
 	shrinker = shrinker_alloc(0, "%s", name);
@@ -223,7 +237,7 @@ exmap_shrinker_register(const char *name,
 	shrinker->scan_objects = scan;
 	shrinker->batch = batch;
 	shrinker->seeks = DEFAULT_SEEKS;
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 7, 0)
 	if (register_shrinker(shrinker, "%s", name)) {
 		kfree(shrinker);
 		return NULL;
@@ -240,7 +254,7 @@ exmap_shrinker_register(const char *name,
  *
  * Waits until no callback is running.
  */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 7, 0)
 static inline void exmap_shrinker_free(struct shrinker *shrinker)
 {
 	unregister_shrinker(shrinker);
@@ -264,7 +278,7 @@ static inline void exmap_shrinker_free(struct shrinker *shrinker)
  */
 static inline unsigned long exmap_iter_address(const struct iov_iter *iter)
 {
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 4, 0)
 	if (iter_is_ubuf(iter))
 		return (unsigned long)iter->ubuf + iter->iov_offset;
 	return (unsigned long)iov_iter_iovec(iter).iov_base;
@@ -281,7 +295,7 @@ static inline unsigned long exmap_iter_address(const struct iov_iter *iter)
  */
 static inline size_t exmap_iter_len(const struct iov_iter *iter)
 {
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 4, 0)
 	return iter_is_ubuf(iter) ? iter->count : iov_iter_iovec(iter).iov_len;
 #else
 	return min(iter_iov_len(iter), iov_iter_count(iter));
@@ -318,6 +332,7 @@ static inline void exmap_iocb_end_write(struct kiocb *iocb)
 static inline ssize_t exmap_iocb_write(struct file *file, struct kiocb *iocb,
 				       struct iov_iter *iter)
 {
+	/* RHEL 9 has not got this change. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
 	struct super_block *sb = file_inode(file)->i_sb;
 	ssize_t ret;
@@ -340,14 +355,14 @@ static inline ssize_t exmap_iocb_write(struct file *file, struct kiocb *iocb,
 #endif
 
 /* Until 6.17, the works of a workqueue stay on their CPU by default. */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 17, 0)
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 17, 0)
 #define WQ_PERCPU 0
 #endif
 
 /* Returns the command area of a submission queue entry. User space may be writing to it. */
 static inline const struct iovec *__exmap_uring_iovec(const struct io_uring_cmd *cmd)
 {
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 4, 0)
 	return cmd->cmd;
 #elif defined(io_uring_sqe_cmd)
 	return io_uring_sqe_cmd(cmd->sqe, struct iovec);
@@ -400,7 +415,7 @@ static inline int exmap_uring_import(struct io_uring_cmd *cmd, unsigned long sta
 				     unsigned long len, int direction, struct iov_iter *iter,
 				     unsigned int issue_flags)
 {
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 15, 0)
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 15, 0)
 	return io_uring_cmd_import_fixed(start, len, direction, iter, cmd);
 #else
 	return io_uring_cmd_import_fixed(start, len, direction, iter, cmd, issue_flags);
@@ -418,7 +433,10 @@ static inline int exmap_uring_import(struct io_uring_cmd *cmd, unsigned long sta
  */
 static inline void exmap_uring_done(struct io_uring_cmd *cmd, long ret, unsigned int issue_flags)
 {
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 18, 0)
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 1, 22) || \
+	(EXMAP_KERNEL >= KERNEL_VERSION(6, 2, 0) && EXMAP_KERNEL < KERNEL_VERSION(6, 2, 9))
+	io_uring_cmd_done(cmd, ret, 0);
+#elif EXMAP_KERNEL < KERNEL_VERSION(6, 18, 0)
 	io_uring_cmd_done(cmd, ret, 0, issue_flags);
 #else
 	io_uring_cmd_done(cmd, ret, issue_flags);
