@@ -15,6 +15,7 @@
  *   surface.c     the surface as a mapping: VMA, mmap, touches of absent pages
  *   memory.c      pages come to the surface: ALLOC, reserve, install, pin
  *   free.c        pages leave the surface: FREE, with its flush at once or put off
+ *   prepare.c     what pages need before they come: page tables, flushes, free pages
  *   gate.c        the gate, and the kernel at work on the surface: notifier, reap
  *   refill.c      where an interface gets more free pages: depot, system, quarantine, steal, hunt
  *   reclaim.c     free pages go back to the system: the shrinker, the end of a pool
@@ -535,8 +536,6 @@ void exmap_surface_destroy(struct exmap *exmap);
 int exmap_alloc_page(struct exmap *exmap, struct exmap_interface *interface, unsigned long page);
 long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface, struct exmap_iov *iov,
 		 unsigned int nr, bool probe);
-int exmap_walk_flush(struct exmap_walk *walk, struct exmap_interface *interface,
-		     unsigned long address);
 unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *interface,
 			   unsigned long address, pte_t *pte, unsigned int nr, long *mapped);
 int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface, unsigned long start,
@@ -554,6 +553,12 @@ int exmap_defer_page(struct exmap *exmap, struct exmap_interface *interface, uns
 long exmap_free(struct exmap *exmap, struct exmap_interface *interface, struct exmap_iov *iov,
 		unsigned int nr, bool defer);
 long exmap_flush(struct exmap *exmap, struct exmap_interface *interface);
+
+/* prepare.c */
+int exmap_walk_flush(struct exmap_walk *walk, struct exmap_interface *interface,
+		     unsigned long address);
+int exmap_prepare(struct exmap_walk *walk, struct exmap_interface *interface, unsigned long start,
+		  unsigned long end);
 
 /* gate.c */
 void exmap_watch_init(struct exmap_watch *watch);

@@ -15,27 +15,6 @@
 #include "trace.h"
 #include "walk.h"
 
-/**
- * exmap_walk_flush - make sure that no flush is due at an address
- * @walk: the gate is open; this may unlock its table
- * @interface: its lock is held; gets the pages that had to be flushed
- * @address: an address on the surface
- *
- * May sleep. A flush may be due again when this returns, if another thread has mapped a page at
- * @address and freed it with EXMAP_FREE_DEFER. That page was mapped after this call began.
- *
- * Return: 0, or -EINTR if the caller is being killed.
- */
-noinline int exmap_walk_flush(struct exmap_walk *walk, struct exmap_interface *interface,
-			      unsigned long address)
-{
-	if (!exmap_walk_lock(walk, address) ||
-	    likely(!exmap_pte_is_marked(walk->table[pte_index(address)])))
-		return 0;
-	exmap_walk_unlock(walk);
-	return exmap_quarantine_recall(walk->exmap, interface, address);
-}
-
 /*
  * The page that is mapped at an address, or NULL. It stays mapped as long as @walk has the table
  * locked.
@@ -48,105 +27,6 @@ static struct page *exmap_mapped_page(struct exmap_walk *walk, unsigned long add
 		return NULL;
 	pte = walk->table[pte_index(address)];
 	return pte_present(pte) ? pte_page(pte) : NULL;
-}
-
-/* Count the pages of a range that are not mapped. */
-static unsigned int exmap_missing(struct exmap_walk *walk, unsigned long address, unsigned long end)
-{
-	unsigned int missing = 0;
-
-	for (; address < end; address += PAGE_SIZE)
-		missing += !exmap_mapped_page(walk, address);
-	return missing;
-}
-
-/*
- * Maximum retries if the kernel frees a page table while exmap_populate() makes it. Another thread
- * can cause that with madvise() at any time. -ENOMEM can also mean that memory is short, and then
- * each retry may wake the OOM killer.
- */
-#define EXMAP_TABLE_TRIES 16
-
-/*
- * Make sure that a range has its page tables, that no flush is due there, and that the stock has a
- * page for each absent page of the range. After releasing the interface's lock it checks the whole
- * range again. Returns 0 with the lock held and the gate open. Otherwise it returns -ENOMEM,
- * -EPROTO or -EINTR: the surface is unchanged, and the interface has been left.
- */
-static int exmap_prepare(struct exmap_walk *walk, struct exmap_interface *interface,
-			 unsigned long start, unsigned long end)
-{
-	struct exmap *exmap = walk->exmap;
-	unsigned int missing, openings, tries = 0;
-	unsigned long address;
-	int err, populated;
-
-again:
-	for (address = start; address < end; address = pmd_addr_end(address, end)) {
-		if (likely(exmap_has_table(exmap, address)))
-			continue;
-		/* Before the page tables are read. Pairs with exmap_gate_open(). */
-		openings = smp_load_acquire(&exmap->openings);
-		exmap_walk_leave(walk, interface);
-		populated = exmap_populate(exmap, address, end);
-		/* An error of exmap_enter() takes precedence over one in @populated. */
-		err = exmap_enter(exmap, interface);
-		if (err)
-			return err;
-		if (populated && !(populated == -ENOMEM && exmap_was_closed(exmap, openings) &&
-				   ++tries < EXMAP_TABLE_TRIES)) {
-			err = populated;
-			goto leave;
-		}
-		goto again;
-	}
-	/*
-	 * Flush before counting absent pages: a flush may sleep, and it brings pages into the
-	 * stock. Pairs with exmap_free_later(), which sets @deferred before it unmaps the first
-	 * page. A FREE that this read misses runs at the same time as this call, and counts as the
-	 * later one.
-	 */
-	if (unlikely(READ_ONCE(exmap->deferred)))
-		for (address = start; address < end; address += PAGE_SIZE) {
-			err = exmap_walk_flush(walk, interface, address);
-			if (err)
-				goto leave;
-		}
-	if (likely(exmap_stock(interface) >= (end - start) >> PAGE_SHIFT))
-		return 0;
-
-	missing = exmap_missing(walk, start, end);
-	if (exmap_stock(interface) >= missing)
-		return 0;
-	exmap_walk_unlock(walk);
-	err = exmap_stock_fill(exmap, interface, missing);
-	if (err == -ENOMEM) {
-		/* Another thread may have mapped pages of this range, with the last free pages. */
-		err = exmap_enter(exmap, interface);
-		if (err)
-			return err;
-		if (exmap_missing(walk, start, end) < missing)
-			goto again;
-		err = -ENOMEM;
-		goto leave;
-	}
-	if (err)
-		return err;
-	/*
-	 * The lock was released, so the gate may be closed now. Or it has been opened again. Then
-	 * this pairs with the release in exmap_gate_open(): the page tables are looked up afresh.
-	 */
-	if (smp_load_acquire(&exmap->gate) != EXMAP_GATE_OPEN) {
-		exmap_leave(interface);
-		err = exmap_enter(exmap, interface);
-		if (err)
-			return err;
-	}
-	goto again;
-
-leave:
-	exmap_walk_leave(walk, interface);
-	return err;
 }
 
 /**
@@ -226,7 +106,7 @@ static noinline int exmap_alloc_entry(struct exmap_walk *walk, struct exmap_inte
 	err = exmap_request(walk->exmap, request, &address, &end);
 	if (err)
 		return err;
-	if (probe && address < end && !exmap_missing(walk, address, address + PAGE_SIZE))
+	if (probe && address < end && exmap_mapped_page(walk, address))
 		return 0;
 	do {
 		err = exmap_prepare(walk, interface, address, end);
@@ -482,7 +362,7 @@ int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
 	int err, nr = 0;
 
 	lockdep_assert_held(&interface->lock);
-	if (probe && start < end && !exmap_missing(&walk, start, start + PAGE_SIZE))
+	if (probe && start < end && exmap_mapped_page(&walk, start))
 		end = start;
 again:
 	err = exmap_prepare(&walk, interface, start, end);
@@ -525,6 +405,8 @@ again:
 		nr++;
 	}
 	exmap_walk_unlock(&walk);
+	/* exmap_prepare() may have brought more than the absent pages need. */
+	exmap_stock_trim(exmap, interface);
 	atomic_add(nr, &interface->in_flight);
 	return nr;
 }

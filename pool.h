@@ -16,6 +16,7 @@
 #include "exmap.h"
 
 /* refill.c */
+bool __exmap_stock_draw(struct exmap *exmap, struct exmap_interface *interface, unsigned int want);
 int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, unsigned int want);
 
 /* reclaim.c. Its locks are here for locks.c only. */
@@ -59,6 +60,25 @@ unsigned long exmap_pool_free_pages(struct exmap *exmap);
 static inline unsigned int exmap_stock(const struct exmap_interface *interface)
 {
 	return READ_ONCE(interface->count) + READ_ONCE(interface->nr_full) * EXMAP_BUNDLE_PAGES;
+}
+
+/**
+ * exmap_stock_draw - bring enough free pages into the stock, if the depot has them
+ * @exmap: the exmap
+ * @interface: its lock is held
+ * @want: number of pages
+ *
+ * Takes pool->lock. Does not sleep.
+ *
+ * Return: whether the stock has at least @want pages now.
+ */
+static inline bool exmap_stock_draw(struct exmap *exmap, struct exmap_interface *interface,
+				    unsigned int want)
+{
+	if (likely(exmap_stock(interface) >= want))
+		return true;
+	/* A hint, as in exmap_stock_fetch(). */
+	return READ_ONCE(exmap->pool.nr_full) && __exmap_stock_draw(exmap, interface, want);
 }
 
 /**

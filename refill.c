@@ -43,6 +43,24 @@ static bool exmap_stock_fetch(struct exmap *exmap, struct exmap_interface *inter
 	return true;
 }
 
+/**
+ * __exmap_stock_draw - bring enough free pages into the stock, if the depot has them
+ * @exmap: the exmap
+ * @interface: its lock is held
+ * @want: number of pages
+ *
+ * The slow part of exmap_stock_draw().
+ *
+ * Return: whether the stock has at least @want pages now.
+ */
+bool __exmap_stock_draw(struct exmap *exmap, struct exmap_interface *interface, unsigned int want)
+{
+	while (exmap_stock(interface) < want)
+		if (!exmap_stock_fetch(exmap, interface))
+			return false;
+	return true;
+}
+
 /*
  * Move pages that others have let go of to the stock. Looks at a few of the pinned pages. Returns
  * false if it got none. The interface's lock is held.
@@ -331,8 +349,7 @@ static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interfa
 	}
 	do {
 		pushes = exmap_pool_pushes(exmap);
-		while (exmap_stock(interface) < want && exmap_stock_fetch(exmap, interface))
-			;
+		exmap_stock_draw(exmap, interface, want);
 		exmap_stock_unpin_all(exmap, interface, want);
 		for (i = 0; !err && i < exmap_nr_interfaces(exmap); i++)
 			err = exmap_stock_collect(exmap, interface, &exmap->interfaces[i], want);
