@@ -149,32 +149,48 @@ static struct page *exmap_pool_take(unsigned int *order)
 }
 
 /*
- * Add pages from the system to the stock. Releases the interface's lock meanwhile, because
- * allocation may sleep. Returns the number of pages, 0 if the ceiling is reached, or -ENOMEM, with
- * the lock held again; or -EINTR, with the lock released.
+ * How many pages to ask the system for, if a call wants @want pages and the stock lacks @more of
+ * them. A long run gets a block for all of it, not just for what the stock lacks, because its pages
+ * are then adjacent in memory. What it does not need now is at most the interface's share of the
+ * @room below the ceiling, because the other interfaces would have to steal it.
+ */
+static unsigned long exmap_grow_size(const struct exmap *exmap, unsigned long want,
+				     unsigned long more, unsigned long room)
+{
+	unsigned long block = min(roundup_pow_of_two(want), room / exmap->max_interfaces);
+
+	return clamp_t(unsigned long, max(block, more), POOL_GROW_PAGES, EXMAP_BUNDLE_PAGES);
+}
+
+/*
+ * Add pages from the system to the stock, for a call that wants @want pages in all. Releases the
+ * interface's lock meanwhile, because allocation may sleep. Returns the number of pages, 0 if the
+ * ceiling is reached, or -ENOMEM, with the lock held again; or -EINTR, with the lock released.
  */
 static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interface,
 			     unsigned int want)
 {
 	struct exmap_pool *pool = &exmap->pool;
-	struct page *block = NULL, *page;
-	unsigned int order;
-	long reserved, nr, left;
-	bool killed;
-
 	/*
 	 * Pairs with exmap_pool_reserve() and exmap_pinned_replace(). exmap_pool_reserve() decides,
 	 * with pool->lock held.
 	 */
-	if (READ_ONCE(pool->taken) >= READ_ONCE(pool->most))
+	const unsigned long taken = READ_ONCE(pool->taken), most = READ_ONCE(pool->most);
+	struct page *block = NULL, *page;
+	unsigned long size;
+	unsigned int order;
+	long reserved, nr, left;
+	bool killed;
+
+	if (taken >= most)
 		return 0;
+	size = exmap_grow_size(exmap, want, want - exmap_stock(interface), most - taken);
 	mutex_unlock(&interface->lock);
 	/* The system zeroes the pages, so a large request spends a long time here. */
 	cond_resched();
 	if (down_read_killable(&pool->transit))
 		return -EINTR;
-	reserved = exmap_pool_reserve(exmap, clamp_t(unsigned long, want, POOL_GROW_PAGES,
-						     EXMAP_BUNDLE_PAGES));
+	reserved = exmap_pool_reserve(exmap, size);
 	nr = reserved;
 	if (reserved <= 0)
 		goto out;
@@ -394,7 +410,7 @@ static int exmap_stock_more(struct exmap *exmap, struct exmap_interface *interfa
 	if (fatal_signal_pending(current))
 		goto killed;
 	if (taken < *limit) {
-		got = exmap_stock_grow(exmap, interface, more);
+		got = exmap_stock_grow(exmap, interface, want);
 		if (got > 0 || got == -EINTR)
 			return min(got, 0L);
 		/*

@@ -205,26 +205,35 @@ static void shuffle(int *group)
 	}
 }
 
-/* Fail unless in nine of ten groups of @size pages each page follows its neighbor in memory. */
-static void assert_neighbors(struct exmap *ex, int size)
+/* Of the groups of @size pages among @pages from @page on, how many are adjacent in memory, too. */
+static int together(struct exmap *ex, int page, int pages, int size)
 {
 	static uint64_t frame[NEIGHBORS];
-	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC), together = 0;
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC), groups = 0;
 
 	assert_ok(fd);
-	ck_assert_int_eq(pread(fd, frame, sizeof(frame),
-			       (uintptr_t)ex->surface / PAGE * sizeof(*frame)), sizeof(frame));
+	ck_assert_int_eq(pread(fd, frame, pages * sizeof(*frame),
+			       ((uintptr_t)ex->surface / PAGE + page) * sizeof(*frame)),
+			 pages * sizeof(*frame));
 	close(fd);
-	for (int first = 0; first < NEIGHBORS; first += size) {
+	for (int first = 0; first < pages; first += size) {
 		int i = 1;
 
 		/* The frame's number is in the low bits. The others are the same for all pages. */
 		while (i < size && frame[first + i] == frame[first] + i)
 			i++;
-		together += i == size;
+		groups += i == size;
 	}
-	ck_assert_msg(together >= NEIGHBORS / size * 9 / 10, "%d of %d groups of %d are together",
-		      together, NEIGHBORS / size, size);
+	return groups;
+}
+
+/* Fail unless nine of ten groups of @size pages are together. */
+static void assert_neighbors(struct exmap *ex, int size)
+{
+	int groups = together(ex, 0, NEIGHBORS, size);
+
+	ck_assert_msg(groups >= NEIGHBORS / size * 9 / 10, "%d of %d groups of %d are together",
+		      groups, NEIGHBORS / size, size);
 }
 
 /* Rounds of ALLOC and FREE, in order or shuffled. FREE has @flags. */
@@ -261,6 +270,32 @@ TEST(pool_neighbors_with_deferred_flushes)
 {
 	neighbors(EXMAP_FREE_DEFER, false);
 	neighbors(EXMAP_FREE_DEFER, true);
+}
+
+/* A run of 512 pages gets a block of 512 from the system, even if some pages are free already. */
+TEST(pool_long_runs_grow_by_large_blocks)
+{
+	struct exmap *ex = exmap_new(NEIGHBORS * PAGE, NEIGHBORS, 1);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
+	assert_fdinfo(ex->fd, "pages-system", 64);
+	ck_assert_int_eq(alloc(ex, 0, 512, 512), 512);
+	assert_fdinfo(ex->fd, "pages-system", 64 + 512);
+	ck_assert_int_eq(together(ex, 512, 512, 512), 1);
+	ck_assert_int_eq(alloc(ex, 0, 1024, 2000), 2000);
+	ck_assert_int_ge(together(ex, 1024, 1536, 512), 3);
+	assert_pages_add_up(ex->fd);
+}
+
+/* A small pool takes no large block for a run that needs less. */
+TEST(pool_small_grows_by_what_it_needs)
+{
+	struct exmap *ex = exmap_new(4 * MIB, 600, 8);
+
+	ck_assert_int_eq(alloc(ex, 0, 0, 300), 300);
+	ck_assert_int_lt(fdinfo(ex->fd, "pages-system"), 300 + 64);
+	ck_assert_int_eq(alloc(ex, 1, 300, 300), 300);
+	assert_fdinfo(ex->fd, "pages-system", 600);
 }
 
 /*
