@@ -19,6 +19,7 @@
 # make budget        what READ and WRITE cost in instructions
 # make cost          what every call costs
 # make growth        does that cost grow with surface, interfaces, exmaps or pool?
+# make lines         how many cache lines each call reads and writes; needs qemu-plugin.h
 # make contention    what two threads do compared with one
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
@@ -42,7 +43,7 @@ CHECK_LIBS = $(shell pkg-config --cflags --libs check liburing) -laio
 TESTS_CXX = $(patsubst %.c,%-cxx,$(wildcard tests/user*.c))
 TESTS = test-exmap $(patsubst %.c,%,$(wildcard tests/*.c)) $(TESTS_CXX)
 BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same \
-	$(addprefix bench/,bench-read bench-cost bench-growth)
+	$(addprefix bench/,bench-read bench-cost bench-growth bench-lines)
 EXAMPLES = examples/bufferpool
 # What programs include, and where below include/.
 USER_HEADERS = linux/exmap.h exmap_user.h exmap_open.h
@@ -138,6 +139,10 @@ cost:
 growth:
 	bench/growth
 
+# 77: skipped
+lines:
+	bench/lines || [ $$? = 77 ]
+
 contention:
 	bench/contention
 
@@ -162,4 +167,4 @@ vm:
 	vm/run -l -- bash
 
 .PHONY: all module programs install install-dev dkms-source dkms-install dkms-remove clean demo
-.PHONY: figures budget cost growth contention bench-host check check-package style sparse vm
+.PHONY: figures budget cost growth lines contention bench-host check check-package style sparse vm

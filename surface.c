@@ -264,7 +264,7 @@ int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma)
 	spin_lock(&exmap->gate_lock);
 	/*
 	 * Publish the gate after @start, @end, @pte and @directory. Pairs with the acquire in
-	 * exmap_has_surface(), exmap_enter(), exmap_enter_late(), exmap_prepare() and
+	 * exmap_has_surface(), exmap_enter(), exmap_enter_late(), exmap_prepare_stock() and
 	 * exmap_fault_alloc().
 	 */
 	smp_store_release(&exmap->gate, EXMAP_GATE_OPEN);

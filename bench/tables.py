@@ -3,13 +3,15 @@
 """
 Turn what bench/measure has measured into tables.
 
-    bench/tables.py budget|contention|cost|growth
-        reads from standard input what bench/measure printed, and prints Markdown
+    bench/tables.py budget|contention|cost|growth|lines
+        reads from standard input what bench/measure printed, and prints Markdown; for lines, a
+        line "touched" follows, and what lines-plugin.c wrote
     bench/tables.py figure8|figure9|figure10|shootdowns|bufferpool
         reads NAME.csv in the current directory, and prints a text for people
     bench/tables.py apart FILE FILE
         adds up what test-bench-alloc printed in two processes, and prints a line of CSV
 """
+import collections
 import csv
 import pathlib
 import sys
@@ -97,6 +99,21 @@ SETUP_ROWS = (  # MiB, name
     (1024, "1 GiB"),
     (65536, "64 GiB"),
 )
+LINE_COLUMNS = (  # call, stride, name
+    ("alloc", 1, "ALLOC, adjacent pages"),
+    ("free-alloc", 1, "FREE"),
+    ("alloc", 16, "ALLOC, every 16th page"),
+    ("free-alloc", 16, "FREE"),
+    ("read", 16, "READ, every 16th page"),
+)
+LINE_ROWS = (  # kind, name
+    ("entry", "entries: requests and answers, 8 bytes a page"),
+    ("table", "page tables: the page's entry, 8 bytes"),
+    ("array", "bundles: pointers to free pages and to pages in limbo, 8 bytes a page; of READ also "
+              "its slots and requests"),
+    ("struct", "`struct page`: whether others hold the page"),
+    ("rest", "all else: stacks, locks, counters, and what the kernel reads and writes"),
+)
 MEMORY_ROWS = (  # what, size, name
     ("memory-surface", 4096, "a page of a surface of 4 TiB that was never used"),
     ("memory-interface", 64, "an interface"),
@@ -150,9 +167,9 @@ def budget():
                        judged(value / plain, limit, lambda ratio, most: ratio > most))
 
 
-def part(values, share):
+def part(values, share, key=None):
     """The value at that place in the order of the values: 0 least, 0.5 median, 1 most."""
-    return sorted(values)[int((len(values) - 1) * share + 0.5)]
+    return sorted(values, key=key)[int((len(values) - 1) * share + 0.5)]
 
 
 def contention():
@@ -232,6 +249,51 @@ def growth():
             cells = [f"{share:.2f} %", "1 %" + (": missed" if share > 1 else "")]
         yield line(name, short(size_in_bytes) if size_in_bytes >= 1 else f"{size_in_bytes:.6f}",
                    *cells)
+
+
+# Where the kernel has its array of struct page, on x86-64 without KASLR.
+STRUCT_PAGES = range(0xffffea0000000000, 0xffffeb0000000000)
+
+
+def kinds(touched, frames):
+    """How many lines of each kind a call has only read, and how many it has written."""
+    in_frame = collections.Counter(int(line, 16) // 64 for line, *_ in touched)
+    count = {kind: [0, 0] for kind, _ in LINE_ROWS}
+    for number, address, _, written in touched:
+        frame = int(number, 16) // 64
+        kind = frames.get(frame)
+        if not kind and int(address, 16) in STRUCT_PAGES:
+            kind = "struct"
+        # No other memory is used as densely as an array.
+        if not kind:
+            kind = "array" if in_frame[frame] >= 32 else "rest"
+        count[kind][int(written)] += 1
+    return count
+
+
+def lines():
+    """How many cache lines a call of 512 single pages reads and writes per page."""
+    found = sections()
+    frames = {int(row[2], 16): row[1] for row in found["lines"] if row[0] == "frame"}
+    calls = {}
+    for call, measurement, *touched in found["touched"]:
+        calls.setdefault((measurement, int(call)), []).append(touched)
+    columns = {}
+    for _, number, call, stride in (row for row in found["lines"] if row[0] == "measurement"):
+        # The call in the middle: an interrupt makes some use more lines.
+        middle = part([touched for (of, _), touched in calls.items() if of == number], 0.5, len)
+        columns[call, int(stride)] = kinds(middle, frames)
+
+    yield from heading("cache lines per page, only read (r) and written (w)",
+                       *(name for *_, name in LINE_COLUMNS))
+    for kind, name in LINE_ROWS:
+        cells = ([f"{lines / 512:.2f} {how}"
+                  for lines, how in zip(columns[call, stride][kind], "rw") if lines >= 3]
+                 for call, stride, _ in LINE_COLUMNS)
+        yield line(name, *(" + ".join(cell) for cell in cells))
+    sums = (sum(sum(both) for both in columns[call, stride].values())
+            for call, stride, _ in LINE_COLUMNS)
+    yield line("all", *(f"{lines / 512:.2f}" for lines in sums))
 
 
 def read_csv(name):
@@ -338,7 +400,7 @@ def bufferpool():
     yield ""
 
 
-TABLES = (budget, contention, cost, growth, figure8, figure9, figure10, shootdowns, bufferpool)
+TABLES = (budget, contention, cost, growth, lines, figure8, figure9, figure10, shootdowns, bufferpool)
 
 
 def apart(files):

@@ -47,7 +47,9 @@ fail()
 # and with the variables that the scripts read
 as_root()
 {
-	[ "$(id -u)" = 0 ] || exec sudo --preserve-env=EXMAP_CACHE,EXMAP_MIRROR,EXMAP_VM_TIMEOUT,JOBS,KERNEL \
+	local variables=EXMAP_CACHE,EXMAP_MIRROR,EXMAP_VM_TIMEOUT,JOBS,KERNEL,QEMU_INCLUDE
+
+	[ "$(id -u)" = 0 ] || exec sudo --preserve-env="$variables" \
 		"$checkout/$script" "$@"
 }
 
