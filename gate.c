@@ -129,15 +129,16 @@ static bool exmap_gate_close(struct exmap *exmap, enum exmap_gate gate)
 static void exmap_gate_open(struct exmap *exmap)
 {
 	spin_lock(&exmap->gate_lock);
-	/* After the kernel's changes. Pairs with exmap_prepare_tables() and
-	 * exmap_fault_alloc(). */
+	/*
+	 * After the kernel's changes. Pairs with exmap_prepare_tables() and exmap_fault_alloc().
+	 */
 	smp_store_release(&exmap->openings, exmap->openings + 1);
 	exmap->closers--;
 	if (!exmap->closers && exmap->gate == EXMAP_GATE_CLOSED) {
 		/*
 		 * Open after counting, and after the kernel's changes to the page tables. Pairs
-		 * with exmap_was_closed(), exmap_enter(), exmap_enter_late(), exmap_prepare_stock() and
-		 * exmap_fault_alloc().
+		 * with exmap_was_closed(), exmap_enter(), exmap_enter_late(),
+		 * exmap_prepare_stock() and exmap_fault_alloc().
 		 */
 		smp_store_release(&exmap->gate, EXMAP_GATE_OPEN);
 	}
