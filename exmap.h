@@ -76,8 +76,12 @@
  *     mutex              in PTEs                        that may be taken with
  *   exmap->reap_lock     exmap->reaped, ->unmapped;     mmap_lock                      S
  *     mutex              freeing leaves
+ *   exmap->flush.lock    one flush at a time            interface->lock,               S
+ *     mutex                                             quarantine->lock, reap_lock
+ *   flush.join_lock      who waits for the next flush   the above, flush.lock
+ *     spinlock
  *   i_mmap_rwsem         for reading: no MMU notifier   interface->lock,               S
- *     of exmap->mapping  registers during a shootdown   quarantine->lock, reap_lock
+ *     of exmap->mapping  registers during a shootdown   quarantine->lock, flush.lock
  *   PTE lock             PTEs of one page table         mmap_lock, interface->lock,
  *     spinlock                                          quarantine->lock, reap_lock
  *   bucket of            a chain of the reading index,  interface->lock, PTE lock
@@ -315,6 +319,22 @@ struct exmap_watch {
 	struct list_head exmaps;
 };
 
+/**
+ * struct exmap_flush - flushes that threads share; see exmap_shootdown()
+ * @lock: held while a flush is under way
+ * @join_lock: guards @start and @end
+ * @start: first address of all ranges whose owners wait for the next flush
+ * @end: first address after them; 0 if nobody waits. May be read without @join_lock
+ * @nr: number of flushes that somebody waited for; changed under @lock and @join_lock
+ */
+struct exmap_flush {
+	struct mutex lock;
+	spinlock_t join_lock;
+	unsigned long start;
+	unsigned long end;
+	u64 nr;
+};
+
 enum exmap_gate {
 	EXMAP_GATE_UNMAPPED,	/* no surface yet */
 	EXMAP_GATE_OPEN,
@@ -374,6 +394,7 @@ struct exmap_leaf {
  * @lock: serializes SETUP and CLONE
  * @watch: reports when the kernel takes away the surface or a part of it; set by SETUP
  * @neighbors: in @watch's list of exmaps; @watch->lock
+ * @flush: flushes that threads share
  * @pool: the pages
  * @remains: in setup.c's list of exmaps that nobody holds any more
  */
@@ -414,6 +435,7 @@ struct exmap {
 	struct list_head neighbors;
 	struct llist_node remains;
 
+	struct exmap_flush flush ____cacheline_aligned_in_smp;
 	struct exmap_pool pool ____cacheline_aligned_in_smp;
 };
 
@@ -616,7 +638,7 @@ int exmap_quarantine_recall(struct exmap *exmap, struct exmap_interface *interfa
 unsigned long exmap_quarantined(const struct exmap *exmap);
 
 /* shootdown.c */
-void exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end);
+bool exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end);
 bool exmap_shootdown_try(struct exmap *exmap, unsigned long start, unsigned long end);
 
 /* Owner of the ranges that exmap_shootdown() announces. */

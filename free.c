@@ -39,10 +39,10 @@ static void exmap_free_flush(struct exmap_unmap *unmap, struct exmap_interface *
 	exmap_walk_unlock(&unmap->walk);
 	if (!unmap->end)
 		return;
-	exmap_shootdown(exmap, unmap->start, unmap->end);
+	if (exmap_shootdown(exmap, unmap->start, unmap->end))
+		exmap_count(&interface->counts.flushes, 1);
 	unmap->start = ULONG_MAX;
 	unmap->end = 0;
-	exmap_count(&interface->counts.flushes, 1);
 	exmap_stock_settle(exmap, interface, interface->limbo->page, interface->nr_limbo);
 	interface->nr_limbo = 0;
 }
@@ -346,8 +346,8 @@ int exmap_free_page(struct exmap *exmap, struct exmap_interface *interface, unsi
 		goto unlock;
 	exmap_pte_clear(exmap->mm, address, pte, old);
 	exmap_walk_drop(&walk);
-	exmap_shootdown(exmap, address, address + PAGE_SIZE);
-	exmap_count(&interface->counts.flushes, 1);
+	if (exmap_shootdown(exmap, address, address + PAGE_SIZE))
+		exmap_count(&interface->counts.flushes, 1);
 	exmap_count(&interface->counts.frees, 1);
 	exmap_stock_put(exmap, interface, exmap_pte_page(old));
 	exmap_stock_trim(exmap, interface);

@@ -28,11 +28,20 @@ static void __init exmap_locks_take(spinlock_t *lock)
 	spin_unlock(lock);
 }
 
+/* Take the locks of a flush, and those that may be taken along with them. */
+static void __init exmap_locks_flush(struct exmap *exmap)
+{
+	mutex_lock(&exmap->flush.lock);
+	exmap_locks_take(&exmap->flush.join_lock);
+	mutex_unlock(&exmap->flush.lock);
+	exmap_locks_take(&exmap->pool.lock);
+}
+
 /* Take the locks that may be taken with an interface's lock held. */
 static void __init exmap_locks_inside(struct exmap *exmap, struct exmap_interface *interface)
 {
 	mutex_lock(&interface->quarantine.lock);
-	exmap_locks_take(&exmap->pool.lock);
+	exmap_locks_flush(exmap);
 	mutex_unlock(&interface->quarantine.lock);
 }
 
@@ -56,7 +65,7 @@ static void __init exmap_locks_in_reclaim(struct exmap *exmap, struct exmap_inte
 	mutex_unlock(&interfaces[1].lock);
 	mutex_unlock(&interfaces[0].lock);
 	mutex_lock(&exmap->reap_lock);
-	exmap_locks_take(&exmap->pool.lock);
+	exmap_locks_flush(exmap);
 	mutex_unlock(&exmap->reap_lock);
 	exmap_locks_take(&exmap_orphans_lock);
 	fs_reclaim_release(GFP_KERNEL);

@@ -120,6 +120,7 @@ void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *quaranti
 	const unsigned long *const end = quarantine->address + quarantine->nr, *address;
 	unsigned long lowest = ULONG_MAX, highest = 0;
 	struct exmap_walk walk = EXMAP_WALK(exmap);
+	bool sent = true;
 	pte_t *pte;
 
 	lockdep_assert_held(&quarantine->lock);
@@ -130,10 +131,10 @@ void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *quaranti
 		highest = max(highest, *address);
 	}
 	if (wait)
-		exmap_shootdown(exmap, lowest, highest + PAGE_SIZE);
+		sent = exmap_shootdown(exmap, lowest, highest + PAGE_SIZE);
 	else if (!exmap_shootdown_try(exmap, lowest, highest + PAGE_SIZE))
 		return;
-	exmap_count(&interface->counts.flushes, 1);
+	exmap_count(&interface->counts.flushes, sent);
 	/* All TLBs are flushed, so others may map pages at these addresses from here on. */
 	for (address = quarantine->address; address < end; address++) {
 		if (WARN_ON_ONCE(!exmap_walk_lock_atomic(&walk, *address)))

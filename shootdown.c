@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The flush: after pages have been unmapped, it removes them from all TLBs, and tells other MMUs
- * that may still have them.
+ * that may still have them. Threads that flush at the same time share one flush.
  */
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
+#include <linux/mutex.h>
 #include <linux/rwsem.h>
 
 #include "arch.h"
@@ -31,15 +32,8 @@ exmap_shootdown_range(const struct exmap *exmap, unsigned long start, unsigned l
 	};
 }
 
-/**
- * exmap_shootdown - flush a range from all TLBs and tell other MMUs
- * @exmap: has a surface; no PTE lock is held
- * @start: first address
- * @end: first address after the range
- *
- * After this, nobody can reach a page that was unmapped between @start and @end before the call,
- * and such a page may be reused. It is a full barrier, between the stores that cleared the PTEs and
- * all accesses after the call.
+/*
+ * Flush a range from all TLBs and tell other MMUs. flush->lock is held.
  *
  * Other MMUs that follow our page tables (KVM, IOMMUs with shared addresses, GPUs) hold no
  * reference to a page, so they must be told, as generic code does. It is early enough to tell them
@@ -57,11 +51,12 @@ exmap_shootdown_range(const struct exmap *exmap, unsigned long start, unsigned l
  * This does not use the kernel's inline wrappers, because they would tell lockdep that memory may
  * be reclaimed under an interface's lock. But a notifier's callback must not allocate memory.
  */
-void exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end)
+static void exmap_shootdown_send(struct exmap *exmap, unsigned long start, unsigned long end)
 {
 	struct mmu_notifier_range range =
 		exmap_shootdown_range(exmap, start, end, MMU_NOTIFIER_RANGE_BLOCKABLE);
 
+	lockdep_assert_held(&exmap->flush.lock);
 	down_read_non_owner(&exmap->mapping->i_mmap_rwsem);
 	static_call(exmap_mmu_notifier_start)(&range);
 	exmap_flush_tlb(exmap->mm, start, end);
@@ -69,8 +64,94 @@ void exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end
 	up_read_non_owner(&exmap->mapping->i_mmap_rwsem);
 }
 
+/* Flush a range, and those of all who wait for this flush. flush->lock is held. */
+static void exmap_shootdown_lead(struct exmap *exmap, unsigned long start, unsigned long end)
+{
+	struct exmap_flush *flush = &exmap->flush;
+
+	/* Pairs with exmap_shootdown_join(): their PTEs are cleared before this flush begins. */
+	spin_lock(&flush->join_lock);
+	start = min(start, flush->start);
+	end = max(end, flush->end);
+	WRITE_ONCE(flush->end, 0);
+	flush->nr++;
+	spin_unlock(&flush->join_lock);
+	exmap_shootdown_send(exmap, start, end);
+}
+
+/*
+ * exmap_shootdown() while another flush is under way. That flush may have passed some CPUs already,
+ * so wait for the next one. The first who gets flush->lock does it for all who have joined by then.
+ *
+ * The order of memory accesses: join_lock orders the caller's cleared PTEs before the flush. The
+ * flush has a full barrier. flush->lock, which the leader releases after the flush, orders the
+ * flush before what the caller does with the pages: it reads their reference counts, and reuses
+ * them.
+ */
+static noinline bool exmap_shootdown_join(struct exmap *exmap, unsigned long start,
+					  unsigned long end)
+{
+	struct exmap_flush *flush = &exmap->flush;
+	bool leads;
+	u64 nr;
+
+	/* Pairs with exmap_shootdown_lead(). */
+	spin_lock(&flush->join_lock);
+	flush->start = flush->end ? min(flush->start, start) : start;
+	/* Pairs with exmap_shootdown(), which reads it without the lock. */
+	WRITE_ONCE(flush->end, max(flush->end, end));
+	nr = flush->nr;
+	spin_unlock(&flush->join_lock);
+
+	mutex_lock(&flush->lock);
+	leads = flush->nr == nr;
+	if (leads)
+		exmap_shootdown_lead(exmap, start, end);
+	mutex_unlock(&flush->lock);
+	return leads;
+}
+
 /**
- * exmap_shootdown_try - exmap_shootdown() that waits for no lock
+ * exmap_shootdown - flush a range from all TLBs and tell other MMUs
+ * @exmap: has a surface; no PTE lock is held
+ * @start: first address
+ * @end: first address after the range
+ *
+ * After this, nobody can reach a page that was unmapped between @start and @end before the call,
+ * and such a page may be reused. It is a full barrier, between the stores that cleared the PTEs and
+ * all accesses after the call, also if another caller does the flush.
+ *
+ * Callers share flushes: while one is under way, all others who come wait for the next one, and
+ * one of them does it for all. Nobody who waits here holds anything that the leader may wait for.
+ * They hold locks of interfaces, of quarantines and of notifiers, and mmap_lock. The leader waits
+ * for other CPUs to flush, for writers of i_mmap_rwsem and for other notifiers. None of these may
+ * wait for an interface, because they did not before flushes were shared: each leader holds the
+ * lock of its own interface, too.
+ *
+ * May sleep.
+ *
+ * Return: true; or false if another caller did the flush.
+ */
+bool exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end)
+{
+	struct exmap_flush *flush = &exmap->flush;
+
+	if (unlikely(!mutex_trylock(&flush->lock)))
+		return exmap_shootdown_join(exmap, start, end);
+	/*
+	 * Pairs with exmap_shootdown_join(). If it misses somebody who joins now, that caller takes
+	 * flush->lock next, and finds that nobody has done its flush.
+	 */
+	if (likely(!READ_ONCE(flush->end)))
+		exmap_shootdown_send(exmap, start, end);
+	else
+		exmap_shootdown_lead(exmap, start, end);
+	mutex_unlock(&flush->lock);
+	return true;
+}
+
+/**
+ * exmap_shootdown_try - exmap_shootdown() that waits for no lock, and shares no flush
  * @exmap: has a surface
  * @start: first address
  * @end: first address after the range

@@ -144,6 +144,84 @@ TEST(stale_tlb_entries_reach_no_thief)
 	ck_assert_int_eq(atomic_load(&t.caught), 0);
 }
 
+/* Threads that free their own pages at the same time, and one that writes to all of these pages. */
+struct crowd {
+	struct exmap *ex;
+	pthread_t threads[4];
+	atomic_int started;
+	atomic_bool stop;
+	atomic_ulong rounds;	/* of the writer */
+	atomic_int caught;
+};
+
+#define CROWD ((int)(sizeof(((struct crowd *)0)->threads) / sizeof(pthread_t)))
+
+/* Write to the page of each thread, again and again. */
+static void *crowd_write(void *arg)
+{
+	struct crowd *c = arg;
+	volatile int i;
+
+	run_on(0);
+	while (!atomic_load(&c->stop)) {
+		for (i = 0; i < CROWD; i++)
+			if (!sigsetjmp(stale_jump, 0))
+				*(volatile uint64_t *)(c->ex->surface + i * PAGE) = STALE_WORD;
+		atomic_fetch_add(&c->rounds, 1);
+	}
+	return NULL;
+}
+
+/*
+ * Free a page that the writer's CPU has in its TLB, and allocate the same frame at another address.
+ * No write may reach it there.
+ */
+static void *crowd_free(void *arg)
+{
+	struct crowd *c = arg;
+	int me = atomic_fetch_add(&c->started, 1);
+	volatile uint64_t *ours = (void *)(c->ex->surface + (CROWD + me) * PAGE);
+	unsigned long seen;
+
+	run_on(me % sysconf(_SC_NPROCESSORS_ONLN));
+	for (int round = scaled(60); round; round--) {
+		ck_assert_int_eq(alloc(c->ex, me, me, 1), 1);
+		seen = atomic_load(&c->rounds);
+		while (atomic_load(&c->rounds) < seen + 2)
+			sched_yield();
+		ck_assert_int_eq(release(c->ex, me, me, 1), 1);
+		ck_assert_int_eq(alloc(c->ex, me, CROWD + me, 1), 1);
+		*ours = round;
+		seen = atomic_load(&c->rounds);
+		while (atomic_load(&c->rounds) < seen + 2)
+			sched_yield();
+		if (*ours != (uint64_t)round)
+			atomic_fetch_add(&c->caught, 1);
+		ck_assert_int_eq(release(c->ex, me, CROWD + me, 1), 1);
+	}
+	return NULL;
+}
+
+/* Threads that FREE at once share flushes, and each still waits for a flush of its own page. */
+TEST(stale_tlb_entries_of_threads_that_share_a_flush)
+{
+	struct crowd c = { .ex = exmap_new(MIB, CROWD, CROWD) };
+	struct sigaction sa = { .sa_handler = stale_segv, .sa_flags = SA_NODEFER };
+	pthread_t writer;
+
+	assert_ok(sigaction(SIGSEGV, &sa, NULL));
+	ck_assert(!pthread_create(&writer, NULL, crowd_write, &c));
+	for (int i = 0; i < CROWD; i++)
+		ck_assert(!pthread_create(&c.threads[i], NULL, crowd_free, &c));
+	for (int i = 0; i < CROWD; i++)
+		pthread_join(c.threads[i], NULL);
+	atomic_store(&c.stop, true);
+	pthread_join(writer, NULL);
+	ck_assert_int_eq(atomic_load(&c.caught), 0);
+	/* Each FREE had a page to flush, but some shared. */
+	ck_assert_int_le(fdinfo(c.ex->fd, "flushes"), 2 * CROWD * scaled(60));
+}
+
 int main(int argc, char **argv)
 {
 	return check_main(argc, argv, "Tests of TLB shootdowns.");
