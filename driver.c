@@ -270,22 +270,27 @@ static noinline long exmap_call_action(struct exmap *exmap, const void __user *a
 }
 
 /* exmap_fadvise() of what takes an entry: several pages, READ, WRITE, flags; or invalid. */
-static noinline int exmap_fadvise_range(struct exmap *exmap, struct exmap_interface *interface,
-					loff_t offset, loff_t len, int advice)
+static noinline int exmap_fadvise_range(struct exmap *exmap, loff_t offset, loff_t len, int advice)
 {
 	const struct exmap_action_params params = {
 		.iov_len = 1,
 		.opcode = advice >> EXMAP_ADVICE_OPCODE_SHIFT & EXMAP_ADVICE_OPCODE_MASK,
 		.flags = (advice & ~EXMAP_ADVICE_BASE) >> EXMAP_ADVICE_FLAGS_SHIFT,
 	};
+	struct exmap_interface *interface;
 	struct exmap_iov iov;
 	long ret;
 
-	if (advice < 0 || !exmap_action_known(&params))
+	/* No bit of EXMAP_ADVICE_BASE: that is advice of POSIX, or of madvise(MADV_WILLNEED). */
+	if (!(advice & EXMAP_ADVICE_BASE) || advice < 0 || !exmap_action_known(&params))
 		return -EINVAL;
 	if ((offset | len) & ~PAGE_MASK || (offset | len) < 0 || !len ||
 	    len >> PAGE_SHIFT >= EXMAP_PAGE_MAX_PAGES)
 		return -EINVAL;
+	/* Last, so that an invalid call makes no interface. */
+	interface = exmap_get_interface(exmap, advice & (EXMAP_MAX_INTERFACES - 1));
+	if (IS_ERR(interface))
+		return PTR_ERR(interface);
 	iov.value = (u64)offset >> PAGE_SHIFT |
 		    (u64)len << (64 - EXMAP_PAGE_LEN_BITS - PAGE_SHIFT);
 	ret = exmap_action(exmap, interface, &iov, 1, params.opcode, params.flags);
@@ -299,6 +304,9 @@ static noinline int exmap_fadvise_range(struct exmap *exmap, struct exmap_interf
 static int exmap_fadvise(struct file *file, loff_t offset, loff_t len, int advice)
 {
 	const int what = advice & ~(EXMAP_MAX_INTERFACES - 1);
+	const int alloc = EXMAP_ADVICE(EXMAP_OP_ALLOC, 0, 0);
+	const int free = EXMAP_ADVICE(EXMAP_OP_FREE, 0, 0);
+	const int defer = EXMAP_ADVICE(EXMAP_OP_FREE, 0, EXMAP_FREE_DEFER);
 	struct exmap *exmap = exmap_of(file);
 	struct exmap_interface *interface;
 
@@ -306,21 +314,17 @@ static int exmap_fadvise(struct file *file, loff_t offset, loff_t len, int advic
 		return PTR_ERR(exmap);
 	if (!exmap_ready(exmap))
 		return -EBADF;
-	/* First, because madvise(MADV_WILLNEED) comes here, too, and must make no interface. */
-	if (!(advice & EXMAP_ADVICE_BASE))
-		return -EINVAL;
+	if (len != PAGE_SIZE || !PAGE_ALIGNED(offset) || offset < 0 ||
+	    (what != alloc && what != free && what != defer))
+		return exmap_fadvise_range(exmap, offset, len, advice);
 	interface = exmap_get_interface(exmap, advice & (EXMAP_MAX_INTERFACES - 1));
 	if (IS_ERR(interface))
 		return PTR_ERR(interface);
-	if (len == PAGE_SIZE && PAGE_ALIGNED(offset) && offset >= 0) {
-		if (what == EXMAP_ADVICE(EXMAP_OP_ALLOC, 0, 0))
-			return exmap_alloc_page(exmap, interface, offset >> PAGE_SHIFT);
-		if (what == EXMAP_ADVICE(EXMAP_OP_FREE, 0, 0))
-			return exmap_free_page(exmap, interface, offset >> PAGE_SHIFT);
-		if (what == EXMAP_ADVICE(EXMAP_OP_FREE, 0, EXMAP_FREE_DEFER))
-			return exmap_defer_page(exmap, interface, offset >> PAGE_SHIFT);
-	}
-	return exmap_fadvise_range(exmap, interface, offset, len, advice);
+	if (what == alloc)
+		return exmap_alloc_page(exmap, interface, offset >> PAGE_SHIFT);
+	if (what == free)
+		return exmap_free_page(exmap, interface, offset >> PAGE_SHIFT);
+	return exmap_defer_page(exmap, interface, offset >> PAGE_SHIFT);
 }
 
 static noinline long exmap_call_stats(struct exmap *exmap, void __user *arg)

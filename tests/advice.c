@@ -133,6 +133,27 @@ TEST(advice_of_posix_makes_no_interface)
 	ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), locked);
 }
 
+/* A call with bad arguments makes no interface either. */
+TEST(bad_advice_makes_no_interface)
+{
+	const int good = EXMAP_ADVICE(EXMAP_OP_READ, 3, 0);
+	int fd = exmap_open();
+	long locked;
+
+	assert_ok(map_surface(fd, MIB));
+	assert_ok(exmap_setup(fd, 8, 10, 0));
+	locked = kib_of("/proc/self/status", "VmPin:");
+	assert_errno(advise(fd, 1, PAGE, good), EINVAL);
+	assert_errno(advise(fd, 0, PAGE - 1, good), EINVAL);
+	assert_errno(advise(fd, -PAGE, PAGE, good), EINVAL);
+	assert_errno(advise(fd, 0, EXMAP_PAGE_MAX_PAGES * PAGE, good), EINVAL);
+	assert_errno(advise(fd, 0, PAGE, EXMAP_ADVICE(EXMAP_OP_ALLOC, 3, EXMAP_FREE_DEFER)),
+		     EINVAL);
+	assert_errno(advise(fd, 0, PAGE, EXMAP_ADVICE(EXMAP_OP_WRITE + 1, 3, 0)), EINVAL);
+	ck_assert_int_eq(fdinfo(fd, "interface-3"), -1);
+	ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), locked);
+}
+
 TEST(advice_with_bad_arguments)
 {
 	struct exmap *ex = exmap_new(MIB, 100, 2);
