@@ -46,7 +46,7 @@ struct reader {
  * struct scenario - a way to read
  * @name: name for --scenario and in the result
  * @to: the memory that the pages are read to
- * @ring: keep --depth reads of one page under way, instead of reading a batch at a time
+ * @ring: keep --depth calls of one page under way, instead of reading a batch at a time
  * @writes: @read writes to the device
  * @read: read or write a batch, or with a ring wait for reads; returns how many pages were read
  * @release: free the pages that @read has read
@@ -54,7 +54,7 @@ struct reader {
 struct scenario {
 	const char *name;
 	enum { ANONYMOUS, POPULATED, MAPPED, MISSING } to;
-	bool ring;
+	enum { NO_RING, READS, COMMANDS } ring;
 	bool writes;
 	unsigned int (*read)(struct reader *reader);
 	void (*release)(struct reader *reader);
@@ -63,15 +63,19 @@ struct scenario {
 static const struct scenario *scenario;
 static const char *device = "/dev/nullb0";
 static unsigned int depth;
-static bool device_given, adjacent, count;
+static unsigned int ring_flags;
+static bool device_given, adjacent, dense, count;
 
-/* The first page of the next batch: the next page or, with --adjacent, the page after the batch. */
+/*
+ * The first page of the next batch: the next page or, with --adjacent and --dense, the page after
+ * the batch.
+ */
 static uint64_t next_page(struct reader *reader)
 {
 	unsigned int turn = reader->turn++ % TURNS;
 
-	return adjacent ? bench_batch_page(reader->thread, turn) :
-			  bench_batch_page(reader->thread, 0) + turn;
+	return adjacent || dense ? bench_batch_page(reader->thread, turn) :
+				   bench_batch_page(reader->thread, 0) + turn;
 }
 
 /* The address of a page on the surface. */
@@ -198,17 +202,42 @@ static void reap(struct reader *reader)
 	reader->under_way -= nr;
 }
 
+/* A free entry of the submission queue. A thread that polls the queue may not have taken all yet. */
+static struct io_uring_sqe *get_sqe(struct io_uring *ring)
+{
+	struct io_uring_sqe *sqe;
+
+	while (!(sqe = io_uring_get_sqe(ring)))
+		io_uring_sqring_wait(ring);
+	return sqe;
+}
+
+/* Prepare a READ of a page that is missing on the surface. */
+static void prepare_missing(struct reader *reader, struct io_uring_sqe *sqe, uint64_t page)
+{
+	const struct iovec where = { surface(page), BENCH_PAGE_SIZE };
+	const int fd = reader->interface.fd;
+
+	if (scenario->ring == READS) {
+		io_uring_prep_read(sqe, fd, where.iov_base, where.iov_len,
+				   reader->interface.number);
+		return;
+	}
+	io_uring_prep_rw(IORING_OP_URING_CMD, sqe, fd, NULL, 0, 0);
+	sqe->cmd_op = EXMAP_OP_READ << 8 | reader->interface.number;
+	memcpy((char *)sqe + offsetof(struct io_uring_sqe, cmd), &where, sizeof(where));
+}
+
 /* Start a read for each idle slot. */
 static unsigned int read_ring(struct reader *reader)
 {
 	while (reader->nr_idle) {
-		struct io_uring_sqe *sqe = io_uring_get_sqe(&reader->ring);
+		struct io_uring_sqe *sqe = get_sqe(&reader->ring);
 		unsigned int slot = reader->idle[--reader->nr_idle];
 		uint64_t page = next_page(reader) + slot * bench.stride;
 
 		if (scenario->to == MISSING)
-			io_uring_prep_read(sqe, reader->interface.fd, surface(page),
-					   BENCH_PAGE_SIZE, reader->interface.number);
+			prepare_missing(reader, sqe, page);
 		else
 			io_uring_prep_read(sqe, bench.backing,
 					   reader->memory + slot * bench.stride * BENCH_PAGE_SIZE,
@@ -234,25 +263,28 @@ static void free_idle(struct reader *reader)
 /* The scenarios */
 
 static const struct scenario scenarios[] = {
-	{ "pread", ANONYMOUS, false, false, transfer_device, throw_away },
-	{ "populated", POPULATED, false, false, transfer_device, keep },
-	{ "surface", MAPPED, false, false, transfer_device, keep },
-	{ "fd", MISSING, false, false, read_fd, free_batch },
-	{ "action", MISSING, false, false, read_action, free_batch },
-	{ "uring", MISSING, true, false, read_ring, free_idle },
-	{ "uring-device", POPULATED, true, false, read_ring, keep },
-	{ "pwrite", POPULATED, false, true, transfer_device, keep },
-	{ "write", MAPPED, false, true, write_action, keep },
+	{ "pread", ANONYMOUS, NO_RING, false, transfer_device, throw_away },
+	{ "populated", POPULATED, NO_RING, false, transfer_device, keep },
+	{ "surface", MAPPED, NO_RING, false, transfer_device, keep },
+	{ "fd", MISSING, NO_RING, false, read_fd, free_batch },
+	{ "action", MISSING, NO_RING, false, read_action, free_batch },
+	{ "uring", MISSING, READS, false, read_ring, free_idle },
+	{ "uring-command", MISSING, COMMANDS, false, read_ring, free_idle },
+	{ "uring-device", POPULATED, READS, false, read_ring, keep },
+	{ "pwrite", POPULATED, NO_RING, true, transfer_device, keep },
+	{ "write", MAPPED, NO_RING, true, write_action, keep },
 	{ }
 };
 
-enum { SCENARIO = 256, DEVICE, DEPTH, ADJACENT, COUNT };
+enum { SCENARIO = 256, DEVICE, DEPTH, RING, ADJACENT, DENSE, COUNT };
 
 static const struct option options[] = {
 	{ "scenario", required_argument, NULL, SCENARIO },
 	{ "device", required_argument, NULL, DEVICE },
 	{ "depth", required_argument, NULL, DEPTH },
+	{ "ring", required_argument, NULL, RING },
 	{ "adjacent", no_argument, NULL, ADJACENT },
+	{ "dense", no_argument, NULL, DENSE },
 	{ "count", no_argument, NULL, COUNT },
 	{ }
 };
@@ -272,8 +304,19 @@ static void option(int value, const char *argument)
 	case DEPTH:
 		depth = bench_number("--depth", argument, 1, EXMAP_USER_INTERFACE_PAGES);
 		break;
+	case RING:
+		if (!strcmp(argument, "deferred"))
+			ring_flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
+		else if (!strcmp(argument, "polled"))
+			ring_flags = IORING_SETUP_SQPOLL;
+		else if (strcmp(argument, "plain"))
+			bench_fail("--ring is '%s': see --help", argument);
+		break;
 	case ADJACENT:
 		adjacent = true;
+		break;
+	case DENSE:
+		dense = true;
 		break;
 	case COUNT:
 		count = true;
@@ -309,14 +352,19 @@ static const struct bench_program program = {
 	"                           action        READ, then FREE\n"
 	"                           uring         reads of single pages through the exmap's fd\n"
 	"                                         by io_uring, then FREE of those that are done\n"
-	"                           uring-device  the same from the device, to memory that stays\n"
-	"                                         populated\n"
+	"                           uring-command the same by commands of io_uring\n"
+	"                           uring-device  reads by io_uring from the device, to memory\n"
+	"                                         that stays populated\n"
 	"                           pwrite        pwrite of the device, a call per page, from\n"
 	"                                         memory that stays populated\n"
 	"                           write         WRITE of pages that stay mapped in an exmap\n"
 	"      --depth READS      reads under way with io_uring, 1 to 512 (default 64)\n"
+	"      --ring KIND        the io_uring: plain (default), deferred (DEFER_TASKRUN) or\n"
+	"                         polled (SQPOLL)\n"
 	"      --adjacent         a batch is one run of pages, and one call or entry; the name\n"
 	"                         of the scenario in the result ends in -adjacent\n"
+	"      --dense            the pages of a batch are adjacent, but each has a call or\n"
+	"                         entry of its own; the name ends in -dense\n"
 	"      --device PATH      block device or file to read (default /dev/nullb0)\n"
 	"      --count            print the cost instead of the rate, and ignore --time\n",
 	.min_threads = 1,
@@ -370,9 +418,9 @@ static struct reader *open_reader(unsigned int thread)
 		reader->memory[i * BENCH_PAGE_SIZE] = 1;
 	if (!scenario->ring)
 		return reader;
-	err = io_uring_queue_init(depth, &reader->ring, 0);
+	err = io_uring_queue_init(depth, &reader->ring, ring_flags);
 	if (err)
-		bench_exit(err == -ENOSYS || err == -EPERM ? BENCH_SKIP : 1,
+		bench_exit(err == -ENOSYS || err == -EPERM || err == -EINVAL ? BENCH_SKIP : 1,
 			   "io_uring_queue_init: %s", strerror(-err));
 	for (reader->nr_idle = 0; reader->nr_idle < depth; reader->nr_idle++)
 		reader->idle[reader->nr_idle] = reader->nr_idle;
@@ -445,17 +493,19 @@ static void settle_options(void)
 		bench.threads = 1;
 	if (count && bench.threads > 1)
 		bench_fail("--count is for one thread");
-	if (adjacent && scenario->ring)
-		bench_fail("io_uring reads single pages only: leave out --adjacent");
-	if (depth && !scenario->ring)
-		bench_fail("--depth is for uring and uring-device");
+	if ((adjacent || dense) && scenario->ring)
+		bench_fail("io_uring reads scattered pages: leave out --adjacent and --dense");
+	if (adjacent && dense)
+		bench_fail("--adjacent and --dense are two ways: leave one out");
+	if ((depth || ring_flags) && !scenario->ring)
+		bench_fail("--depth and --ring are for uring, uring-command and uring-device");
 	if (scenario->ring) {
 		/* The slots are at the places of the pages of a batch. */
 		depth = depth ? depth : 64;
 		bench.batch = depth;
 	}
 	bench.run = adjacent ? bench.batch : 1;
-	bench.stride = adjacent ? bench.batch : STRIDE;
+	bench.stride = adjacent ? bench.batch : dense ? 1 : STRIDE;
 }
 
 int main(int argc, char **argv)
@@ -469,13 +519,14 @@ int main(int argc, char **argv)
 	open_device();
 	if (scenario->to == MAPPED || scenario->to == MISSING) {
 		bench_need_pages();
-		bench_setup(bench.threads, adjacent ? TURNS : 1);
+		bench_setup(bench.threads, adjacent || dense ? TURNS : 1);
 	} else {
-		bench_map_anonymous(adjacent ? TURNS : 1);
+		bench_map_anonymous(adjacent || dense ? TURNS : 1);
 	}
 	check_size();
 
-	snprintf(name, sizeof(name), "%s%s", scenario->name, adjacent ? "-adjacent" : "");
+	snprintf(name, sizeof(name), "%s%s", scenario->name, adjacent ? "-adjacent" :
+		 dense ? "-dense" : "");
 	if (count) {
 		value = cost();
 	} else {
