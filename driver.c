@@ -635,9 +635,12 @@ static int __init exmap_init(void)
 	err = exmap_ksyms_resolve() ?: exmap_queue_init();
 	if (err)
 		return err;
-	err = exmap_pool_init();
+	err = exmap_io_init();
 	if (err)
 		goto queue_exit;
+	err = exmap_pool_init();
+	if (err)
+		goto io_exit;
 	err = misc_register(&exmap_device);
 	if (err)
 		goto pool_exit;
@@ -645,6 +648,8 @@ static int __init exmap_init(void)
 
 pool_exit:
 	exmap_pool_exit();
+io_exit:
+	exmap_io_exit();
 queue_exit:
 	exmap_queue_exit();
 	return err;

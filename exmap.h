@@ -11,6 +11,7 @@
  *   uring.c       the commands of io_uring
  *   proxy.c       pread, pwrite and libaio on the exmap's file
  *   io.c          READ and WRITE: entries, windows, answers
+ *   landing.c     the end of a window: its pages are mapped or unpinned, its entries get results
  *   transfer.c    a window's runs to or from file or device; what became of short and failed ones
  *   surface.c     the surface as a mapping: VMA, mmap, touches of absent pages
  *   memory.c      pages come to the surface: ALLOC, reserve, install, pin
@@ -280,6 +281,8 @@ struct exmap_quarantine {
  *	not 0, the shrinker takes nothing from the stock. Needs no lock
  * @in_flight: number of pages that are being read from the file, and neither free nor mapped.
  *	Needs no lock
+ * @ended: asynchronous calls whose requests are done, and which a worker has not taken yet; see
+ *	exmap_io_work(). Needs no lock
  * @counts: may be read without @lock. The surface holds as many pages as all interfaces have
  *	mapped, less what they and the notifier (exmap->unmapped) have unmapped
  * @quarantine: pages that it has unmapped with EXMAP_FREE_DEFER
@@ -302,6 +305,7 @@ struct exmap_interface {
 	u64 pushes;
 	atomic_t fillers;
 	atomic_t in_flight;
+	struct llist_head ended;
 	struct exmap_counts counts;
 	struct exmap_quarantine quarantine;
 	struct exmap_charge charge;
@@ -542,9 +546,10 @@ int exmap_uring_issue(struct exmap *exmap, struct exmap_interface *interface,
 ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
 		       struct kiocb *iocb, struct iov_iter *iter, unsigned int opcode);
 
-/* io.c; what it shares with uring.c, proxy.c and transfer.c only is in io.h */
+/* io.c; what it shares with uring.c, proxy.c, landing.c and transfer.c only is in io.h */
 long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
 		     struct exmap_iov *iov, unsigned int nr, unsigned int opcode, bool probe);
+int exmap_io_init(void);
 void exmap_io_exit(void);
 
 /* surface.c */
@@ -560,13 +565,14 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface, struct 
 		 unsigned int nr, bool probe);
 unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *interface,
 			   unsigned long address, pte_t *pte, unsigned int nr, long *mapped);
-int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface, unsigned long start,
+int exmap_reserve(struct exmap_walk *walk, struct exmap_interface *interface, unsigned long start,
 		  unsigned long end, bool reads, bool probe, struct exmap_slot *slot);
-unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interface,
+unsigned int exmap_install(struct exmap_walk *walk, struct exmap_interface *interface,
 			   struct exmap_slot *slot, unsigned int nr);
 void exmap_discard(struct exmap *exmap, struct exmap_interface *interface,
 		   struct exmap_slot *slot, unsigned int nr, int err);
-int exmap_pin(struct exmap *exmap, unsigned long start, unsigned long end, struct exmap_slot *slot);
+int exmap_pin(struct exmap_walk *walk, unsigned long start, unsigned long end,
+	      struct exmap_slot *slot);
 u64 exmap_mapped(struct exmap *exmap);
 
 /* free.c */

@@ -31,6 +31,7 @@
 #include "io.h"
 #include "reading.h"
 #include "trace.h"
+#include "walk.h"
 
 /*
  * Memory for entries and for windows. Each CPU keeps the last memory that a synchronous call gave
@@ -78,7 +79,85 @@ static void exmap_io_give(const struct exmap_io *io, struct exmap_io_memory * __
 	kvfree(memory);
 }
 
-static void exmap_io_work(struct work_struct *work);
+/*
+ * Asynchronous calls. Each CPU keeps some that have ended, linked through @idle, because it takes
+ * longer to allocate and charge one than to carry it out. As above, they stay charged to whoever
+ * allocated them. @room of the first is their number.
+ */
+static struct kmem_cache *exmap_io_calls;
+static DEFINE_PER_CPU(struct exmap_io *, exmap_io_idle);
+
+/* The most asynchronous calls that a CPU keeps. */
+#define EXMAP_IO_IDLE 256
+
+/* The allocator does not zero the objects of a cache that has a constructor. */
+static void exmap_io_construct(void *io)
+{
+}
+
+static void exmap_io_free_idle(struct exmap_io *io)
+{
+	struct exmap_io *next;
+
+	for (; io; io = next) {
+		next = io->idle;
+		kmem_cache_free(exmap_io_calls, io);
+	}
+}
+
+/* Let this CPU keep a chain of calls. If another task has left one meanwhile, free that one. */
+static void exmap_io_keep(struct exmap_io *io)
+{
+	exmap_io_free_idle(this_cpu_xchg(exmap_io_idle, io));
+}
+
+/**
+ * exmap_io_alloc - allocate an asynchronous call
+ *
+ * May sleep for memory. The call is charged to the cgroup of the current task, unless this CPU has
+ * kept one.
+ *
+ * Return: the call, for exmap_io_begin() and exmap_io_free(); or NULL if no memory is available.
+ */
+struct exmap_io *exmap_io_alloc(void)
+{
+	struct exmap_io *io = this_cpu_xchg(exmap_io_idle, NULL);
+
+	if (!io)
+		return kmem_cache_alloc(exmap_io_calls, GFP_KERNEL);
+	exmap_io_keep(io->idle);
+	return io;
+}
+
+/**
+ * exmap_io_free - undo exmap_io_alloc()
+ * @io: the call; exmap_io_end() has been called for it, or exmap_io_begin() has failed
+ */
+void exmap_io_free(struct exmap_io *io)
+{
+	struct exmap_io *rest = this_cpu_xchg(exmap_io_idle, NULL);
+
+	if (rest && rest->room >= EXMAP_IO_IDLE) {
+		kmem_cache_free(exmap_io_calls, io);
+		io = rest;
+	} else {
+		io->idle = rest;
+		io->room = rest ? rest->room + 1 : 1;
+	}
+	exmap_io_keep(io);
+}
+
+/**
+ * exmap_io_init - make the cache of asynchronous calls
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int __init exmap_io_init(void)
+{
+	exmap_io_calls = kmem_cache_create("exmap_io", sizeof(struct exmap_io), 0,
+					   SLAB_HWCACHE_ALIGN | SLAB_ACCOUNT, exmap_io_construct);
+	return exmap_io_calls ? 0 : -ENOMEM;
+}
 
 /**
  * exmap_io_begin - get a call ready
@@ -87,6 +166,7 @@ static void exmap_io_work(struct work_struct *work);
  * @interface: where pages come from and go to
  * @opcode: EXMAP_OP_READ, EXMAP_OP_ALLOC or EXMAP_OP_WRITE
  * @nr: the most entries that there will be
+ * @ioprio: the caller's I/O priority
  * @tell: NULL; or makes the call asynchronous, see struct exmap_io
  *
  * May sleep for memory: none of our locks is held.
@@ -95,14 +175,14 @@ static void exmap_io_work(struct work_struct *work);
  */
 int exmap_io_begin(struct exmap_io *io, struct exmap *exmap,
 		   struct exmap_interface *interface, unsigned int opcode,
-		   unsigned int nr, void (*tell)(struct exmap_io *io))
+		   unsigned int nr, unsigned short ioprio, void (*tell)(struct exmap_io *io))
 {
 	/* Field by field, because the other fields are set only when they are needed. */
 	io->exmap = exmap;
 	io->interface = interface;
 	io->opcode = opcode;
 	io->probe = false;
-	io->ioprio = get_current_ioprio();
+	io->ioprio = ioprio;
 	io->flags = 0;
 	io->nr = 0;
 	io->tell = tell;
@@ -162,6 +242,35 @@ void exmap_io_request(struct exmap_io *io, struct exmap_iov *iov, unsigned int n
 	}
 }
 
+/**
+ * exmap_io_add - add a range of the surface, in entries no larger than a window
+ * @io: the call; exmap_io_begin() has made room for exmap_io_ranges() of them
+ * @start: first address
+ * @len: bytes. exmap_io_check_range() has returned 0 for the range
+ *
+ * A range that begins where the last entry ends becomes a part of that entry, if the caller waits.
+ * For one who does not, see exmap_io_divide().
+ */
+void exmap_io_add(struct exmap_io *io, unsigned long start, unsigned long len)
+{
+	struct exmap_io_entry *last = &io->entry[io->nr - 1];
+	unsigned long piece;
+
+	start = exmap_io_clamp(io->exmap, start);
+	if (!io->tell && io->nr && last->end == start &&
+	    start + len - last->start <= EXMAP_IO_WINDOW * PAGE_SIZE) {
+		last->end += len;
+		return;
+	}
+	for (; len; start += piece, len -= piece) {
+		piece = min(len, EXMAP_IO_WINDOW * PAGE_SIZE);
+		io->entry[io->nr++] = (struct exmap_io_entry){
+			.start = start,
+			.end = start + piece,
+		};
+	}
+}
+
 /* Allocate memory for the largest window of the call. Returns 0 or -ENOMEM. */
 static int exmap_io_make_room(struct exmap_io *io)
 {
@@ -186,49 +295,12 @@ static int exmap_io_make_room(struct exmap_io *io)
 }
 
 /*
- * Set an entry's result: its first error, the number of pages that were done, and the first address
- * that was not done. In a WRITE, a page that is not mapped was not done. That ends the result of
- * pwrite(), but is no error of ACTION.
- */
-static void exmap_io_result(const struct exmap_io *io, struct exmap_io_entry *entry)
-{
-	const struct exmap_slot *slot = &io->slot[entry->first];
-	unsigned long expected = entry->start;
-	unsigned int i;
-
-	entry->pages = 0;
-	entry->good = entry->end;
-	for (i = 0; i < entry->nr; i++) {
-		if (exmap_io_writes(io) && slot[i].address != expected)
-			entry->good = min(entry->good, expected);
-		expected = slot[i].address + PAGE_SIZE;
-		if (!slot[i].error) {
-			/* Without an error, but another page was mapped there first. */
-			entry->pages += slot[i].page != NULL;
-			continue;
-		}
-		entry->good = min(entry->good, slot[i].address);
-		if (!entry->res)
-			entry->res = slot[i].error;
-	}
-	if (exmap_io_writes(io))
-		entry->good = min(entry->good, expected);
-	/*
-	 * The end of the file is no error if pages before it are there, whether this call has read
-	 * them or another. It is one if none is there: some files cannot be read up to their size.
-	 */
-	if (entry->res == -ENODATA &&
-	    (entry->pages || (entry->good > entry->start && entry->start - io->exmap->start <
-			      i_size_read(io->exmap->file->f_mapping->host))))
-		entry->res = 0;
-}
-
-/*
  * Take or pin the pages of as many entries as the window has room for. Returns 0, or the error that
  * kept the next entry out: -ENOMEM, -EPROTO, -EINTR.
  */
 static int exmap_io_gather(struct exmap_io *io)
 {
+	struct exmap_walk walk = EXMAP_WALK(io->exmap);
 	struct exmap_io_entry *entry;
 	struct exmap_slot *slot;
 	int ret;
@@ -244,13 +316,16 @@ static int exmap_io_gather(struct exmap_io *io)
 		slot = &io->slot[io->nr_slots];
 		entry->first = io->nr_slots;
 		entry->nr = 0;
-		cond_resched();
+		if (need_resched()) {
+			exmap_walk_unlock(&walk);
+			cond_resched();
+		}
 		if (entry->res)
 			continue;
 		if (exmap_io_size(entry) > io->room - io->nr_slots)
 			break;
-		ret = exmap_io_writes(io) ? exmap_pin(io->exmap, entry->start, entry->end, slot) :
-			exmap_reserve(io->exmap, io->interface, entry->start, entry->end,
+		ret = exmap_io_writes(io) ? exmap_pin(&walk, entry->start, entry->end, slot) :
+			exmap_reserve(&walk, io->interface, entry->start, entry->end,
 				      io->opcode == EXMAP_OP_READ, io->probe, slot);
 		/* exmap_reserve() has left the interface. */
 		if (ret < 0)
@@ -258,6 +333,7 @@ static int exmap_io_gather(struct exmap_io *io)
 		entry->nr = ret;
 		io->nr_slots += ret;
 	}
+	exmap_walk_unlock(&walk);
 	exmap_leave(io->interface);
 	return 0;
 }
@@ -282,194 +358,6 @@ static int exmap_io_prepare(struct exmap_io *io)
 	if (io->tell && io->waiter == EXMAP_IO_CALLER && (io->err || io->next == io->nr))
 		io->waiter = EXMAP_IO_NOBODY;
 	return 0;
-}
-
-/* Unpin pages that were written. */
-static void exmap_io_unpin(struct exmap_io *io)
-{
-	unsigned int i, written = 0;
-
-	for (i = 0; i < io->nr_slots; i++) {
-		written += !io->slot[i].error;
-		put_page(io->slot[i].page);
-	}
-	/* If the caller is being killed, it does not wait to update the statistics. */
-	if (mutex_lock_killable(&io->interface->lock))
-		return;
-	exmap_count(&io->interface->counts.writes, written);
-	exmap_leave(io->interface);
-}
-
-/* Map pages that were read. Returns how many it mapped. */
-static __always_inline unsigned int exmap_io_map(struct exmap_io *io, struct exmap_slot *slot,
-						 unsigned int nr)
-{
-	struct exmap_counts *counts = &io->interface->counts;
-	unsigned int mapped;
-	int err;
-
-	err = exmap_enter(io->exmap, io->interface);
-	if (err) {
-		exmap_discard(io->exmap, io->interface, slot, nr, err);
-		return 0;
-	}
-	mapped = exmap_install(io->exmap, io->interface, slot, nr);
-	exmap_count(io->opcode == EXMAP_OP_READ ? &counts->reads : &counts->allocs, mapped);
-	exmap_leave(io->interface);
-	return mapped;
-}
-
-/*
- * READ of one page, with slot @i: take a page, read it, and map it. The caller waits. Returns 0,
- * and the slot has the result; or, with nothing read, -ENOMEM, -EPROTO or -EINTR, which the slot
- * has as its error, too.
- */
-static __always_inline int exmap_io_read_slot(struct exmap_io *io, unsigned int i,
-					      unsigned long address)
-{
-	struct exmap_slot *slot = &io->slot[i];
-	struct kiocb iocb __exmap_uninitialized;
-	long ret;
-
-	ret = exmap_enter(io->exmap, io->interface) ?:
-		exmap_reserve(io->exmap, io->interface, address, address + PAGE_SIZE, true, false,
-			      slot);
-	if (ret >= 0)
-		exmap_leave(io->interface);
-	if (ret <= 0) {
-		/* An error, or a page is mapped there already. */
-		*slot = (struct exmap_slot){ .address = address, .error = ret };
-		return ret;
-	}
-	bvec_set_page(&io->bvec[i], slot->page, PAGE_SIZE, 0);
-	init_sync_kiocb(&iocb, io->exmap->file);
-	ret = exmap_io_start_read(io, &iocb, i, 1);
-	if (unlikely(ret != PAGE_SIZE))
-		exmap_io_settle(io, i, 1, ret);
-	exmap_io_map(io, slot, 1);
-	return 0;
-}
-
-/*
- * Read a page again whose slot is stale: another page was mapped at its address meanwhile, and is
- * gone again, so what was read may be older than what that page wrote to the file. The number of
- * tries is limited, because another thread can make the slot stale each time.
- */
-static noinline void exmap_io_read_again(struct exmap_io *io, unsigned int i)
-{
-	unsigned int tries;
-
-	for (tries = 0; io->slot[i].stale && tries < EXMAP_IO_TRIES; tries++) {
-		if (fatal_signal_pending(current))
-			return;
-		exmap_io_read_slot(io, i, io->slot[i].address);
-	}
-}
-
-/**
- * exmap_io_read_one - READ of one page for a caller that waits
- * @exmap: has a backing file and a surface, and belongs to current->mm; mmap_lock is not held
- * @interface: where the page comes from; its lock is not held
- * @address: the page, on the surface
- * @ioprio: the caller's I/O priority
- * @slot: set to the result: @error, and a @page if this has mapped one
- *
- * The most common READ. It does what exmap_io_perform() does, but with no entry and no window.
- *
- * Return: 0 if it was tried, with its result in @slot; or, with nothing done, -ENOMEM, -EPROTO or
- * -EINTR.
- */
-int exmap_io_read_one(struct exmap *exmap, struct exmap_interface *interface,
-		      unsigned long address, unsigned short ioprio, struct exmap_slot *slot)
-{
-	struct exmap_io io __exmap_uninitialized;
-	int err;
-
-	io.exmap = exmap;
-	io.interface = interface;
-	io.opcode = EXMAP_OP_READ;
-	io.ioprio = ioprio;
-	io.waiter = EXMAP_IO_CALLER;
-	io.slot = slot;
-	io.bvec = &io.one.bvec;
-	err = exmap_reading_setup(exmap) ?: exmap_io_read_slot(&io, 0, address);
-	if (unlikely(err)) {
-		trace_exmap_read(exmap, interface, 0, 0, err);
-		return err;
-	}
-	if (unlikely(slot->stale))
-		exmap_io_read_again(&io, 0);
-	trace_exmap_read(exmap, interface, 1, slot->page != NULL, slot->error != 0);
-	return 0;
-}
-
-static void exmap_io_land(struct exmap_io *io)
-{
-	if (exmap_io_writes(io))
-		exmap_io_unpin(io);
-	else
-		exmap_io_map(io, io->slot, io->nr_slots);
-}
-
-/* The tracepoint of a window that is done. */
-static void exmap_io_trace(const struct exmap_io *io, unsigned long pages, unsigned int failed)
-{
-	const unsigned int nr = io->next - io->first;
-	const long ret = io->err ?: failed;
-
-	if (exmap_io_writes(io))
-		trace_exmap_write(io->exmap, io->interface, nr, pages, ret);
-	else if (io->opcode == EXMAP_OP_READ)
-		trace_exmap_read(io->exmap, io->interface, nr, pages, ret);
-	else
-		trace_exmap_alloc(io->exmap, io->interface, nr, pages, ret);
-}
-
-/*
- * Tell fsnotify (inotify, fanotify) that the file was read or written. The file itself does so only
- * for a request that is done when vfs_iocb_iter_read() returns.
- */
-static void exmap_io_notify(const struct exmap_io *io)
-{
-	if (exmap_io_writes(io))
-		fsnotify_modify(io->exmap->file);
-	else
-		fsnotify_access(io->exmap->file);
-}
-
-/* All requests of a window are done: map or unpin its pages, and set the results of its entries. */
-static void exmap_io_finish(struct exmap_io *io)
-{
-	unsigned long pages = 0;
-	unsigned int i, failed = 0;
-
-	for (i = 0; i < io->nr_runs; i++)
-		if (io->run[i].ret != (long)io->run[i].nr << PAGE_SHIFT)
-			exmap_io_settle(io, io->run[i].first, io->run[i].nr, io->run[i].ret);
-	exmap_io_land(io);
-	/* If the caller does not wait here, stale pages fail with -EBUSY. */
-	if (io->opcode == EXMAP_OP_READ && io->waiter == EXMAP_IO_CALLER)
-		for (i = 0; i < io->nr_slots; i++)
-			if (unlikely(io->slot[i].stale))
-				exmap_io_read_again(io, i);
-	for (i = io->first; i < io->next; i++) {
-		exmap_io_result(io, &io->entry[i]);
-		pages += io->entry[i].pages;
-		failed += io->entry[i].res < 0;
-	}
-	if (io->untold && pages)
-		exmap_io_notify(io);
-	exmap_io_trace(io, pages, failed);
-}
-
-/* Release the pages of a window, none of which was read or written. */
-static void exmap_io_undo(struct exmap_io *io)
-{
-	unsigned int i;
-
-	for (i = 0; i < io->nr_slots; i++)
-		io->slot[i].error = -EAGAIN;
-	exmap_io_land(io);
 }
 
 /**
@@ -501,17 +389,6 @@ int exmap_io_perform(struct exmap_io *io)
 	if (err)
 		exmap_io_undo(io);
 	return err;
-}
-
-static void exmap_io_work(struct work_struct *work)
-{
-	struct exmap_io *io = container_of(work, struct exmap_io, work);
-	const struct cred *cred = override_creds(io->cred);
-
-	io->waiter = EXMAP_IO_WORKER;
-	exmap_io_finish(io);
-	revert_creds(cred);
-	io->tell(io);
 }
 
 /*
@@ -603,7 +480,7 @@ static noinline long exmap_io_windows(struct exmap *exmap, struct exmap_interfac
 	struct exmap_io io __exmap_uninitialized;
 	long ret;
 
-	ret = exmap_io_begin(&io, exmap, interface, opcode, nr, NULL);
+	ret = exmap_io_begin(&io, exmap, interface, opcode, nr, get_current_ioprio(), NULL);
 	if (ret)
 		return ret;
 	io.probe = probe;
@@ -648,7 +525,7 @@ long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
 }
 
 /**
- * exmap_io_exit - free the memory that CPUs keep
+ * exmap_io_exit - free the memory that CPUs keep, and the cache of asynchronous calls
  *
  * No exmap is left. But a task that has completed the last request may still be in our code.
  */
@@ -661,5 +538,7 @@ void exmap_io_exit(void)
 	for_each_possible_cpu(cpu) {
 		kvfree(per_cpu(exmap_io_entries, cpu));
 		kvfree(per_cpu(exmap_io_pages, cpu));
+		exmap_io_free_idle(per_cpu(exmap_io_idle, cpu));
 	}
+	kmem_cache_destroy(exmap_io_calls);
 }

@@ -100,8 +100,10 @@ enum exmap_io_waiter {
  *	synchronous
  * @cred: credentials of the asynchronous caller
  * @waiter: who waits for the window
+ * @idle: the next call that this CPU keeps; used only while this one is not in use
  * @iocb: the caller's request that @tell completes, if it came by the exmap's file
- * @command: the same, if it came by io_uring
+ * @cmd: the same, if it is a command of io_uring
+ * @command: the entries of @cmd, if it has a list; or NULL
  *
  * @err: why entry[@next] and all after it were not tried: -ENOMEM, -EPROTO, -EINTR; or 0
  * @next: the first entry after the window
@@ -109,7 +111,8 @@ enum exmap_io_waiter {
  * @untold: some requests went to the file, and fsnotify has not been told of them
  * @pending: number of requests that are not done, plus 1 while requests are being submitted
  * @done: completed by the last request to end, if the caller waits
- * @work: queued by the last request to end, if the caller does not wait
+ * @ended: in interface->ended, if the caller does not wait; then in a list of the worker
+ * @work: queued if @ended was the first in its list
  *
  * @room: the most pages of a window of this call
  * @nr_slots: number of pages in the window
@@ -133,8 +136,12 @@ struct exmap_io {
 	const struct cred *cred;
 	enum exmap_io_waiter waiter;
 	union {
+		struct exmap_io *idle;
 		struct kiocb *iocb;
-		struct exmap_uring_command *command;
+		struct {
+			struct io_uring_cmd *cmd;
+			struct exmap_uring_command *command;
+		};
 	};
 
 	int err;
@@ -143,6 +150,7 @@ struct exmap_io {
 	bool untold;
 	atomic_t pending;
 	struct completion done;
+	struct llist_node ended;
 	struct work_struct work;
 
 	unsigned int room;
@@ -182,6 +190,28 @@ static inline bool exmap_io_writes(const struct exmap_io *io)
 }
 
 /**
+ * exmap_io_run_is_whole - whether a request did all that it was asked to do
+ * @run: the request, which is done
+ *
+ * Return: true if it did; false if it was short or failed.
+ */
+static inline bool exmap_io_run_is_whole(const struct exmap_io_run *run)
+{
+	return run->ret == (long)run->nr << PAGE_SHIFT;
+}
+
+/**
+ * exmap_io_ranges - the most entries that exmap_io_add() makes of a range
+ * @len: bytes
+ *
+ * Return: the number of entries.
+ */
+static inline unsigned int exmap_io_ranges(unsigned long len)
+{
+	return len / (EXMAP_IO_WINDOW * PAGE_SIZE) + 1;
+}
+
+/**
  * exmap_io_check_range - check that a buffer consists of whole pages of the surface
  * @exmap: has a surface
  * @start: first address
@@ -199,17 +229,39 @@ static inline int exmap_io_check_range(const struct exmap *exmap, unsigned long 
 	return 0;
 }
 
+/**
+ * exmap_io_clamp - an address on the surface, also under speculation
+ * @exmap: has a surface
+ * @address: has been found to be on the surface, or its end
+ *
+ * Return: the address.
+ */
+static inline unsigned long exmap_io_clamp(const struct exmap *exmap, unsigned long address)
+{
+	return exmap->start + array_index_nospec(address - exmap->start,
+						 exmap->end - exmap->start + 1);
+}
+
 /* io.c */
+struct exmap_io *exmap_io_alloc(void);
+void exmap_io_free(struct exmap_io *io);
 int exmap_io_begin(struct exmap_io *io, struct exmap *exmap, struct exmap_interface *interface,
-		   unsigned int opcode, unsigned int nr, void (*tell)(struct exmap_io *io));
+		   unsigned int opcode, unsigned int nr, unsigned short ioprio,
+		   void (*tell)(struct exmap_io *io));
 void exmap_io_end(struct exmap_io *io);
 void exmap_io_request(struct exmap_io *io, struct exmap_iov *iov, unsigned int nr);
-int exmap_io_read_one(struct exmap *exmap, struct exmap_interface *interface,
-		      unsigned long address, unsigned short ioprio, struct exmap_slot *slot);
+void exmap_io_add(struct exmap_io *io, unsigned long start, unsigned long len);
 int exmap_io_perform(struct exmap_io *io);
 int exmap_io_perform_nowait(struct exmap_io *io);
 long exmap_io_answer(const struct exmap_io *io, struct exmap_iov *iov);
 long exmap_io_bytes(const struct exmap_io *io);
+
+/* landing.c */
+int exmap_io_read_one(struct exmap *exmap, struct exmap_interface *interface,
+		      unsigned long address, unsigned short ioprio, struct exmap_slot *slot);
+void exmap_io_finish(struct exmap_io *io);
+void exmap_io_undo(struct exmap_io *io);
+void exmap_io_work(struct work_struct *work);
 
 /* transfer.c */
 long exmap_io_bounce(struct file *file, const struct bio_vec *bvec, unsigned int nr, loff_t pos);
@@ -218,9 +270,30 @@ bool exmap_io_start_window(struct exmap_io *io);
 void exmap_io_settle(struct exmap_io *io, unsigned int first, unsigned int nr, long ret);
 
 /**
+ * exmap_io_init_iocb - init_sync_kiocb() for a request to the backing file
+ * @io: the call
+ * @iocb: the request
+ * @first: the first slot
+ *
+ * init_sync_kiocb() would look for the I/O priority of the current task.
+ */
+static inline void exmap_io_init_iocb(const struct exmap_io *io, struct kiocb *iocb,
+				      unsigned int first)
+{
+	struct file *file = io->exmap->file;
+
+	*iocb = (struct kiocb){
+		.ki_filp = file,
+		.ki_pos = io->slot[first].address - io->exmap->start,
+		.ki_flags = file->f_iocb_flags,
+		.ki_ioprio = io->ioprio,
+	};
+}
+
+/**
  * exmap_io_start_read - start reading pages that are adjacent in the file
  * @io: the call
- * @iocb: initialized for the file. If it has no @ki_complete, this waits until the read is done
+ * @iocb: initialized for @first. If it has no @ki_complete, this waits until the read is done
  * @first: the first slot
  * @nr: number of slots
  *
@@ -234,8 +307,6 @@ static inline long exmap_io_start_read(struct exmap_io *io, struct kiocb *iocb,
 	struct file *file = io->exmap->file;
 	struct iov_iter iter __exmap_uninitialized;
 
-	iocb->ki_pos = io->slot[first].address - io->exmap->start;
-	iocb->ki_ioprio = io->ioprio;
 	if (!file->f_op->read_iter)
 		return exmap_io_bounce(file, &io->bvec[first], nr, iocb->ki_pos);
 	iov_iter_bvec(&iter, ITER_DEST, &io->bvec[first], nr, (size_t)nr << PAGE_SHIFT);

@@ -337,9 +337,9 @@ static void exmap_unreserve(struct exmap *exmap, struct exmap_interface *interfa
 
 /**
  * exmap_reserve - take a private page for each absent page of a range
- * @exmap: the exmap; its gate is open
+ * @walk: the gate is open; this may leave a table locked
  * @interface: its lock is held. The lock may be released and taken again; on success it is held and
- *	the gate is open. On an error the interface has been left
+ *	the gate is open. On an error the interface has been left, with exmap_walk_leave()
  * @start: first address
  * @end: first address after the range
  * @reads: the pages are going to be read: enter each slot into the reading index, which exists
@@ -352,20 +352,20 @@ static void exmap_unreserve(struct exmap *exmap, struct exmap_interface *interfa
  * Return: the number of slots set; or, with no page taken, an error of exmap_prepare(): -ENOMEM,
  * -EPROTO or -EINTR.
  */
-int exmap_reserve(struct exmap *exmap, struct exmap_interface *interface,
+int exmap_reserve(struct exmap_walk *walk, struct exmap_interface *interface,
 		  unsigned long start, unsigned long end, bool reads, bool probe,
 		  struct exmap_slot *slot)
 {
-	struct exmap_walk walk = EXMAP_WALK(exmap);
+	struct exmap *exmap = walk->exmap;
 	unsigned long address;
 	struct page *page;
 	int err, nr = 0;
 
 	lockdep_assert_held(&interface->lock);
-	if (probe && start < end && exmap_mapped_page(&walk, start))
+	if (probe && start < end && exmap_mapped_page(walk, start))
 		end = start;
 again:
-	err = exmap_prepare(&walk, interface, start, end);
+	err = exmap_prepare(walk, interface, start, end);
 	if (err)
 		return err;
 	for (address = start; address < end; address += PAGE_SIZE) {
@@ -373,23 +373,23 @@ again:
 		 * This does not happen: exmap_prepare() made the table, and it stays while the gate
 		 * is open.
 		 */
-		if (!exmap_walk_lock(&walk, address))
+		if (!exmap_walk_lock(walk, address))
 			continue;
 		/*
 		 * exmap_prepare() has flushed here, so this mark is of a page that came and went
 		 * since.
 		 */
-		if (unlikely(exmap_pte_is_marked(walk.table[pte_index(address)]))) {
-			err = exmap_walk_flush(&walk, interface, address);
+		if (unlikely(exmap_pte_is_marked(walk->table[pte_index(address)]))) {
+			err = exmap_walk_flush(walk, interface, address);
 			if (err) {
 				exmap_unreserve(exmap, interface, slot, nr);
-				exmap_walk_leave(&walk, interface);
+				exmap_walk_leave(walk, interface);
 				return err;
 			}
-			if (!exmap_walk_lock(&walk, address))
+			if (!exmap_walk_lock(walk, address))
 				continue;
 		}
-		if (!exmap_pte_free(walk.table[pte_index(address)]))
+		if (!exmap_pte_free(walk->table[pte_index(address)]))
 			continue;
 		page = exmap_stock_pop(exmap, interface);
 		if (unlikely(!page)) {
@@ -404,7 +404,6 @@ again:
 			exmap_reading_begin(exmap, &slot[nr]);
 		nr++;
 	}
-	exmap_walk_unlock(&walk);
 	/* exmap_prepare() may have brought more than the absent pages need. */
 	exmap_stock_trim(exmap, interface);
 	atomic_add(nr, &interface->in_flight);
@@ -413,9 +412,9 @@ again:
 
 /**
  * exmap_install - map reserved pages
- * @exmap: the exmap
- * @interface: its lock is held and the gate is open. Its stock gets the pages that are not mapped,
- *	because of an error or because another page has taken their place
+ * @walk: the gate is open; this may leave a table locked
+ * @interface: its lock is held; the caller releases it with exmap_walk_leave(). Its stock gets the
+ *	pages that are not mapped, because of an error or because another page has taken their place
  * @slot: the slots. @page is set to NULL if the page was not mapped. A slot becomes @stale with
  *	@error -EBUSY if its address had another page since exmap_reserve() that is gone again:
  *	the data read may be older than the data written to the file from that page
@@ -425,10 +424,10 @@ again:
  *
  * Return: the number of pages mapped; the caller adds them to the counters.
  */
-unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interface,
+unsigned int exmap_install(struct exmap_walk *walk, struct exmap_interface *interface,
 			   struct exmap_slot *slot, unsigned int nr)
 {
-	struct exmap_walk walk = EXMAP_WALK(exmap);
+	struct exmap *exmap = walk->exmap;
 	unsigned int mapped = 0;
 	bool table, stale;
 	pte_t *pte, old;
@@ -445,8 +444,8 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 		 * The table may be gone: MADV_DONTNEED may have freed it since exmap_reserve().
 		 * Treat that as if MADV_DONTNEED had come after this call, and drop the page.
 		 */
-		table = !slot->error && exmap_walk_lock(&walk, slot->address);
-		pte = table ? &walk.table[pte_index(slot->address)] : NULL;
+		table = !slot->error && exmap_walk_lock(walk, slot->address);
+		pte = table ? &walk->table[pte_index(slot->address)] : NULL;
 		old = table ? *pte : EXMAP_PTE_NONE;
 		/*
 		 * Take the slot out under the PTE lock. Nobody can map a page and mark this slot
@@ -472,8 +471,6 @@ unsigned int exmap_install(struct exmap *exmap, struct exmap_interface *interfac
 		exmap_stock_put(exmap, interface, slot->page);
 		slot->page = NULL;
 	}
-	exmap_walk_unlock(&walk);
-	exmap_stock_trim(exmap, interface);
 	return mapped;
 }
 
@@ -502,7 +499,7 @@ void exmap_discard(struct exmap *exmap, struct exmap_interface *interface,
 
 /**
  * exmap_pin - take a reference to each page that is mapped in a range
- * @exmap: the exmap; its gate is open, and the lock of some interface is held
+ * @walk: the gate is open, and the lock of some interface is held; this may leave a table locked
  * @start: first address
  * @end: first address after the range
  * @slot: receives the pages and their addresses; it has room for the whole range
@@ -512,27 +509,25 @@ void exmap_discard(struct exmap *exmap, struct exmap_interface *interface,
  *
  * Return: the number of slots set.
  */
-int exmap_pin(struct exmap *exmap, unsigned long start, unsigned long end,
+int exmap_pin(struct exmap_walk *walk, unsigned long start, unsigned long end,
 	      struct exmap_slot *slot)
 {
-	struct exmap_walk walk = EXMAP_WALK(exmap);
 	unsigned long address, next;
 	struct page *page;
 	int nr = 0;
 
 	for (address = start; address < end; address = next) {
 		next = address + PAGE_SIZE;
-		if (!exmap_walk_lock(&walk, address)) {
+		if (!exmap_walk_lock(walk, address)) {
 			next = pmd_addr_end(address, end);
 			continue;
 		}
-		page = exmap_mapped_page(&walk, address);
+		page = exmap_mapped_page(walk, address);
 		if (!page)
 			continue;
 		get_page(page);
 		slot[nr++] = (struct exmap_slot){ .address = address, .page = page };
 	}
-	exmap_walk_unlock(&walk);
 	return nr;
 }
 

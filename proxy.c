@@ -6,8 +6,6 @@
 #include <linux/bvec.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
-#include <linux/nospec.h>
-#include <linux/slab.h>
 #include <linux/uio.h>
 
 #include "compat.h"
@@ -15,26 +13,19 @@
 #include "io.h"
 #include "trace.h"
 
-/* The most entries that exmap_io_ranges() makes of an iterator. */
+/* The most entries that exmap_io_add_iter() makes of an iterator. */
 static unsigned long exmap_io_max_ranges(const struct iov_iter *iter)
 {
 	/* The most common case: one buffer of one page. */
 	if (iov_iter_count(iter) <= PAGE_SIZE)
 		return 1;
-	return iter->nr_segs + iov_iter_count(iter) / (EXMAP_IO_WINDOW * PAGE_SIZE) + 1;
+	return iter->nr_segs + exmap_io_ranges(iov_iter_count(iter));
 }
 
-/* An address that has been found to be on the surface, or its end, also under speculation. */
-static unsigned long exmap_io_clamp(const struct exmap *exmap, unsigned long address)
+/* Make entries of an iterator's buffers. Returns 0 or an error. */
+static int exmap_io_add_iter(struct exmap_io *io, struct iov_iter *iter)
 {
-	return exmap->start + array_index_nospec(address - exmap->start,
-						 exmap->end - exmap->start + 1);
-}
-
-/* Make entries of an iterator's buffers, none larger than a window. Returns 0 or an error. */
-static int exmap_io_ranges(struct exmap_io *io, struct iov_iter *iter)
-{
-	unsigned long start, len, piece;
+	unsigned long start, len;
 	int err;
 
 	while (iov_iter_count(iter)) {
@@ -47,15 +38,8 @@ static int exmap_io_ranges(struct exmap_io *io, struct iov_iter *iter)
 		err = exmap_io_check_range(io->exmap, start, len);
 		if (err)
 			return err;
-		start = exmap_io_clamp(io->exmap, start);
 		iov_iter_advance(iter, len);
-		for (; len; start += piece, len -= piece) {
-			piece = min(len, EXMAP_IO_WINDOW * PAGE_SIZE);
-			io->entry[io->nr++] = (struct exmap_io_entry){
-				.start = start,
-				.end = start + piece,
-			};
-		}
+		exmap_io_add(io, start, len);
 	}
 	return 0;
 }
@@ -83,32 +67,40 @@ static void exmap_io_tell_iocb(struct exmap_io *io)
 	long ret = exmap_io_bytes(io);
 
 	exmap_io_end(io);
-	kfree(io);
+	exmap_io_free(io);
 	iocb->ki_complete(iocb, ret);
 }
 
-/* READ, ALLOC or WRITE of any number of buffers. Returns as exmap_io_proxy(). */
+/*
+ * READ, ALLOC or WRITE of any number of buffers. If they are the one page at the address @only, @iter
+ * is not used. Returns as exmap_io_proxy().
+ */
 static noinline ssize_t exmap_io_proxy_ranges(struct exmap *exmap,
 					      struct exmap_interface *interface,
 					      struct kiocb *iocb, struct iov_iter *iter,
-					      unsigned int opcode)
+					      unsigned long only, unsigned int opcode)
 {
 	struct exmap_io sync __exmap_uninitialized, *io = &sync;
 	ssize_t ret;
 
 	if (!is_sync_kiocb(iocb)) {
-		io = kmalloc(sizeof(*io), GFP_KERNEL_ACCOUNT);
+		io = exmap_io_alloc();
 		if (!io)
 			return -ENOMEM;
 	}
 	ret = exmap_io_begin(io, exmap, interface, opcode, exmap_io_max_ranges(iter),
-			     is_sync_kiocb(iocb) ? NULL : exmap_io_tell_iocb);
+			     iocb->ki_ioprio, is_sync_kiocb(iocb) ? NULL : exmap_io_tell_iocb);
 	if (ret)
 		goto free_io;
 	io->iocb = iocb;
 	io->flags = iocb->ki_flags & (IOCB_DSYNC | IOCB_SYNC);
-	io->ioprio = iocb->ki_ioprio;
-	ret = exmap_io_ranges(io, iter);
+	if (only)
+		io->entry[io->nr++] = (struct exmap_io_entry){
+			.start = only,
+			.end = only + PAGE_SIZE,
+		};
+	else
+		ret = exmap_io_add_iter(io, iter);
 	if (ret)
 		goto end;
 	ret = iocb->ki_flags & IOCB_NOWAIT ? exmap_io_perform_nowait(io) : exmap_io_perform(io);
@@ -119,7 +111,7 @@ end:
 	exmap_io_end(io);
 free_io:
 	if (io != &sync)
-		kfree(io);
+		exmap_io_free(io);
 	return ret;
 }
 
@@ -152,14 +144,14 @@ ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
 	if (!exmap_has_surface(exmap))
 		return -EPROTO;
 	if (!exmap_io_is_one(exmap, iter))
-		return exmap_io_proxy_ranges(exmap, interface, iocb, iter, opcode);
+		return exmap_io_proxy_ranges(exmap, interface, iocb, iter, 0, opcode);
 	address = exmap_io_clamp(exmap, exmap_iter_address(iter));
 	if (opcode == EXMAP_OP_ALLOC) {
 		err = exmap_alloc_page(exmap, interface, (address - exmap->start) >> PAGE_SHIFT);
 		return err < 0 ? err : PAGE_SIZE;
 	}
 	if (!exmap_io_waits(iocb, opcode))
-		return exmap_io_proxy_ranges(exmap, interface, iocb, iter, opcode);
+		return exmap_io_proxy_ranges(exmap, interface, iocb, iter, address, opcode);
 	err = exmap_io_read_one(exmap, interface, address, iocb->ki_ioprio, &slot) ?: slot.error;
 	if (err)
 		return err == -ENODATA ? 0 : err;

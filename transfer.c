@@ -29,10 +29,11 @@ static void exmap_io_end_run(struct exmap_io_run *run, long ret)
 	/* Only the last request to end may look at @io: another may free it. */
 	if (!atomic_dec_and_test(&io->pending))
 		return;
-	if (exmap_io_is_detached(io))
-		exmap_queue_work(io->exmap, &io->work);
-	else
+	if (!exmap_io_is_detached(io))
 		complete(&io->done);
+	/* If another call is in the list, the work of the first one is going to take this one. */
+	else if (llist_add(&io->ended, &io->interface->ended))
+		exmap_queue_work(io->exmap, &io->work);
 }
 
 static void exmap_io_complete(struct kiocb *iocb, long ret)
@@ -90,7 +91,7 @@ long exmap_io_bounce(struct file *file, const struct bio_vec *bvec, unsigned int
 /**
  * exmap_io_start - start reading or writing pages that are adjacent in the file
  * @io: the call
- * @iocb: initialized for the file. If it has no @ki_complete, this waits until the I/O is done
+ * @iocb: initialized for @first. If it has no @ki_complete, this waits until the I/O is done
  * @first: the first slot
  * @nr: number of slots
  *
@@ -105,8 +106,6 @@ long exmap_io_start(struct exmap_io *io, struct kiocb *iocb, unsigned int first,
 
 	if (!exmap_io_writes(io))
 		return exmap_io_start_read(io, iocb, first, nr);
-	iocb->ki_pos = io->slot[first].address - io->exmap->start;
-	iocb->ki_ioprio = io->ioprio;
 	iov_iter_bvec(&iter, ITER_SOURCE, &io->bvec[first], nr, (size_t)nr << PAGE_SHIFT);
 	/* An append would not write to the page's place in the file. */
 	if (iocb->ki_flags & IOCB_APPEND)
@@ -137,14 +136,17 @@ static long exmap_io_submit(struct exmap_io *io, struct exmap_io_run *run)
 {
 	long ret;
 
-	init_sync_kiocb(&run->iocb, io->exmap->file);
+	exmap_io_init_iocb(io, &run->iocb, run->first);
 	/* If the caller waits for a single page, a synchronous request costs less. */
 	if (io->nr_slots > 1 || exmap_io_is_detached(io))
 		run->iocb.ki_complete = exmap_io_complete;
 	if (exmap_io_refusable(io, run))
 		run->iocb.ki_flags |= IOCB_NOWAIT;
 	atomic_inc(&io->pending);
-	ret = exmap_io_start(io, &run->iocb, run->first, run->nr);
+	if (exmap_io_writes(io))
+		ret = exmap_io_start(io, &run->iocb, run->first, run->nr);
+	else
+		ret = exmap_io_start_read(io, &run->iocb, run->first, run->nr);
 	if (ret == -EIOCBQUEUED) {
 		io->untold = true;
 		return ret;
@@ -252,7 +254,8 @@ bool exmap_io_start_window(struct exmap_io *io)
 
 	exmap_io_divide(io);
 	atomic_set(&io->pending, 1);
-	init_completion(&io->done);
+	if (!detached)
+		init_completion(&io->done);
 	if (io->nr_runs > 1)
 		exmap_io_submit_runs(io);
 	else if (io->nr_runs)
@@ -349,7 +352,7 @@ void exmap_io_settle(struct exmap_io *io, unsigned int first, unsigned int nr, l
 			break;
 		next = whole && next > 1 ? nr - i : 1;
 		alone = next == 1;
-		init_sync_kiocb(&iocb, io->exmap->file);
+		exmap_io_init_iocb(io, &iocb, first + i);
 		ret = exmap_io_start(io, &iocb, first + i, next);
 	}
 }

@@ -12,9 +12,8 @@
 #include "exmap.h"
 #include "io.h"
 
-/* A command of io_uring, and its entries. */
+/* The entries of a command of io_uring. */
 struct exmap_uring_command {
-	struct io_uring_cmd *cmd;
 	size_t len;			/* bytes of a range; 0 if it is a list */
 	struct iov_iter answers;	/* where the answers of a list go */
 	unsigned int nr;		/* number of entries */
@@ -26,16 +25,10 @@ static struct exmap_uring_command *exmap_uring_range(const struct exmap *exmap,
 						     unsigned long start, unsigned long len)
 {
 	const unsigned long max = EXMAP_PAGE_MAX_PAGES - 1;
+	unsigned long page, pages = len >> PAGE_SHIFT;
 	struct exmap_uring_command *command;
-	unsigned long page, pages;
 	unsigned int nr;
-	int err;
 
-	/* The result, in bytes, must fit into an int. */
-	pages = min(len, MAX_RW_COUNT) >> PAGE_SHIFT;
-	err = exmap_io_check_range(exmap, start, len);
-	if (err)
-		return ERR_PTR(err);
 	nr = DIV_ROUND_UP(pages, max);
 	command = kvzalloc(struct_size(command, iov, nr), GFP_KERNEL_ACCOUNT);
 	if (!command)
@@ -46,7 +39,7 @@ static struct exmap_uring_command *exmap_uring_range(const struct exmap *exmap,
 			.page = page,
 			.len = min(pages, max),
 		};
-	command->len = min(len, MAX_RW_COUNT);
+	command->len = len;
 	return command;
 }
 
@@ -95,60 +88,75 @@ static long exmap_uring_pages(struct exmap *exmap, struct exmap_interface *inter
 	return command->len;
 }
 
-/* Put the answers of a list in place of its requests, and tell io_uring the result. */
-static void exmap_uring_end(struct exmap_uring_command *command, long ret,
-			    unsigned int issue_flags)
+/* Put the answers of a list in place of its requests. Returns the command's result. */
+static long exmap_uring_end(struct exmap_uring_command *command, long ret)
 {
-	struct io_uring_cmd *cmd = command->cmd;
 	size_t size = command->nr * sizeof(command->iov[0]);
 
 	if (ret >= 0 && !command->len &&
 	    copy_to_iter(command->iov, size, &command->answers) != size)
 		ret = -EFAULT;
 	kvfree(command);
-	exmap_uring_done(cmd, ret, issue_flags);
+	return ret;
 }
 
 static long exmap_uring_result(const struct exmap_io *io)
 {
-	if (io->command->len)
-		return exmap_io_bytes(io);
-	return exmap_io_answer(io, io->command->iov);
+	struct exmap_uring_command *command = io->command;
+
+	return command ? exmap_uring_end(command, exmap_io_answer(io, command->iov)) :
+			 exmap_io_bytes(io);
 }
 
 static void exmap_uring_tell(struct exmap_io *io)
 {
-	struct exmap_uring_command *command = io->command;
+	struct io_uring_cmd *cmd = io->cmd;
 	long ret = exmap_uring_result(io);
 
 	exmap_io_end(io);
-	kfree(io);
-	exmap_uring_end(command, ret, IO_URING_F_UNLOCKED);
+	exmap_io_free(io);
+	exmap_uring_done(cmd, ret, IO_URING_F_UNLOCKED);
 }
 
-/* READ or WRITE. Returns the command's result, -EIOCBQUEUED or -EAGAIN. */
+/*
+ * READ or WRITE of a range, or if there is a @command of its list, which this frees. Returns the
+ * command's result, -EIOCBQUEUED or -EAGAIN.
+ */
 static long exmap_uring_transfer(struct exmap *exmap, struct exmap_interface *interface,
-				 struct exmap_uring_command *command, unsigned int opcode,
+				 struct io_uring_cmd *cmd, struct exmap_uring_command *command,
+				 unsigned long start, unsigned long len, unsigned int opcode,
 				 bool nonblock)
 {
+	const unsigned int nr = command ? command->nr : exmap_io_ranges(len);
 	struct exmap_io *io;
 	long ret;
 
-	io = kmalloc(sizeof(*io), GFP_KERNEL_ACCOUNT);
+	io = exmap_io_alloc();
+	ret = -ENOMEM;
 	if (!io)
-		return -ENOMEM;
-	ret = exmap_io_begin(io, exmap, interface, opcode, command->nr, exmap_uring_tell);
+		goto free_command;
+	ret = exmap_io_begin(io, exmap, interface, opcode, nr, get_current_ioprio(),
+			     exmap_uring_tell);
 	if (ret)
 		goto free_io;
+	io->cmd = cmd;
 	io->command = command;
-	exmap_io_request(io, command->iov, command->nr);
+	if (command)
+		exmap_io_request(io, command->iov, nr);
+	else
+		exmap_io_add(io, start, len);
 	ret = nonblock ? exmap_io_perform_nowait(io) : exmap_io_perform(io);
 	if (ret == -EIOCBQUEUED)
 		return ret;
-	ret = ret ?: exmap_uring_result(io);
+	if (!ret) {
+		ret = exmap_uring_result(io);
+		command = NULL;
+	}
 	exmap_io_end(io);
 free_io:
-	kfree(io);
+	exmap_io_free(io);
+free_command:
+	kvfree(command);
 	return ret;
 }
 
@@ -170,30 +178,36 @@ int exmap_uring_issue(struct exmap *exmap, struct exmap_interface *interface,
 	const struct iovec where = exmap_uring_iovec(cmd);
 	const unsigned long start = (unsigned long)where.iov_base;
 	const bool nonblock = issue_flags & IO_URING_F_NONBLOCK;
-	struct exmap_uring_command *command;
+	const bool transfer = opcode == EXMAP_OP_READ || opcode == EXMAP_OP_WRITE;
+	struct exmap_uring_command *command = NULL;
+	size_t len = 0;
 	long ret;
 
 	if (!exmap_has_surface(exmap))
 		return -EPROTO;
-	if (cmd->flags & IORING_URING_CMD_FIXED)
+	if (cmd->flags & IORING_URING_CMD_FIXED) {
 		command = exmap_uring_list(cmd, start, where.iov_len, issue_flags);
-	else
-		command = exmap_uring_range(exmap, start, where.iov_len);
+	} else {
+		ret = exmap_io_check_range(exmap, start, where.iov_len);
+		if (ret)
+			return ret;
+		/* The result, in bytes, must fit into an int. */
+		len = min(where.iov_len, MAX_RW_COUNT);
+		if (!transfer)
+			command = exmap_uring_range(exmap, start, len);
+	}
 	if (IS_ERR(command))
 		return PTR_ERR(command);
-	command->cmd = cmd;
 
-	if (opcode == EXMAP_OP_ALLOC || opcode == EXMAP_OP_FREE)
-		ret = exmap_uring_pages(exmap, interface, command, opcode);
+	if (transfer)
+		ret = exmap_uring_transfer(exmap, interface, cmd, command, start, len, opcode,
+					   nonblock);
 	else
-		ret = exmap_uring_transfer(exmap, interface, command, opcode, nonblock);
-	if (ret == -EIOCBQUEUED)
-		return ret;
+		ret = exmap_uring_end(command,
+				      exmap_uring_pages(exmap, interface, command, opcode));
 	/* If it may wait, -EAGAIN is the device's: io_uring would issue the command for ever. */
-	if (ret == -EAGAIN && nonblock) {
-		kvfree(command);
+	if (ret == -EIOCBQUEUED || (ret == -EAGAIN && nonblock))
 		return ret;
-	}
-	exmap_uring_end(command, ret, issue_flags);
+	exmap_uring_done(cmd, ret, issue_flags);
 	return -EIOCBQUEUED;
 }
