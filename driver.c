@@ -404,6 +404,19 @@ put:
 	return err;
 }
 
+/* Set the size of the quarantines that will be made. */
+static noinline long exmap_call_quarantine(struct exmap *exmap, unsigned long pages)
+{
+	if (!pages || pages > EXMAP_MAX_QUARANTINE)
+		return -EINVAL;
+	/* Pairs with exmap_free_later(). */
+	if (READ_ONCE(exmap->deferred))
+		return -EBUSY;
+	/* Pairs with exmap_quarantine_make(): a FREE at the same time may use either size. */
+	WRITE_ONCE(exmap->quarantine_size, pages);
+	return 0;
+}
+
 static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct exmap *exmap = exmap_of(file);
@@ -420,6 +433,8 @@ static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return exmap_call_stats(exmap, (void __user *)arg);
 	case EXMAP_IOCTL_CLONE:
 		return exmap_call_clone(file->private_data, exmap, arg);
+	case EXMAP_IOCTL_QUARANTINE:
+		return exmap_call_quarantine(exmap, arg);
 	default:
 		return -ENOTTY;
 	}

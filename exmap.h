@@ -244,22 +244,30 @@ struct exmap_counts {
 	u64 steals;
 };
 
+/* The most pages in a quarantine, unless EXMAP_IOCTL_QUARANTINE sets another number. */
+#define EXMAP_QUARANTINE_DEFAULT 512
+
 /**
  * struct exmap_quarantine - pages that FREE has unmapped and whose flush is put off
  * @lock: guards all other fields. Held from before a page is unmapped until it is in @bundle, and
  *	from before the flush until the pages are free. The holder of any interface's lock may take
  *	it and flush
- * @bundle: the pages, page[0 .. @nr - 1]
+ * @bundle: the pages; exmap_quarantine_page() finds each. Set once
  * @address: the address of each of them. Until the flush, its PTE is marked there
- *	(exmap_pte_mark()). Set once, after @bundle
+ *	(exmap_pte_mark()). The index that finds an address is behind it. Set once, after @bundle
+ *	and @size
  * @nr: number of pages; may be read without @lock
- * @charge: for @bundle and @address
+ * @indexed: how many of them are in the index. The rest enters it when an address is looked for
+ * @size: the most pages that it holds
+ * @charge: for @bundle and what it points to; @address is in the same memory
  */
 struct exmap_quarantine {
 	struct mutex lock;
-	struct exmap_bundle *bundle;
+	struct exmap_bundle **bundle;
 	unsigned long *address;
 	unsigned int nr;
+	unsigned int indexed;
+	unsigned int size;
 	struct exmap_charge charge;
 };
 
@@ -378,6 +386,7 @@ struct exmap_leaf {
  * @charge: for the array of @interfaces
  *
  * @deferred: some FREE has put its flush off; set once, before the first such page is unmapped
+ * @quarantine_size: the most pages in a quarantine that is made from now on
  * @reading_shift: @reading has 1 << (64 - this) buckets; set before @reading
  * @reading: the reading index (reading.c), or NULL as long as nothing was read; set once
  *
@@ -419,6 +428,7 @@ struct exmap {
 	unsigned int reading_shift;
 	struct hlist_bl_head *reading;
 	u64 id;
+	unsigned int quarantine_size;
 
 	struct exmap_charge charge;
 	unsigned int closers ____cacheline_aligned_in_smp;
@@ -631,6 +641,7 @@ static inline void exmap_leave(struct exmap_interface *interface)
 
 /* quarantine.c */
 int exmap_quarantine_setup(struct exmap *exmap, struct exmap_interface *interface);
+void exmap_quarantine_destroy(struct exmap_quarantine *quarantine);
 void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *quarantine,
 			  struct exmap_interface *interface, bool wait);
 bool exmap_quarantine_flush(struct exmap *exmap, struct exmap_quarantine *quarantine,
@@ -641,7 +652,36 @@ void exmap_quarantine_try_flush(struct exmap *exmap, struct exmap_quarantine *qu
 				struct exmap_interface *interface);
 int exmap_quarantine_recall(struct exmap *exmap, struct exmap_interface *interface,
 			    unsigned long address);
+unsigned long exmap_quarantine_next(struct exmap_walk *walk, unsigned long address,
+				    unsigned long end);
+long exmap_quarantine_remap(struct exmap_walk *walk, struct exmap_interface *interface,
+			    unsigned long address, unsigned long end);
 unsigned long exmap_quarantined(const struct exmap *exmap);
+
+/**
+ * exmap_quarantine_room - how many pages can be added without another look at the quarantine
+ * @quarantine: has memory; its lock is held
+ *
+ * Return: pages, which all go to one bundle; 0 if the quarantine is full.
+ */
+static inline unsigned int exmap_quarantine_room(const struct exmap_quarantine *quarantine)
+{
+	return min_t(unsigned int, quarantine->size - quarantine->nr,
+		     EXMAP_BUNDLE_PAGES - quarantine->nr % EXMAP_BUNDLE_PAGES);
+}
+
+/**
+ * exmap_quarantine_page - the place of a page in a quarantine
+ * @quarantine: has memory; its lock is held
+ * @nr: number of the page, below quarantine->size
+ *
+ * Return: the place.
+ */
+static inline struct page **exmap_quarantine_page(const struct exmap_quarantine *quarantine,
+						  unsigned int nr)
+{
+	return &quarantine->bundle[nr / EXMAP_BUNDLE_PAGES]->page[nr % EXMAP_BUNDLE_PAGES];
+}
 
 /* shootdown.c */
 bool exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end);

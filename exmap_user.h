@@ -262,13 +262,25 @@ static inline unsigned int exmap_batch_pages(const struct exmap_interface *inter
  * @on: whether exmap_page(), exmap_run() and exmap_list() pass EXMAP_FREE_DEFER with
  *	EXMAP_OP_FREE from now on
  *
- * With deferred shootdowns there is one for 512 pages, even if each call frees only a few. Until
- * the shootdown, readers may still find what was in a page, and writes to it are lost: see
+ * With deferred shootdowns there is one for 512 pages, even if each call frees only a few;
+ * exmap_quarantine() sets another number. Until the shootdown, readers may still find what was in a page, and writes to it are lost: see
  * exmap(4).
  */
 static inline void exmap_defer(struct exmap_interface *interface, int on)
 {
 	interface->defer = on;
+}
+
+/**
+ * exmap_quarantine - set how many pages an interface can defer the shootdown of
+ * @exmap: the exmap; nothing has been deferred yet
+ * @pages: 1 to EXMAP_MAX_QUARANTINE, for each interface; 512 without this call
+ *
+ * Return: 0; -EBUSY if something has been deferred; or another negative errno.
+ */
+static inline int exmap_quarantine(const struct exmap *exmap, unsigned int pages)
+{
+	return ioctl(exmap->fd, EXMAP_IOCTL_QUARANTINE, (unsigned long)pages) ? -errno : 0;
 }
 
 /**

@@ -47,31 +47,41 @@ static void exmap_free_flush(struct exmap_unmap *unmap, struct exmap_interface *
 	interface->nr_limbo = 0;
 }
 
-/* How many pages wait for their flush: in quarantine if it is put off, or else in limbo. */
-static __always_inline unsigned int exmap_free_held(const struct exmap_interface *interface,
+/* How many more pages the current bundle of limbo or quarantine has room for. */
+static __always_inline unsigned int exmap_free_left(const struct exmap_interface *interface,
 						    const bool defer)
 {
-	return defer ? interface->quarantine.nr : interface->nr_limbo;
+	return defer ? exmap_quarantine_room(&interface->quarantine) :
+		EXMAP_BUNDLE_PAGES - interface->nr_limbo;
+}
+
+/* Where the next page goes, in limbo or quarantine. exmap_free_left() is not 0. */
+static __always_inline struct page **exmap_free_place(const struct exmap_interface *interface,
+						      const bool defer)
+{
+	return defer ? exmap_quarantine_page(&interface->quarantine, interface->quarantine.nr) :
+		&interface->limbo->page[interface->nr_limbo];
 }
 
 /*
  * Make room for a page in limbo or quarantine: flush it if it is full. Returns the number of pages
- * that it has room for.
+ * that the current bundle has room for.
  */
 static __always_inline unsigned int exmap_free_room(struct exmap_unmap *unmap,
 						    struct exmap_interface *interface,
 						    const bool defer)
 {
-	if (likely(exmap_free_held(interface, defer) < EXMAP_BUNDLE_PAGES))
-		goto out;
+	unsigned int left = exmap_free_left(interface, defer);
+
+	if (likely(left))
+		return left;
 	if (defer) {
 		exmap_walk_unlock(&unmap->walk);
 		exmap_quarantine_end(unmap->walk.exmap, &interface->quarantine, interface, true);
 	} else {
 		exmap_free_flush(unmap, interface);
 	}
-out:
-	return EXMAP_BUNDLE_PAGES - exmap_free_held(interface, defer);
+	return exmap_free_left(interface, defer);
 }
 
 /*
@@ -108,8 +118,7 @@ exmap_free_run(struct exmap *exmap, struct exmap_interface *interface, unsigned 
 	       pte_t *pte, unsigned int nr, const bool defer)
 {
 	struct exmap_quarantine *quarantine = &interface->quarantine;
-	struct exmap_bundle *bundle = defer ? quarantine->bundle : interface->limbo;
-	struct page **page = &bundle->page[exmap_free_held(interface, defer)];
+	struct page **page = exmap_free_place(interface, defer);
 	unsigned int unmapped = 0;
 
 	for (; nr; nr--, pte++, address += PAGE_SIZE) {
@@ -179,9 +188,8 @@ exmap_free_singles(struct exmap_unmap *unmap, struct exmap_interface *interface,
 	const unsigned long first = exmap->start >> PAGE_SHIFT;
 	const unsigned long pages = (exmap->end >> PAGE_SHIFT) - first;
 	struct exmap_quarantine *quarantine = &interface->quarantine;
-	struct exmap_bundle *bundle = defer ? quarantine->bundle : interface->limbo;
-	struct page **page = &bundle->page[exmap_free_held(interface, defer)];
-	const unsigned int room = EXMAP_BUNDLE_PAGES - exmap_free_held(interface, defer);
+	struct page **page = exmap_free_place(interface, defer);
+	const unsigned int room = exmap_free_left(interface, defer);
 	struct exmap_iov *const end = iov + min(nr, room), *entry;
 	const bool few = !defer && end - iov <= EXMAP_FLUSH_SINGLE;
 	unsigned long lowest = few ? ULONG_MAX : first;
@@ -384,7 +392,7 @@ int exmap_defer_page(struct exmap *exmap, struct exmap_interface *interface, uns
 		goto slow;
 	if (unlikely(!mutex_trylock(&quarantine->lock)))
 		goto leave;
-	if (unlikely(quarantine->nr == EXMAP_BUNDLE_PAGES || !READ_ONCE(exmap->deferred)))
+	if (unlikely(quarantine->nr == quarantine->size || !READ_ONCE(exmap->deferred)))
 		goto unlock_quarantine;
 	if (unlikely(!exmap_walk_page(&walk, page, &address)))
 		goto unlock_quarantine;
@@ -393,7 +401,7 @@ int exmap_defer_page(struct exmap *exmap, struct exmap_interface *interface, uns
 	if (unlikely(!exmap_pte_is_valid(old)))
 		goto unlock;
 	exmap_pte_clear(exmap->mm, address, pte, old);
-	quarantine->bundle->page[quarantine->nr] = exmap_pte_page(old);
+	*exmap_quarantine_page(quarantine, quarantine->nr) = exmap_pte_page(old);
 	exmap_free_defer(quarantine, address, pte);
 	exmap_walk_drop(&walk);
 	mutex_unlock(&quarantine->lock);
@@ -425,9 +433,10 @@ slow:
  * again before its flush.
  *
  * With @defer, the pages wait in the interface's quarantine. They are flushed when the quarantine
- * is full, when the pool is empty, when ALLOC is about to map one of the addresses again, when
- * READ takes a page for one, by exmap_flush(), and when the kernel is at work on the surface. If
- * there is no memory for a quarantine, or RLIMIT_MEMLOCK has no room for it, @defer is ignored.
+ * is full, when the pool is empty, when READ takes a page for one of the addresses or a touch maps
+ * one, by exmap_flush(), and when the kernel is at work on the surface. ALLOC maps the same page
+ * again at its address, and needs no flush for that. If there is no memory for a quarantine, or
+ * RLIMIT_MEMLOCK has no room for it, @defer is ignored.
  *
  * Return: how many entries failed, each holding -EFAULT; or, with nothing done
  * and no entry overwritten, -EPROTO if there is no surface, or -EINTR if

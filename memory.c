@@ -108,6 +108,12 @@ static noinline int exmap_alloc_entry(struct exmap_walk *walk, struct exmap_inte
 		return err;
 	if (probe && address < end && exmap_mapped_page(walk, address))
 		return 0;
+	/* Pairs with exmap_free_later(), as in exmap_prepare(), which flushes what is left. */
+	if (unlikely(READ_ONCE(walk->exmap->deferred))) {
+		before = exmap_quarantine_remap(walk, interface, address, end);
+		exmap_count(&interface->counts.allocs, before);
+		*mapped += before;
+	}
 	do {
 		err = exmap_prepare(walk, interface, address, end);
 		if (err)

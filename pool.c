@@ -8,8 +8,8 @@
  * own. So an interface takes the depot's lock at most once per 512 pages, and not at all if it
  * frees what it allocates.
  *
- * Bundles cannot run out. Each interface brings three: the loaded one, limbo and a spare. (A fourth
- * one always stays in its quarantine.) Another pool->bundles came with the pages, at least one per
+ * Bundles cannot run out. Each interface brings three: the loaded one, limbo and a spare. (Those of
+ * its quarantine always stay there.) Another pool->bundles came with the pages, at least one per
  * 512 pages of pool->taken. Suppose that a page comes back and the interface's own bundles are
  * all in use. Fewer than pool->bundles bundles are full then, because the page is in none of them.
  * So the depot has an empty one.

@@ -97,24 +97,6 @@ static int exmap_prepare_tables(struct exmap_walk *walk, struct exmap_interface 
 	return 0;
 }
 
-/* Returns the first address of a range at which a flush is due, or @end. */
-static unsigned long exmap_next_due(struct exmap_walk *walk, unsigned long address,
-				    unsigned long end)
-{
-	unsigned long next;
-	const pte_t *pte;
-
-	for (; address < end; address = next) {
-		next = pmd_addr_end(address, end);
-		if (!exmap_walk_lock(walk, address))
-			continue;
-		for (pte = &walk->table[pte_index(address)]; address < next; address += PAGE_SIZE)
-			if (unlikely(exmap_pte_is_marked(*pte++)))
-				return address;
-	}
-	return end;
-}
-
 /*
  * Make sure that no flush is due in a range. Returns 0 with the interface's lock still held, or
  * -EINTR if the caller is being killed, and the interface has been left.
@@ -131,7 +113,7 @@ static int exmap_prepare_flush(struct exmap_walk *walk, struct exmap_interface *
 	 */
 	if (likely(!READ_ONCE(walk->exmap->deferred)))
 		return 0;
-	while ((address = exmap_next_due(walk, address, end)) < end) {
+	while ((address = exmap_quarantine_next(walk, address, end)) < end) {
 		err = exmap_walk_flush(walk, interface, address);
 		if (err) {
 			exmap_walk_leave(walk, interface);

@@ -4,7 +4,10 @@
  * puts pages in; this file flushes them.
  */
 #include <linux/gfp.h>
+#include <linux/hash.h>
+#include <linux/log2.h>
 #include <linux/mm.h>
+#include <linux/slab.h>
 
 #include "arch.h"
 #include "compat.h"
@@ -12,29 +15,88 @@
 #include "pool.h"
 #include "walk.h"
 
-/* Pages of memory that exmap_quarantine_make() allocates. */
-#define EXMAP_QUARANTINE_PAGES 2
+/* log2 of the number of hashes in a quarantine's index. */
+static unsigned int exmap_quarantine_bits(const struct exmap_quarantine *quarantine)
+{
+	return max(order_base_2(quarantine->size), 1);
+}
+
+/* How many bundles a quarantine has. */
+static unsigned int exmap_quarantine_bundles(const struct exmap_quarantine *quarantine)
+{
+	return DIV_ROUND_UP(quarantine->size, EXMAP_BUNDLE_PAGES);
+}
 
 /*
- * Give a quarantine its memory, unless it has some already. Clears *@bundle, *@address and *@charge
- * if it takes them.
+ * The index: for each hash, the number of a page plus 1; or 0. Behind that it has for each page the
+ * next one with the same hash, in the same way.
  */
-static void exmap_quarantine_give(struct exmap_quarantine *quarantine, struct exmap_bundle **bundle,
-				  unsigned long **address, struct exmap_charge *charge)
+static u16 *exmap_quarantine_heads(const struct exmap_quarantine *quarantine)
+{
+	return (u16 *)(quarantine->address + quarantine->size);
+}
+
+/* In the index: what comes after page number @nr. */
+static u16 *exmap_quarantine_after(const struct exmap_quarantine *quarantine, unsigned int nr)
+{
+	return exmap_quarantine_heads(quarantine) + (1UL << exmap_quarantine_bits(quarantine)) + nr;
+}
+
+/* Bytes of the memory at quarantine->bundle: pointers to bundles, addresses, index. */
+static size_t exmap_quarantine_bytes(const struct exmap_quarantine *quarantine)
+{
+	return exmap_quarantine_bundles(quarantine) * sizeof(*quarantine->bundle) +
+		quarantine->size * (sizeof(*quarantine->address) + sizeof(u16)) +
+		(sizeof(u16) << exmap_quarantine_bits(quarantine));
+}
+
+/**
+ * exmap_quarantine_destroy - free a quarantine's memory, if it has any
+ * @quarantine: not in use, and without pages
+ */
+void exmap_quarantine_destroy(struct exmap_quarantine *quarantine)
+{
+	unsigned int i;
+
+	for (i = 0; quarantine->bundle && i < exmap_quarantine_bundles(quarantine); i++)
+		exmap_bundle_free(quarantine->bundle[i]);
+	kvfree(quarantine->bundle);
+}
+
+/* Allocate the memory of a quarantine whose size is set. Returns 0 or -ENOMEM. */
+static int exmap_quarantine_alloc(struct exmap_quarantine *quarantine)
+{
+	const unsigned int bundles = exmap_quarantine_bundles(quarantine);
+	unsigned int i;
+
+	quarantine->bundle = kvzalloc(exmap_quarantine_bytes(quarantine), POOL_GFP);
+	if (!quarantine->bundle)
+		return -ENOMEM;
+	quarantine->address = (unsigned long *)(quarantine->bundle + bundles);
+	for (i = 0; i < bundles; i++) {
+		quarantine->bundle[i] = exmap_bundle_alloc();
+		if (!quarantine->bundle[i])
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+/* Give a quarantine the memory of @new, unless it has some already. Returns whether it took it. */
+static bool exmap_quarantine_give(struct exmap_quarantine *quarantine,
+				  const struct exmap_quarantine *new)
 {
 	lockdep_assert_held(&quarantine->lock);
 	if (quarantine->address)
-		return;
-	quarantine->charge = *charge;
-	quarantine->bundle = *bundle;
+		return false;
+	quarantine->charge = new->charge;
+	quarantine->size = new->size;
+	quarantine->bundle = new->bundle;
 	/*
-	 * Publish @address last, because a reader that sees it relies on @bundle. Pairs with
-	 * exmap_quarantine_setup() and exmap_quarantine_make().
+	 * Publish @address last, because a reader that sees it relies on the other fields. Pairs
+	 * with exmap_quarantine_setup() and exmap_quarantine_make().
 	 */
-	smp_store_release(&quarantine->address, *address);
-	*bundle = NULL;
-	*address = NULL;
-	*charge = (struct exmap_charge){ };
+	smp_store_release(&quarantine->address, new->address);
+	return true;
 }
 
 /*
@@ -45,33 +107,31 @@ static noinline int exmap_quarantine_make(struct exmap *exmap,
 					 struct exmap_interface *interface)
 {
 	struct exmap_quarantine *quarantine = &interface->quarantine;
-	struct exmap_charge charge = { };
-	struct exmap_bundle *bundle;
-	unsigned long *address;
+	/* Pairs with exmap_call_quarantine(). */
+	struct exmap_quarantine new = { .size = READ_ONCE(exmap->quarantine_size) };
+	bool given = false;
+	int err;
 
-	BUILD_BUG_ON(EXMAP_BUNDLE_PAGES * sizeof(*address) > PAGE_SIZE);
+	BUILD_BUG_ON(EXMAP_MAX_QUARANTINE > U16_MAX);
 	/* Charge before allocating, because a user at the limit may come here with every FREE. */
-	if (exmap_charge_resident(exmap->mm, EXMAP_QUARANTINE_PAGES, &charge))
+	err = exmap_charge_resident(exmap->mm, exmap_quarantine_bundles(&new) +
+				    DIV_ROUND_UP(exmap_quarantine_bytes(&new), PAGE_SIZE),
+				    &new.charge);
+	if (err)
 		return -ENOMEM;
-	bundle = exmap_bundle_alloc();
-	address = (unsigned long *)__get_free_page(POOL_GFP);
-	if (!bundle || !address) {
-		exmap_bundle_free(bundle);
-		free_page((unsigned long)address);
-		exmap_uncharge_resident(exmap->mm, &charge);
-		return -ENOMEM;
-	}
+	err = exmap_quarantine_alloc(&new);
 	/*
 	 * If the caller is being killed, @address may stay NULL. The caller then takes it for
 	 * -ENOMEM, and notices the signal later.
 	 */
-	if (!mutex_lock_killable(&quarantine->lock)) {
-		exmap_quarantine_give(quarantine, &bundle, &address, &charge);
+	if (!err && !mutex_lock_killable(&quarantine->lock)) {
+		given = exmap_quarantine_give(quarantine, &new);
 		mutex_unlock(&quarantine->lock);
 	}
-	exmap_uncharge_resident(exmap->mm, &charge);
-	exmap_bundle_free(bundle);
-	free_page((unsigned long)address);
+	if (!given) {
+		exmap_quarantine_destroy(&new);
+		exmap_uncharge_resident(exmap->mm, &new.charge);
+	}
 	/* Pairs with the release in exmap_quarantine_give(). */
 	return smp_load_acquire(&quarantine->address) ? 0 : -ENOMEM;
 }
@@ -88,7 +148,7 @@ static noinline int exmap_quarantine_make(struct exmap *exmap,
  */
 int exmap_quarantine_setup(struct exmap *exmap, struct exmap_interface *interface)
 {
-	/* Pairs with the release in exmap_quarantine_give(): @bundle is set. */
+	/* Pairs with the release in exmap_quarantine_give(): the other fields are set. */
 	if (likely(smp_load_acquire(&interface->quarantine.address)))
 		return 0;
 	return exmap_quarantine_make(exmap, interface);
@@ -103,40 +163,41 @@ static bool exmap_walk_lock_atomic(struct exmap_walk *walk, unsigned long addres
 	return exmap_walk_table(walk, address);
 }
 
-/**
- * exmap_quarantine_end - flush the pages of a quarantine and make them free pages
- * @exmap: its gate is open or being closed
- * @quarantine: the quarantine of any interface; its lock is held
- * @interface: its stock gets the pages; its lock is held
- * @wait: whether this may sleep. If not, it does nothing if a lock is taken or a notifier would
- *	sleep
- *
- * The order is: flush all TLBs, clear the PTEs' marks, hand out the pages. No PTE lock is held on
- * entry.
- */
-void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *quarantine,
-			  struct exmap_interface *interface, bool wait)
+/* Flush the pages from number @first on. Returns false if @wait is false and a lock is taken. */
+static bool exmap_quarantine_shootdown(struct exmap *exmap, struct exmap_quarantine *quarantine,
+				       unsigned int first, struct exmap_interface *interface,
+				       bool wait)
 {
-	const unsigned long *const end = quarantine->address + quarantine->nr, *address;
 	unsigned long lowest = ULONG_MAX, highest = 0;
-	struct exmap_walk walk = EXMAP_WALK(exmap);
 	bool sent = true;
-	pte_t *pte;
+	unsigned int i;
 
-	lockdep_assert_held(&quarantine->lock);
-	if (!quarantine->nr)
-		return;
-	for (address = quarantine->address; address < end; address++) {
-		lowest = min(lowest, *address);
-		highest = max(highest, *address);
+	for (i = first; i < quarantine->nr; i++) {
+		lowest = min(lowest, quarantine->address[i]);
+		highest = max(highest, quarantine->address[i]);
 	}
 	if (wait)
 		sent = exmap_shootdown(exmap, lowest, highest + PAGE_SIZE);
 	else if (!exmap_shootdown_try(exmap, lowest, highest + PAGE_SIZE))
-		return;
+		return false;
 	exmap_count(&interface->counts.flushes, sent);
-	/* All TLBs are flushed, so others may map pages at these addresses from here on. */
-	for (address = quarantine->address; address < end; address++) {
+	return true;
+}
+
+/*
+ * Make the pages of the last bundle free pages. All TLBs are flushed, so others may map pages at
+ * their addresses from here on. The addresses are not in the index any more.
+ */
+static void exmap_quarantine_settle(struct exmap *exmap, struct exmap_quarantine *quarantine,
+				    struct exmap_interface *interface)
+{
+	const unsigned int bundle = (quarantine->nr - 1) / EXMAP_BUNDLE_PAGES;
+	const unsigned int first = bundle * EXMAP_BUNDLE_PAGES;
+	const unsigned long *const end = quarantine->address + quarantine->nr, *address;
+	struct exmap_walk walk = EXMAP_WALK(exmap);
+	pte_t *pte;
+
+	for (address = quarantine->address + first; address < end; address++) {
 		if (WARN_ON_ONCE(!exmap_walk_lock_atomic(&walk, *address)))
 			continue;
 		pte = &walk.table[pte_index(*address)];
@@ -144,13 +205,49 @@ void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *quaranti
 			WRITE_ONCE(*pte, EXMAP_PTE_NONE);
 	}
 	exmap_walk_unlock(&walk);
-	exmap_stock_settle(exmap, interface, quarantine->bundle->page, quarantine->nr);
+	exmap_stock_settle(exmap, interface, quarantine->bundle[bundle]->page,
+			   quarantine->nr - first);
 	/*
 	 * Whoever sees 0 also sees that the marks are gone, and that pages have come to a stock.
 	 * Pairs with the acquire in exmap_quarantine_flush(), exmap_quarantine_flush_killable() and
-	 * exmap_quarantine_recall().
+	 * exmap_quarantine_lock().
 	 */
-	smp_store_release(&quarantine->nr, 0);
+	smp_store_release(&quarantine->nr, first);
+}
+
+/**
+ * exmap_quarantine_end - flush the pages of a quarantine and make them free pages
+ * @exmap: its gate is open or being closed
+ * @quarantine: the quarantine of any interface; its lock is held
+ * @interface: its stock gets the pages; its lock is held
+ * @wait: whether this may sleep. If not, it takes at most one bundle of pages, because preemption
+ *	may be disabled, and does nothing if a lock is taken or a notifier would sleep
+ *
+ * The order is: flush all TLBs, clear the PTEs' marks, hand out the pages. No PTE lock is held on
+ * entry.
+ */
+void exmap_quarantine_end(struct exmap *exmap, struct exmap_quarantine *quarantine,
+			  struct exmap_interface *interface, bool wait)
+{
+	unsigned int first = 0;
+
+	lockdep_assert_held(&quarantine->lock);
+	if (!quarantine->nr)
+		return;
+	if (!wait)
+		first = round_down(quarantine->nr - 1, EXMAP_BUNDLE_PAGES);
+	if (!exmap_quarantine_shootdown(exmap, quarantine, first, interface, wait))
+		return;
+	if (quarantine->indexed) {
+		memset(exmap_quarantine_heads(quarantine), 0,
+		       sizeof(u16) << exmap_quarantine_bits(quarantine));
+		quarantine->indexed = 0;
+	}
+	while (quarantine->nr > first) {
+		exmap_quarantine_settle(exmap, quarantine, interface);
+		if (wait)
+			cond_resched();
+	}
 }
 
 /**
@@ -170,7 +267,7 @@ bool exmap_quarantine_flush(struct exmap *exmap, struct exmap_quarantine *quaran
 
 	lockdep_assert_held(&interface->lock);
 	/*
-	 * Pairs with exmap_quarantine_end() and exmap_free_defer(). Pages are added only under the
+	 * Pairs with exmap_quarantine_settle() and exmap_free_defer(). Pages are added only under the
 	 * lock of the quarantine's own interface, which exmap_gate_close() holds.
 	 */
 	if (!smp_load_acquire(&quarantine->nr))
@@ -198,7 +295,7 @@ int exmap_quarantine_flush_killable(struct exmap *exmap, struct exmap_quarantine
 
 	lockdep_assert_held(&interface->lock);
 	/*
-	 * Pairs with exmap_quarantine_end() and exmap_free_defer(). If it misses a page, the FREE
+	 * Pairs with exmap_quarantine_settle() and exmap_free_defer(). If it misses a page, the FREE
 	 * of that page is still at work.
 	 */
 	if (!smp_load_acquire(&quarantine->nr))
@@ -217,29 +314,101 @@ int exmap_quarantine_flush_killable(struct exmap *exmap, struct exmap_quarantine
  * @quarantine: as for exmap_quarantine_flush()
  * @interface: as for exmap_quarantine_flush()
  *
- * The quarantine stays as it is if a lock is taken or a notifier would have to sleep. May be called
- * with preemption disabled, except on PREEMPT_RT.
+ * Takes at most one bundle of pages. The quarantine stays as it is if a lock is taken or a notifier
+ * would have to sleep. May be called with preemption disabled, except on PREEMPT_RT.
  */
 void exmap_quarantine_try_flush(struct exmap *exmap, struct exmap_quarantine *quarantine,
 				struct exmap_interface *interface)
 {
 	lockdep_assert_held(&interface->lock);
-	/* A hint. Pairs with exmap_quarantine_end() and exmap_free_defer(). */
+	/* A hint. Pairs with exmap_quarantine_settle() and exmap_free_defer(). */
 	if (!READ_ONCE(quarantine->nr) || !mutex_trylock(&quarantine->lock))
 		return;
 	exmap_quarantine_end(exmap, quarantine, interface, false);
 	mutex_unlock(&quarantine->lock);
 }
 
-/* Whether the page that was mapped at @address is in this quarantine, whose lock is held. */
-static bool exmap_quarantine_holds(const struct exmap_quarantine *quarantine, unsigned long address)
+/* Where the index of a quarantine begins to look for an address. */
+static u16 *exmap_quarantine_head(const struct exmap_quarantine *quarantine, unsigned long address)
+{
+	return exmap_quarantine_heads(quarantine) +
+		hash_long(address >> PAGE_SHIFT, exmap_quarantine_bits(quarantine));
+}
+
+/*
+ * Returns what refers to the page of @address in the index, which holds all pages: the page's
+ * number plus 1, or 0 if the quarantine does not have it.
+ */
+static u16 *exmap_quarantine_find(const struct exmap_quarantine *quarantine, unsigned long address)
+{
+	u16 *link = exmap_quarantine_head(quarantine, address);
+
+	while (*link && quarantine->address[*link - 1] != address)
+		link = exmap_quarantine_after(quarantine, *link - 1);
+	return link;
+}
+
+/*
+ * Enter all pages into the index. FREE does not do that, so it costs nothing as long as no address
+ * is looked for, and each page once otherwise.
+ */
+static void exmap_quarantine_index(struct exmap_quarantine *quarantine)
 {
 	unsigned int i;
+	u16 *head;
 
-	for (i = 0; i < quarantine->nr; i++)
-		if (quarantine->address[i] == address)
-			return true;
-	return false;
+	lockdep_assert_held(&quarantine->lock);
+	for (i = quarantine->indexed; i < quarantine->nr; i++) {
+		head = exmap_quarantine_head(quarantine, quarantine->address[i]);
+		*exmap_quarantine_after(quarantine, i) = *head;
+		*head = i + 1;
+	}
+	quarantine->indexed = i;
+}
+
+/* Remove a page. @link is what exmap_quarantine_find() returned for it. The last page moves here. */
+static void exmap_quarantine_remove(struct exmap_quarantine *quarantine, u16 *link)
+{
+	const unsigned int i = *link - 1, last = quarantine->nr - 1;
+
+	*link = *exmap_quarantine_after(quarantine, i);
+	if (i != last) {
+		link = exmap_quarantine_find(quarantine, quarantine->address[last]);
+		*link = i + 1;
+		*exmap_quarantine_after(quarantine, i) =
+			*exmap_quarantine_after(quarantine, last);
+		quarantine->address[i] = quarantine->address[last];
+		*exmap_quarantine_page(quarantine, i) = *exmap_quarantine_page(quarantine, last);
+	}
+	quarantine->indexed = last;
+	/* After the mark of the removed page. Pairs with exmap_quarantine_lock(). */
+	smp_store_release(&quarantine->nr, last);
+}
+
+/*
+ * The quarantine number @i of those that may have an address, beginning with @interface's own,
+ * with its lock held and all its pages in the index. Returns NULL if it is empty; -EINTR if the
+ * caller is being killed.
+ */
+static struct exmap_quarantine *
+exmap_quarantine_lock(struct exmap *exmap, struct exmap_interface *interface, unsigned int i)
+{
+	struct exmap_quarantine *quarantine;
+
+	i += interface - exmap->interfaces;
+	quarantine = &exmap->interfaces[i % exmap_nr_interfaces(exmap)].quarantine;
+	/*
+	 * Pairs with exmap_free_defer(), which changes it with the PTE locked. The caller has seen
+	 * the mark in the PTE under the same lock, so this sees the page, or its flush. In the
+	 * latter case the acquire pairs with exmap_quarantine_settle() and
+	 * exmap_quarantine_remove(): the caller does not see the mark again.
+	 */
+	if (!smp_load_acquire(&quarantine->nr))
+		return NULL;
+	if (mutex_lock_killable(&quarantine->lock))
+		return ERR_PTR(-EINTR);
+	exmap_quarantine_index(quarantine);
+	return quarantine;
 }
 
 /**
@@ -260,25 +429,110 @@ int exmap_quarantine_recall(struct exmap *exmap, struct exmap_interface *interfa
 	bool found = false;
 	unsigned int i;
 
-	address &= PAGE_MASK;
 	for (i = 0; !found && i < exmap_nr_interfaces(exmap); i++) {
-		quarantine = &exmap->interfaces[i].quarantine;
-		/*
-		 * Pairs with exmap_free_defer(), which changes it with the PTE locked. The caller
-		 * has seen the mark in the PTE under the same lock, so this sees the page, or its
-		 * flush. In the latter case the acquire pairs with exmap_quarantine_end(): the
-		 * caller does not see the mark again.
-		 */
-		if (!smp_load_acquire(&quarantine->nr))
+		quarantine = exmap_quarantine_lock(exmap, interface, i);
+		if (IS_ERR(quarantine))
+			return PTR_ERR(quarantine);
+		if (!quarantine)
 			continue;
-		if (mutex_lock_killable(&quarantine->lock))
-			return -EINTR;
-		found = exmap_quarantine_holds(quarantine, address);
+		found = *exmap_quarantine_find(quarantine, address & PAGE_MASK);
 		if (found)
 			exmap_quarantine_end(exmap, quarantine, interface, true);
 		mutex_unlock(&quarantine->lock);
 	}
 	return 0;
+}
+
+/**
+ * exmap_quarantine_next - find the next page that waits for its flush
+ * @walk: the gate is open; may have a table locked, and may have another one locked afterwards
+ * @address: where to begin
+ * @end: where to stop
+ *
+ * May sleep between page tables.
+ *
+ * Return: the first address whose PTE is marked; or @end.
+ */
+unsigned long exmap_quarantine_next(struct exmap_walk *walk, unsigned long address,
+				    unsigned long end)
+{
+	unsigned long next;
+	const pte_t *pte;
+
+	for (; address < end; address = next) {
+		next = pmd_addr_end(address, end);
+		if (!exmap_walk_lock(walk, address))
+			continue;
+		for (pte = &walk->table[pte_index(address)]; address < next; address += PAGE_SIZE)
+			if (unlikely(exmap_pte_is_marked(*pte++)))
+				return address;
+	}
+	return end;
+}
+
+/*
+ * Map pages of one quarantine again, at those addresses of a range that are in it. Its lock is
+ * held. Returns the number of pages.
+ */
+static long exmap_quarantine_remap_from(struct exmap_walk *walk,
+					struct exmap_quarantine *quarantine,
+					unsigned long address, unsigned long end)
+{
+	struct page *page;
+	long mapped = 0;
+	u16 *link;
+
+	for (; (address = exmap_quarantine_next(walk, address, end)) < end; address += PAGE_SIZE) {
+		link = exmap_quarantine_find(quarantine, address);
+		if (!*link)
+			continue;
+		page = *exmap_quarantine_page(quarantine, *link - 1);
+		/* Others still hold it, and must not see what happens to its address from now on. */
+		if (!exmap_page_is_good(page))
+			continue;
+		exmap_quarantine_remove(quarantine, link);
+		exmap_map_page(walk->exmap, address, &walk->table[pte_index(address)], page);
+		mapped++;
+	}
+	exmap_walk_unlock(walk);
+	return mapped;
+}
+
+/**
+ * exmap_quarantine_remap - map pages in quarantine again, at the same addresses
+ * @walk: the gate is open; this unlocks its table
+ * @interface: its lock is held, but no quarantine's
+ * @address: first address
+ * @end: first address after the range
+ *
+ * This needs no flush: a TLB that still has such a page has the right one. A page that others hold
+ * stays in quarantine. May sleep.
+ *
+ * Return: the number of pages mapped; the caller adds them to the counters.
+ */
+long exmap_quarantine_remap(struct exmap_walk *walk, struct exmap_interface *interface,
+			    unsigned long address, unsigned long end)
+{
+	struct exmap *exmap = walk->exmap;
+	struct exmap_quarantine *quarantine;
+	long mapped = 0;
+	unsigned int i;
+
+	for (i = 0; i < exmap_nr_interfaces(exmap); i++) {
+		address = exmap_quarantine_next(walk, address, end);
+		exmap_walk_unlock(walk);
+		if (address == end)
+			break;
+		quarantine = exmap_quarantine_lock(exmap, interface, i);
+		/* The caller notices the signal when it looks for what is left. */
+		if (IS_ERR(quarantine))
+			break;
+		if (!quarantine)
+			continue;
+		mapped += exmap_quarantine_remap_from(walk, quarantine, address, end);
+		mutex_unlock(&quarantine->lock);
+	}
+	return mapped;
 }
 
 /**
@@ -293,7 +547,7 @@ unsigned long exmap_quarantined(const struct exmap *exmap)
 	unsigned int i;
 
 	for (i = 0; i < exmap_nr_interfaces(exmap); i++)
-		/* Pairs with exmap_quarantine_end() and exmap_free_defer(). */
+		/* Pairs with exmap_quarantine_settle() and exmap_free_defer(). */
 		pages += READ_ONCE(exmap->interfaces[i].quarantine.nr);
 	return pages;
 }

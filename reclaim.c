@@ -321,7 +321,7 @@ static unsigned long exmap_pool_shrink(struct exmap *exmap, unsigned long want)
 		/*
 		 * Skip an interface that is in a call, because it needs its pages soon. The reads
 		 * are hints. They pair with exmap_stock_add(), exmap_free_defer() and
-		 * exmap_quarantine_end().
+		 * exmap_quarantine_settle().
 		 */
 		if (!(exmap_stock(interface) || READ_ONCE(interface->quarantine.nr)) ||
 		    !exmap_shrinker_trylock(interface))

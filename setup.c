@@ -62,6 +62,7 @@ struct exmap *exmap_create(void)
 	refcount_set(&exmap->refs, 1);
 	exmap_locks_init(exmap);
 	init_waitqueue_head(&exmap->gate_wait);
+	exmap->quarantine_size = EXMAP_QUARANTINE_DEFAULT;
 	/* The mm stays allocated until the last file is closed, possibly by a child process. */
 	exmap->mm = current->mm;
 	mmgrab(exmap->mm);
@@ -80,6 +81,7 @@ static void exmap_strip_interfaces(struct exmap *exmap, struct exmap_interface *
 	for (i = 0; i < nr; i++) {
 		exmap_uncharge_resident(exmap->mm, &interfaces[i].charge);
 		exmap_uncharge_resident(exmap->mm, &interfaces[i].quarantine.charge);
+		exmap_quarantine_destroy(&interfaces[i].quarantine);
 		exmap_stock_destroy(&interfaces[i]);
 		free_page((unsigned long)interfaces[i].user);
 		interfaces[i].user = NULL;

@@ -122,11 +122,10 @@ static noinline bool exmap_shootdown_join(struct exmap *exmap, unsigned long sta
  * all accesses after the call, also if another caller does the flush.
  *
  * Callers share flushes: while one is under way, all others who come wait for the next one, and
- * one of them does it for all. Nobody who waits here holds anything that the leader may wait for.
- * They hold locks of interfaces, of quarantines and of notifiers, and mmap_lock. The leader waits
- * for other CPUs to flush, for writers of i_mmap_rwsem and for other notifiers. None of these may
- * wait for an interface, because they did not before flushes were shared: each leader holds the
- * lock of its own interface, too.
+ * one of them does it for all. This cannot deadlock. Those who wait hold locks of interfaces and
+ * quarantines, reap_lock and mmap_lock. The leader waits for other CPUs to flush, for a writer of
+ * i_mmap_rwsem and for other notifiers. None of them waits for a lock of an interface: that would
+ * deadlock with a single FREE, which holds one here.
  *
  * May sleep.
  *

@@ -10,7 +10,7 @@
 #include "pool.h"
 
 /**
- * exmap_stock_destroy - free an interface's bundles, and its quarantine's memory, if it has any
+ * exmap_stock_destroy - free an interface's bundles
  * @interface: not in use, and without free pages
  */
 void exmap_stock_destroy(struct exmap_interface *interface)
@@ -18,8 +18,6 @@ void exmap_stock_destroy(struct exmap_interface *interface)
 	exmap_bundle_free(interface->loaded);
 	exmap_bundle_free(interface->limbo);
 	exmap_bundle_free(interface->empty);
-	exmap_bundle_free(interface->quarantine.bundle);
-	free_page((unsigned long)interface->quarantine.address);
 	interface->loaded = NULL;
 	interface->limbo = NULL;
 	interface->empty = NULL;

@@ -8,23 +8,29 @@
 #include <sys/pidfd.h>
 #include <sys/uio.h>
 
-enum { SHARED_FD = 256, OWN_EXMAP, DEFER, BASELINE };
+enum { SHARED_FD = 256, OWN_EXMAP, DEFER, QUARANTINE, BASELINE };
 
 static const struct option options[] = {
 	{ "shared-fd", no_argument, NULL, SHARED_FD },
 	{ "own-exmap", no_argument, NULL, OWN_EXMAP },
 	{ "defer", no_argument, NULL, DEFER },
+	{ "quarantine", required_argument, NULL, QUARANTINE },
 	{ "baseline", required_argument, NULL, BASELINE },
 	{ }
 };
 
 static int variant;	/* one of the options above, or 0 */
+static unsigned int quarantine = 512;	/* the most pages that a thread defers */
 static const char *baseline;
 static int self;	/* pidfd of this process */
 
 static void option(int value, const char *argument)
 {
-	if (variant)
+	if (value == QUARANTINE) {
+		quarantine = bench_number("--quarantine", argument, 1, EXMAP_MAX_QUARANTINE);
+		value = DEFER;
+	}
+	if (variant && variant != value)
 		bench_fail("--shared-fd, --own-exmap, --defer and --baseline exclude each other");
 	variant = value;
 	if (value != BASELINE)
@@ -47,8 +53,10 @@ static const struct bench_program program = {
 	"                         1if-shared instead of 1if\n"
 	"      --own-exmap        an exmap for each thread: the threads share the process, but\n"
 	"                         nothing of exmap; the scenario is 1if-own\n"
-	"      --defer            free with EXMAP_FREE_DEFER, and use an address again after\n"
-	"                         1024 other pages or more; the scenario is 1if-deferred\n"
+	"      --defer            free with EXMAP_FREE_DEFER, and use an address again only\n"
+	"                         after its flush; the scenario is 1if-deferred\n"
+	"      --quarantine PAGES the same with a quarantine of 1 to 16384 pages per thread,\n"
+	"                         not 512; the scenario is 1if-PAGES\n"
 	"      --baseline HOW     without exmap: touch every page of a batch of anonymous\n"
 	"                         memory, then free the pages with\n"
 	"                           madvise          a call for each page\n"
@@ -60,7 +68,7 @@ static const struct bench_program program = {
 /* Batches of a thread. With --defer, its quarantine is flushed before an address comes again. */
 static unsigned int batches(void)
 {
-	return variant == DEFER ? 1 + (1023 + bench.batch) / bench.batch : 1;
+	return variant == DEFER ? 1 + (2 * quarantine - 1 + bench.batch) / bench.batch : 1;
 }
 
 /* Open an exmap like that of bench_setup(). Only the place of its surface may differ. */
@@ -168,13 +176,18 @@ static void run_baseline(void)
 /* The name of the scenario in the output. */
 static const char *scenario(void)
 {
+	static char name[16];
+
 	switch (variant) {
 	case SHARED_FD:
 		return "1if-shared";
 	case OWN_EXMAP:
 		return "1if-own";
 	case DEFER:
-		return "1if-deferred";
+		if (quarantine == 512)
+			return "1if-deferred";
+		snprintf(name, sizeof(name), "1if-%u", quarantine);
+		return name;
 	default:
 		return "1if";
 	}
@@ -182,6 +195,8 @@ static const char *scenario(void)
 
 int main(int argc, char **argv)
 {
+	int err;
+
 	bench_options(argc, argv, &program);
 	if (baseline) {
 		run_baseline();
@@ -189,6 +204,9 @@ int main(int argc, char **argv)
 	}
 	bench_need_pages();
 	bench_setup(bench.threads, batches());
+	err = exmap_quarantine(&bench.exmap, quarantine);
+	if (err)
+		bench_fail("a quarantine of %u pages: %s", quarantine, exmap_strerror(err));
 	bench_run(scenario(), one_interface);
 	return 0;
 }

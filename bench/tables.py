@@ -373,18 +373,19 @@ both with 256 reads under way, of a multi-queue device.
 
 
 def shootdowns():
-    """What EXMAP_FREE_DEFER saves."""
+    """What EXMAP_FREE_DEFER saves, and how much of it depends on the size of quarantines."""
     rows = {(row[0], row[2]): (float(row[4]), float(row[3]) / 1e6)
             for row in read_csv("shootdowns.csv")[1]}
-    yield "FREE of single pages by two threads, with and without EXMAP_FREE_DEFER"
+    names = ("1if", "1if-deferred", "1if-4096", "1if-16384")
+    titles = ("at once", "512", "4096", "16384")
+    yield "FREE of single pages by two threads: at once, and with EXMAP_FREE_DEFER and quarantines"
+    yield "of 512, 4096 and 16384 pages. Shootdowns per page, then million pages/s."
     yield ""
-    yield f"{'pages':<16} {'shootdowns':>12} {'':>12} {'million':>12} {'':>12}"
-    yield f"{'per call':<16} {'per page':>12} {'deferred':>12} {'pages/s':>12} {'deferred':>12}"
+    yield f"{'pages per call':<16}" + "".join(f"{title:>10}" for title in titles * 2)
     for batch in (2 ** power for power in range(10)):
-        at_once, deferred = (rows.get((scenario, str(batch)), (0, 0))
-                             for scenario in ("1if", "1if-deferred"))
-        yield (f"{batch:<16} {at_once[0]:12.4f} {deferred[0]:12.4f}"
-               f" {at_once[1]:12.3f} {deferred[1]:12.3f}")
+        both = [rows.get((name, str(batch)), (0, 0)) for name in names]
+        yield (f"{batch:<16}" + "".join(f"{shootdowns:10.5f}" for shootdowns, _ in both) +
+               "".join(f"{rate:10.3f}" for _, rate in both))
     yield ""
 
 

@@ -46,6 +46,9 @@
 /* The most interfaces that an exmap can have. */
 #define EXMAP_MAX_INTERFACES	1024
 
+/* The most pages that an interface can hold back until their TLB shootdown. */
+#define EXMAP_MAX_QUARANTINE	16384
+
 /**
  * enum exmap_flags - flags of EXMAP_IOCTL_ACTION and EXMAP_IOCTL_SETUP
  * @EXMAP_ALLOC_PROBE: ACTION, with EXMAP_OP_ALLOC or EXMAP_OP_READ: skip each entry whose first
@@ -210,5 +213,11 @@ struct exmap_uring_cmd {
  */
 #define EXMAP_IOCTL_CLONE	_IOC(_IOC_WRITE, 'k', 3, sizeof(int))
 #define EXMAP_IOCTL_STATS	_IOC(_IOC_WRITE, 'k', 4, sizeof(struct exmap_ioctl_stats))
+/*
+ * The argument of EXMAP_IOCTL_QUARANTINE is a number, not a pointer: how many pages each interface
+ * may defer the TLB shootdown of, 1 to EXMAP_MAX_QUARANTINE. It is 512 otherwise. The ioctl returns
+ * 0, or -1 with errno EBUSY if a shootdown has been deferred already, EINVAL or EPERM.
+ */
+#define EXMAP_IOCTL_QUARANTINE	_IOC(_IOC_WRITE, 'k', 6, sizeof(int))
 
 #endif /* _UAPI_LINUX_EXMAP_H */

@@ -7,7 +7,7 @@
 #include "rss.h"
 
 /* Charges in pages, as in exmap(4). */
-enum { PER_INTERFACE = 4, PER_QUARANTINE = 2, FAULTS = 3 };
+enum { PER_INTERFACE = 4, PER_QUARANTINE = 3, FAULTS = 3 };
 
 /* What is charged to this process, in pages. */
 static long pinned_pages(void)
@@ -100,6 +100,20 @@ TEST(charges_of_a_quarantine)
 		ck_assert_int_eq(defer(ex, 0, page, 1), 1);
 		ck_assert_int_eq(pinned_pages() - before, PER_QUARANTINE);
 	}
+}
+
+/* A quarantine of another size is charged for its bundles, addresses and index. */
+TEST(charges_of_a_large_quarantine)
+{
+	struct exmap *ex = exmap_new(MIB, 10, 1);
+	long before = pinned_pages();
+
+	assert_ok(ioctl(ex->fd, EXMAP_IOCTL_QUARANTINE, EXMAP_MAX_QUARANTINE));
+	ck_assert_int_eq(alloc(ex, 0, 0, 10), 10);
+	ck_assert_int_eq(defer(ex, 0, 0, 1), 1);
+	/* For each page a pointer and an address, and four bytes of index. */
+	ck_assert_int_ge(pinned_pages() - before, EXMAP_MAX_QUARANTINE * 20 / PAGE);
+	ck_assert_int_le(pinned_pages() - before, EXMAP_MAX_QUARANTINE * 20 / PAGE + 1);
 }
 
 /* Each call that would make an interface above the limit fails. Others go on working. */

@@ -450,6 +450,18 @@ static long call_free(struct world *w)
 	return call_action(w, EXMAP_OP_FREE);
 }
 
+/* FREE with deferred flushes, for which a large quarantine is made; without it, FREE flushes. */
+static void world_to_defer(struct world *w)
+{
+	world_to_free(w);
+	assert_ok(ioctl(w->fd, EXMAP_IOCTL_QUARANTINE, 2000));
+}
+
+static long call_defer(struct world *w)
+{
+	return action(w->fd, 0, EXMAP_OP_FREE, RUNS, EXMAP_FREE_DEFER);
+}
+
 /* Let the kernel touch the page: if that fails, getcwd() fails and no signal is sent. */
 static long call_touch(struct world *w)
 {
@@ -472,6 +484,8 @@ TEST_FAULTS(faults_in_alloc, world_whole, call_alloc, verdict_alloc, check_zero,
 	     .errnos = { ENOMEM, EFAULT })
 /* FREE and WRITE allocate nothing. action_bad_pointer_is_efault has the only other fault. */
 TEST_FAULTS(faults_in_free, world_to_free, call_free, verdict_entries, check_freed,
+	     .errnos = { 0 })
+TEST_FAULTS(faults_in_free_deferred, world_to_defer, call_defer, verdict_entries, check_freed,
 	     .errnos = { 0 })
 TEST_FAULTS(faults_in_touch, world_touch, call_touch, .check = check_touched,
 	     .errnos = { ENOMEM, EFAULT })

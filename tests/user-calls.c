@@ -458,7 +458,10 @@ TEST(flush_can_be_put_off)
 	open_attached(&exmap, &interface, 100, -1);
 	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_ALLOC, 0, 100), 100);
 	exmap_defer(&interface, 1);
+	ck_assert_int_eq(exmap_quarantine(&exmap, 0), -EINVAL);
+	ck_assert_int_eq(exmap_quarantine(&exmap, 20), 0);
 	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_FREE, 10), 1);
+	ck_assert_int_eq(exmap_quarantine(&exmap, 20), -EBUSY);
 	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_FREE, 20, 10), 10);
 	ck_assert_int_eq(exmap_list(&interface, EXMAP_OP_FREE, list, 2), 2);
 	assert_deferred(&exmap, 13);

@@ -196,9 +196,11 @@ void make_clone(struct exmap *ex, int from, unsigned int nr)
 
 static void bad_setup(struct exmap *ex, int fd)
 {
-	one_of(8);
+	one_of(9);
 
 	or_expect(ex, -EINVAL, setup(fd, -1, one_in(2) ? 0 : 1025, 10, 0));
+	or_expect(ex, -EINVAL, ioctl(fd, EXMAP_IOCTL_QUARANTINE,
+				     one_in(2) ? 0 : EXMAP_MAX_QUARANTINE + (1UL << below(64))));
 	or_expect(ex, -EINVAL, setup(fd, -1, 1, one_in(2) ? 0 : 1UL << 60, 0));
 	or_expect(ex, -EBADF, setup(fd, 99, 1, 10, 0));
 	or_expect(ex, -EBADF, action_at(fd, 0, EXMAP_OP_ALLOC, 1, 0));
@@ -206,6 +208,18 @@ static void bad_setup(struct exmap *ex, int fd)
 	or_expect(ex, -EBADF, pread(fd, ex->surface, PAGE, 0));
 	or_expect(ex, -ENXIO, mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, EXMAP_OFF_INTERFACE(0)));
 	or_expect(ex, -EBADF, ioctl(fd, EXMAP_IOCTL_STATS, interface_of(ex, 0)));
+}
+
+/* Set the size of quarantines before anything is deferred, in every other exmap. */
+static void set_quarantine(struct exmap *ex, int fd)
+{
+	static const unsigned int sizes[] = {
+		1, 2, 7, 64, 511, 513, 1024, 1300, EXMAP_MAX_QUARANTINE,
+	};
+
+	if (one_in(2))
+		expect(ex, ioctl(fd, EXMAP_IOCTL_QUARANTINE,
+				 (unsigned long)sizes[below(sizeof(sizes) / sizeof(sizes[0]))]), 0);
 }
 
 /* The flags for SETUP. A word with an unknown bit counts as 0, so 0 may become such a word. */
@@ -230,6 +244,7 @@ void make(struct exmap *ex, int backing)
 	if (one_in(4))
 		bad_setup(ex, fd);
 	expect(ex, setup(fd, backing, ex->interfaces, ex->pool, flags_word(ex->flags)), 0);
+	set_quarantine(ex, fd);
 	for (unsigned int i = 0; i < ex->interfaces; i++)
 		expect(ex, map(interface_of(ex, i), PAGE, fd, EXMAP_OFF_INTERFACE(i)),
 		       (long)interface_of(ex, i));

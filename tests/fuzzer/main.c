@@ -107,10 +107,10 @@ static void become_nobody(void)
 	const struct rlimit all = { RLIM_INFINITY, RLIM_INFINITY };
 	struct rlimit limit;
 	/*
-	 * Each exmap is charged for its pool, for each interface four pages and two of its
+	 * Each exmap is charged for its pool, for each interface four pages and up to 81 of its
 	 * quarantine, and for eleven more.
 	 */
-	size_t need = options.processes * SLOTS * (MAX_POOL + 6 * MAX_INTERFACES + 11) * PAGE;
+	size_t need = options.processes * SLOTS * (MAX_POOL + 85 * MAX_INTERFACES + 11) * PAGE;
 
 	if (!geteuid() && (setrlimit(RLIMIT_MEMLOCK, &all) || setgroups(0, NULL) ||
 			   setresgid(65534, 65534, 65534) || setresuid(65534, 65534, 65534) ||
