@@ -229,8 +229,8 @@ static inline int exmap_setup_path(int fd, const char *path, int flags,
 	struct exmap_setup_job job = { fd, path, flags, setup, -EPERM };
 	const size_t size = 65536;
 	uint64_t mask = ~UINT64_C(0), before;
-	void *stack;
-	int pid;
+	void *stack, *no_usage = NULL;
+	int pid, status;
 
 	stack = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | EXMAP_MAP_ANONYMOUS, -1, 0);
 	if (stack == MAP_FAILED)
@@ -240,9 +240,10 @@ static inline int exmap_setup_path(int fd, const char *path, int flags,
 	if (pid < 0)
 		job.err = -errno;
 	else
-		while (syscall(SYS_wait4, pid, NULL, every_child, NULL) < 0 && errno == EINTR)
+		while (syscall(SYS_wait4, pid, &status, every_child, no_usage) < 0 &&
+		       errno == EINTR)
 			;
-	syscall(SYS_rt_sigprocmask, set_mask, &before, NULL, sizeof(mask));
+	syscall(SYS_rt_sigprocmask, set_mask, &before, &mask, sizeof(mask));
 	munmap(stack, size);
 	return job.err;
 }
