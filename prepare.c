@@ -35,19 +35,11 @@ noinline int exmap_walk_flush(struct exmap_walk *walk, struct exmap_interface *i
 /* Count the pages of a range that are not mapped. */
 static unsigned int exmap_missing(struct exmap_walk *walk, unsigned long address, unsigned long end)
 {
-	unsigned int missing = 0, nr;
-	unsigned long next;
-	const pte_t *pte;
+	unsigned int missing = 0;
 
-	for (; address < end; address = next) {
-		next = pmd_addr_end(address, end);
-		nr = (next - address) >> PAGE_SHIFT;
-		missing += nr;
-		if (!exmap_walk_lock(walk, address))
-			continue;
-		for (pte = &walk->table[pte_index(address)]; nr; nr--, pte++)
-			missing -= !!pte_present(*pte);
-	}
+	for (; address < end; address += PAGE_SIZE)
+		missing += !exmap_walk_lock(walk, address) ||
+			   !pte_present(walk->table[pte_index(address)]);
 	return missing;
 }
 
@@ -68,8 +60,8 @@ static unsigned long exmap_no_table(const struct exmap *exmap, unsigned long add
 #define EXMAP_TABLE_TRIES 16
 
 /*
- * Make the page tables that a range lacks. Returns 0 with the interface's lock held and the gate
- * open, though both may have changed meanwhile; or an error, and the interface has been left.
+ * Make the page tables that a range lacks. The interface's lock may be released and taken again.
+ * Returns 0 with the lock held and the gate open; or an error, and the interface has been left.
  */
 static int exmap_prepare_tables(struct exmap_walk *walk, struct exmap_interface *interface,
 				unsigned long start, unsigned long end)

@@ -2,7 +2,8 @@
 /*
  * Does the cost of exmap grow with the surface, the interfaces, the exmaps in this process and in
  * others, or the pool? Do adjacent pages stay adjacent in memory? And how much kernel memory does
- * exmap use? It is meant for a clock that advances one nanosecond with each instruction (vm/run -i).
+ * exmap use? It is meant for a clock that advances one nanosecond with each instruction
+ * (vm/run -i).
  *
  * The cost per page is for 4096 pages, the best of three rounds. A round before them does not
  * count: after it the pages are in the pool, and the page tables exist.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Calls of 512 single pages, for QEMU's plugin lines-plugin.c, which lists the cache lines that each
- * call reads and writes. This program prints what the plugin cannot know: which call is which, and
+ * Calls of 512 single pages, for QEMU's plugin lines-plugin.c, which lists the cache lines that
+ * each call reads and writes. This program prints what the plugin cannot know: which call is which, and
  * which page frames hold entries and page tables.
  */
 #include "batch.h"

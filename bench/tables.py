@@ -401,7 +401,8 @@ def bufferpool():
     yield ""
 
 
-TABLES = (budget, contention, cost, growth, lines, figure8, figure9, figure10, shootdowns, bufferpool)
+TABLES = (budget, contention, cost, growth, lines, figure8, figure9, figure10, shootdowns,
+          bufferpool)
 
 
 def apart(files):
