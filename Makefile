@@ -46,7 +46,7 @@ BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same \
 	$(addprefix bench/,bench-read bench-cost bench-growth bench-lines)
 EXAMPLES = examples/bufferpool
 # What programs include, and where below include/.
-USER_HEADERS = linux/exmap.h exmap_user.h exmap_open.h
+USER_HEADERS = linux/exmap.h exmap_user.h exmap_open.h exmap_madvise.h
 PROGRAMS = $(TESTS) tests/client tests/fuzz $(BENCHES) tools/exmap-top $(EXAMPLES)
 
 all: module programs

@@ -5,37 +5,37 @@
 #ifndef EXMAP_OPEN_H
 #define EXMAP_OPEN_H
 
-#include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
-#include <linux/exmap.h>
+#include "exmap_madvise.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#define EXMAP_PAGE_SIZE ((size_t)4096)
+/*
+ * How the functions for programs are declared. lib/libexmap.c defines it as nothing, and so do
+ * tools that make declarations for another language of this header.
+ */
+#ifndef EXMAP_LIBRARY
+#define EXMAP_LIBRARY static inline
+#endif
 
-/* MAP_ANONYMOUS, which strict ISO C hides. */
-#define EXMAP_MAP_ANONYMOUS 0x20
+/* A flag of exmap_open(): use madvise(2) instead of the module. */
+#define EXMAP_WITH_MADVISE (UINT64_C(1) << 32)
 
 /**
  * struct exmap - a surface and its pool
- * @fd: the open /dev/exmap; -1 after exmap_close()
+ * @fd: the open /dev/exmap; -1 after exmap_close(), and without the module
  * @interfaces: how many interfaces the exmap has
  * @surface: address of page 0; NULL after exmap_close()
  * @surface_pages: size of the surface, in pages
  * @taken: a bit for each interface that is attached
  * @process: the process that opened the exmap; its children have neither surface nor interfaces
  * @has_advice: calls on one range go by fadvise64(2): see EXMAP_ADVICE()
+ * @madvise: what takes the place of the module; NULL with the module
+ * @reserved: for later versions
  *
  * A program may read these fields, but must not write them.
  */
@@ -47,7 +47,19 @@ struct exmap {
 	uint64_t taken[EXMAP_MAX_INTERFACES / 64];
 	pid_t process;
 	int has_advice;
+	struct exmap_madvise *madvise;
+	uint64_t reserved[4];
 };
+
+/**
+ * exmap_version - the version of this header, or of the library
+ *
+ * Return: EXMAP_VERSION.
+ */
+EXMAP_LIBRARY const char *exmap_version(void)
+{
+	return EXMAP_VERSION;
+}
 
 /**
  * exmap_address - the address of a page
@@ -56,7 +68,7 @@ struct exmap {
  *
  * Return: the address, whether a page is mapped there or not.
  */
-static inline void *exmap_address(const struct exmap *exmap, uint64_t page)
+EXMAP_LIBRARY void *exmap_address(const struct exmap *exmap, uint64_t page)
 {
 	return exmap->surface + page * EXMAP_PAGE_SIZE;
 }
@@ -68,7 +80,7 @@ static inline void *exmap_address(const struct exmap *exmap, uint64_t page)
  *
  * Return: one line without a newline, which says what is wrong and what to do about it.
  */
-static inline const char *exmap_strerror(int err)
+EXMAP_LIBRARY const char *exmap_strerror(int err)
 {
 	switch (-err) {
 	case ENOENT:
@@ -107,10 +119,29 @@ static inline const char *exmap_strerror(int err)
  *
  * Return: 0; or a negative errno.
  */
-static inline int exmap_stats(const struct exmap *exmap, struct exmap_ioctl_stats *stats)
+EXMAP_LIBRARY int exmap_stats(const struct exmap *exmap, struct exmap_ioctl_stats *stats)
 {
 	memset(stats, 0, sizeof(*stats));
+	if (exmap->madvise) {
+		exmap_madvise_stats(exmap->madvise, stats);
+		return 0;
+	}
 	return ioctl(exmap->fd, EXMAP_IOCTL_STATS, stats) ? -errno : 0;
+}
+
+/**
+ * exmap_sync - fsync() of the backing file
+ * @exmap: the exmap
+ *
+ * It writes no page of the surface: WRITE does.
+ *
+ * Return: 0; -EOPNOTSUPP if the exmap has no backing file; or another negative errno.
+ */
+EXMAP_LIBRARY int exmap_sync(const struct exmap *exmap)
+{
+	if (exmap->madvise && exmap->madvise->backing < 0)
+		return -EOPNOTSUPP;
+	return fsync(exmap->madvise ? exmap->madvise->backing : exmap->fd) ? -errno : 0;
 }
 
 /*
@@ -148,12 +179,15 @@ static inline void exmap_unmap(const struct exmap *exmap, void *address, size_t 
  * opened the exmap, this closes the child's descriptor, if it still is the exmap's, and unmaps
  * nothing.
  */
-static inline void exmap_close(struct exmap *exmap)
+EXMAP_LIBRARY void exmap_close(struct exmap *exmap)
 {
 	if (exmap->surface)
 		exmap_unmap(exmap, exmap->surface, exmap->surface_pages * EXMAP_PAGE_SIZE);
 	if (exmap->fd >= 0)
 		exmap_close_fd(exmap, exmap->fd);
+	if (exmap->madvise && exmap->process == getpid())
+		exmap_madvise_close(exmap->madvise);
+	exmap->madvise = NULL;
 	exmap->surface = NULL;
 	exmap->fd = -1;
 }
@@ -179,8 +213,7 @@ static inline int exmap_open_device(void)
 }
 
 #ifndef __cplusplus
-/* Strict ISO C hides these in unistd.h and sched.h. C++ does not. */
-long syscall(long number, ...);
+/* Strict ISO C hides it in sched.h. C++ does not. */
 int clone(int (*function)(void *), void *stack, int flags, void *arg, ...);
 #endif
 
@@ -248,47 +281,72 @@ static inline int exmap_setup_path(int fd, const char *path, int flags,
 	return job.err;
 }
 
-/* exmap_open() with @backing, or exmap_open_path() if @path is not NULL. */
-static inline int exmap_open_either(struct exmap *exmap, uint64_t surface_pages,
-				    uint64_t pool_pages, unsigned int interfaces, int backing,
-				    const char *path, int open_flags, uint64_t flags)
+/* Open /dev/exmap, and find out what it can do. Returns 0 or a negative errno. */
+static inline int exmap_open_module(struct exmap *exmap)
 {
-	struct exmap_ioctl_setup setup;
-	void *surface;
-	int err;
-
-	memset(exmap, 0, sizeof(*exmap));
-	exmap->process = getpid();
-	memset(&setup, 0, sizeof(setup));
-	setup.fd = backing;
-	setup.max_interfaces = (int)interfaces;
-	setup.buffer_size = pool_pages;
-	setup.flags = flags;
-
 	exmap->fd = exmap_open_device();
 	if (exmap->fd < 0)
 		return exmap->fd;
 	/* Before SETUP, a module that has the call says EBADF. Others say EINVAL or ENOSYS. */
 	exmap->has_advice = exmap_advise(exmap->fd, 0, EXMAP_OP_FREE, 0, 1, 0) == -EBADF;
+	return 0;
+}
+
+/* SETUP without the module, after the surface is mapped. Returns 0 or a negative errno. */
+static inline int exmap_setup_madvise(struct exmap *exmap, const char *path, int open_flags,
+				      struct exmap_ioctl_setup *setup)
+{
+	int err;
+
+	if (path) {
+		setup->fd = open(path, open_flags);
+		if (setup->fd < 0)
+			return -errno;
+	}
+	err = exmap_madvise_open(&exmap->madvise, exmap->surface, exmap->surface_pages, setup);
+	if (path)
+		close(setup->fd);
+	return err;
+}
+
+/* exmap_open_path(), or exmap_open() if @path is NULL. @setup has the arguments of both. */
+static inline int exmap_open_either(struct exmap *exmap, uint64_t surface_pages,
+				    struct exmap_ioctl_setup *setup, const char *path,
+				    int open_flags)
+{
+	const char *backend = getenv("EXMAP_BACKEND");
+	const int madvise = setup->flags & EXMAP_WITH_MADVISE ||
+		(backend && !strcmp(backend, "madvise"));
+	void *surface;
+	int err;
+
+	memset(exmap, 0, sizeof(*exmap));
+	exmap->process = getpid();
+	exmap->fd = -1;
+	setup->flags &= ~EXMAP_WITH_MADVISE;
+	err = madvise ? 0 : exmap_open_module(exmap);
+	if (err)
+		return err;
 	/* SETUP ignores all flags if it does not know one of them. */
+	err = -EINVAL;
 	if (surface_pages == 0 || surface_pages > SIZE_MAX / EXMAP_PAGE_SIZE ||
-	    flags & ~(uint64_t)EXMAP_PAGEFAULT_ALLOC) {
-		err = -EINVAL;
+	    setup->flags & ~(uint64_t)EXMAP_PAGEFAULT_ALLOC)
 		goto fail;
-	}
-	surface = mmap(NULL, surface_pages * EXMAP_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
-		       exmap->fd, (off_t)EXMAP_OFF_EXMAP);
-	if (surface == MAP_FAILED) {
-		err = -errno;
+	surface = mmap(NULL, surface_pages * EXMAP_PAGE_SIZE, PROT_READ | PROT_WRITE,
+		       madvise ? MAP_PRIVATE | EXMAP_MAP_ANONYMOUS | EXMAP_MAP_NORESERVE :
+		       MAP_SHARED, exmap->fd, (off_t)EXMAP_OFF_EXMAP);
+	err = -errno;
+	if (surface == MAP_FAILED)
 		goto fail;
-	}
 	exmap->surface = (char *)surface;
 	exmap->surface_pages = surface_pages;
-	exmap->interfaces = interfaces;
-	if (path)
-		err = exmap_setup_path(exmap->fd, path, open_flags, &setup);
+	exmap->interfaces = (unsigned int)setup->max_interfaces;
+	if (madvise)
+		err = exmap_setup_madvise(exmap, path, open_flags, setup);
+	else if (path)
+		err = exmap_setup_path(exmap->fd, path, open_flags, setup);
 	else
-		err = ioctl(exmap->fd, EXMAP_IOCTL_SETUP, &setup) ? -errno : 0;
+		err = ioctl(exmap->fd, EXMAP_IOCTL_SETUP, setup) ? -errno : 0;
 	if (err)
 		goto fail;
 	return 0;
@@ -305,15 +363,23 @@ fail:
  * @interfaces: how many interfaces, one for each thread that works on the exmap; 1 to 1024
  * @backing: a file or block device for READ and WRITE, which may be closed after this;
  *	or -1
- * @flags: 0 or EXMAP_PAGEFAULT_ALLOC
+ * @flags: EXMAP_PAGEFAULT_ALLOC, EXMAP_WITH_MADVISE, both or 0
+ *
+ * With EXMAP_BACKEND=madvise in the environment, EXMAP_WITH_MADVISE is always set.
  *
  * Return: 0; or a negative errno, which exmap_strerror() explains.
  */
-static inline int exmap_open(struct exmap *exmap, uint64_t surface_pages, uint64_t pool_pages,
+EXMAP_LIBRARY int exmap_open(struct exmap *exmap, uint64_t surface_pages, uint64_t pool_pages,
 			     unsigned int interfaces, int backing, uint64_t flags)
 {
-	return exmap_open_either(exmap, surface_pages, pool_pages, interfaces, backing, NULL, 0,
-				 flags);
+	struct exmap_ioctl_setup setup;
+
+	memset(&setup, 0, sizeof(setup));
+	setup.fd = backing;
+	setup.max_interfaces = (int)interfaces;
+	setup.buffer_size = pool_pages;
+	setup.flags = flags;
+	return exmap_open_either(exmap, surface_pages, &setup, NULL, 0);
 }
 
 /**
@@ -328,16 +394,23 @@ static inline int exmap_open(struct exmap *exmap, uint64_t surface_pages, uint64
  *
  * For programs that have POSIX locks on the file. A process that closes any descriptor of a file
  * loses all its POSIX locks on that file. The exmap keeps the file open, and exmap_close() drops
- * no lock. WRITE writes to the file, and fsync() of @exmap->fd is passed on to it.
+ * no lock. WRITE writes to the file, and exmap_sync() is fsync() of it. Without the module,
+ * exmap_close() drops the locks.
  *
  * Return: 0; or a negative errno, which exmap_strerror() explains.
  */
-static inline int exmap_open_path(struct exmap *exmap, uint64_t surface_pages,
+EXMAP_LIBRARY int exmap_open_path(struct exmap *exmap, uint64_t surface_pages,
 				  uint64_t pool_pages, unsigned int interfaces, const char *path,
 				  int open_flags, uint64_t flags)
 {
-	return exmap_open_either(exmap, surface_pages, pool_pages, interfaces, -1, path,
-				 open_flags, flags);
+	struct exmap_ioctl_setup setup;
+
+	memset(&setup, 0, sizeof(setup));
+	setup.fd = -1;
+	setup.max_interfaces = (int)interfaces;
+	setup.buffer_size = pool_pages;
+	setup.flags = flags;
+	return exmap_open_either(exmap, surface_pages, &setup, path, open_flags);
 }
 
 #ifdef __cplusplus

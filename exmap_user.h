@@ -2,8 +2,8 @@
 /*
  * exmap for programs: the calls of linux/exmap.h in a form that is hard to get wrong.
  *
- * All functions are inline, for C11 and C++17, so there is no library to link. A page has
- * 4 KiB; pages are counted from the start of the surface. A function that returns an int or a
+ * All functions are inline, for C11 and C++17, so there is no library to link. For other languages,
+ * libexmap.so.1 has the same functions (lib/libexmap.c). A page has 4 KiB; pages are counted from the start of the surface. A function that returns an int or a
  * long returns a negative errno if it fails. No function prints anything. exmap_user(3) is the
  * reference, and lists all errors.
  *
@@ -13,7 +13,7 @@
 #ifndef EXMAP_USER_H
 #define EXMAP_USER_H
 
-#include "exmap_open.h"
+#include "exmap_open.h"	/* which includes exmap_madvise.h */
 
 #ifdef __cplusplus
 extern "C" {
@@ -32,6 +32,7 @@ extern "C" {
  * @ran: the batch has been carried out, and its entries hold answers
  * @defer: FREE of a page, a run or a list defers its flush; see exmap_defer()
  * @user: the entries, shared with the kernel; NULL after exmap_detach()
+ * @reserved: for later versions
  */
 struct exmap_interface {
 	struct exmap *exmap;
@@ -42,6 +43,7 @@ struct exmap_interface {
 	int ran;
 	int defer;
 	struct exmap_user_interface *user;
+	uint64_t reserved[2];
 };
 
 /**
@@ -55,7 +57,7 @@ struct exmap_interface {
  * Return: 0; -ENXIO if the exmap has no interface of that number; or another negative errno.
  * exmap_strerror() explains it.
  */
-static inline int exmap_attach_to(struct exmap *exmap, struct exmap_interface *interface,
+EXMAP_LIBRARY int exmap_attach_to(struct exmap *exmap, struct exmap_interface *interface,
 				  unsigned int number)
 {
 	void *user;
@@ -63,8 +65,11 @@ static inline int exmap_attach_to(struct exmap *exmap, struct exmap_interface *i
 	memset(interface, 0, sizeof(*interface));
 	if (number >= exmap->interfaces)
 		return -ENXIO;
-	user = mmap(NULL, sizeof(*interface->user), PROT_READ | PROT_WRITE, MAP_SHARED, exmap->fd,
-		    (off_t)EXMAP_OFF_INTERFACE(number));
+	if (exmap->madvise && exmap->process != getpid())
+		return -EPERM;
+	user = mmap(NULL, sizeof(*interface->user), PROT_READ | PROT_WRITE,
+		    exmap->madvise ? MAP_PRIVATE | EXMAP_MAP_ANONYMOUS : MAP_SHARED, exmap->fd,
+		    exmap->madvise ? 0 : (off_t)EXMAP_OFF_INTERFACE(number));
 	if (user == MAP_FAILED)
 		return -errno;
 	interface->exmap = exmap;
@@ -83,7 +88,7 @@ static inline int exmap_attach_to(struct exmap *exmap, struct exmap_interface *i
  * Return: 0; -EBUSY if all interfaces are in use; or another negative errno. exmap_strerror()
  * explains it.
  */
-static inline int exmap_attach(struct exmap *exmap, struct exmap_interface *interface)
+EXMAP_LIBRARY int exmap_attach(struct exmap *exmap, struct exmap_interface *interface)
 {
 	unsigned int number;
 	uint64_t bit;
@@ -110,11 +115,13 @@ static inline int exmap_attach(struct exmap *exmap, struct exmap_interface *inte
  *
  * Return: 0; or a negative errno, with the interface as it was. exmap_strerror() explains it.
  */
-static inline int exmap_own_fd(struct exmap_interface *interface)
+EXMAP_LIBRARY int exmap_own_fd(struct exmap_interface *interface)
 {
-	int fd = exmap_open_device();
-	int err;
+	int fd, err;
 
+	if (interface->exmap->madvise)
+		return 0;
+	fd = exmap_open_device();
 	if (fd < 0)
 		return fd;
 	if (ioctl(fd, EXMAP_IOCTL_CLONE, interface->exmap->fd)) {
@@ -137,7 +144,7 @@ static inline int exmap_own_fd(struct exmap_interface *interface)
  * the process that opened the exmap, this closes the child's descriptor of exmap_own_fd(), if it
  * still is the exmap's, and unmaps nothing.
  */
-static inline void exmap_detach(struct exmap_interface *interface)
+EXMAP_LIBRARY void exmap_detach(struct exmap_interface *interface)
 {
 	const unsigned int number = interface->number;
 
@@ -158,7 +165,7 @@ static inline void exmap_detach(struct exmap_interface *interface)
  * exmap_batch_clear - forget the batch
  * @interface: the calling thread's
  */
-static inline void exmap_batch_clear(struct exmap_interface *interface)
+EXMAP_LIBRARY void exmap_batch_clear(struct exmap_interface *interface)
 {
 	interface->nr = 0;
 	interface->ran = 0;
@@ -173,7 +180,7 @@ static inline void exmap_batch_clear(struct exmap_interface *interface)
  * Return: 0; -ENOSPC if the batch has 512 entries: run it first; -EINVAL if the run is too long
  * or the page number has more than 52 bits.
  */
-static inline int exmap_batch_add(struct exmap_interface *interface, uint64_t page, uint64_t pages)
+EXMAP_LIBRARY int exmap_batch_add(struct exmap_interface *interface, uint64_t page, uint64_t pages)
 {
 	if (interface->ran)
 		exmap_batch_clear(interface);
@@ -187,12 +194,13 @@ static inline int exmap_batch_add(struct exmap_interface *interface, uint64_t pa
 }
 
 /*
- * Let the kernel carry out the first @nr entries. Returns how many of them failed, or a negative
+ * Let the kernel, or what takes its place, carry out the first @nr entries. Returns how many of them failed, or a negative
  * errno.
  */
 static inline int exmap_call(struct exmap_interface *interface, unsigned int opcode,
 			     unsigned int nr, uint64_t flags)
 {
+	const struct exmap *exmap = interface->exmap;
 	struct exmap_action_params action;
 	int ret;
 
@@ -201,6 +209,9 @@ static inline int exmap_call(struct exmap_interface *interface, unsigned int opc
 	action.iov_len = (uint16_t)nr;
 	action.opcode = (uint16_t)opcode;
 	action.flags = flags;
+	if (exmap->madvise)
+		return exmap->process != getpid() ? -EPERM :
+			exmap_madvise_action(exmap->madvise, interface->user->iov, &action);
 	ret = ioctl(interface->fd, EXMAP_IOCTL_ACTION, &action);
 	return ret < 0 ? -errno : ret;
 }
@@ -215,7 +226,7 @@ static inline int exmap_call(struct exmap_interface *interface, unsigned int opc
  * with nothing done and the batch as it was, so it can be run again. -EINVAL also if the batch has
  * been carried out already, because answers have replaced its entries.
  */
-static inline int exmap_batch_run(struct exmap_interface *interface, unsigned int opcode,
+EXMAP_LIBRARY int exmap_batch_run(struct exmap_interface *interface, unsigned int opcode,
 				  uint64_t flags)
 {
 	int failed;
@@ -235,7 +246,7 @@ static inline int exmap_batch_run(struct exmap_interface *interface, unsigned in
  *
  * Return: how many pages were mapped, unmapped, read or written; or a negative errno.
  */
-static inline int exmap_batch_answer(const struct exmap_interface *interface, unsigned int entry)
+EXMAP_LIBRARY int exmap_batch_answer(const struct exmap_interface *interface, unsigned int entry)
 {
 	const struct exmap_iov *iov = &interface->user->iov[entry];
 
@@ -250,7 +261,7 @@ static inline int exmap_batch_answer(const struct exmap_interface *interface, un
  * Return: how many pages were mapped, unmapped, read or written, even if exmap_batch_answer()
  * returns an error. exmap_run_done() says which ones.
  */
-static inline unsigned int exmap_batch_pages(const struct exmap_interface *interface,
+EXMAP_LIBRARY unsigned int exmap_batch_pages(const struct exmap_interface *interface,
 					     unsigned int entry)
 {
 	return (unsigned int)interface->user->iov[entry].pages;
@@ -266,7 +277,7 @@ static inline unsigned int exmap_batch_pages(const struct exmap_interface *inter
  * exmap_quarantine() sets another number. Until the shootdown, readers may still find what was in a page, and writes to it are lost: see
  * exmap(4).
  */
-static inline void exmap_defer(struct exmap_interface *interface, int on)
+EXMAP_LIBRARY void exmap_defer(struct exmap_interface *interface, int on)
 {
 	interface->defer = on;
 }
@@ -289,7 +300,7 @@ static inline int exmap_quarantine(const struct exmap *exmap, unsigned int pages
  *
  * Return: 0, and no thread can reach the pages that the interface has freed; or a negative errno.
  */
-static inline int exmap_flush(struct exmap_interface *interface)
+EXMAP_LIBRARY int exmap_flush(struct exmap_interface *interface)
 {
 	return exmap_call(interface, EXMAP_OP_FLUSH, 0, 0);
 }
@@ -371,7 +382,7 @@ static inline long exmap_advise_run(const struct exmap_interface *interface, uns
  * Return: 1 if it was done; 0 if the page was mapped already or, for FREE and WRITE, was not
  * mapped; or a negative errno.
  */
-static inline int exmap_page(struct exmap_interface *interface, unsigned int opcode, uint64_t page)
+EXMAP_LIBRARY int exmap_page(struct exmap_interface *interface, unsigned int opcode, uint64_t page)
 {
 	exmap_batch_clear(interface);
 	if (exmap_can_advise(interface, opcode, page, 1))
@@ -389,7 +400,7 @@ static inline int exmap_page(struct exmap_interface *interface, unsigned int opc
  * Return: how many pages were done, or a negative errno: see above. -EINVAL, with nothing done, if
  * @page or @pages has more than 52 bits.
  */
-static inline long exmap_run(struct exmap_interface *interface, unsigned int opcode, uint64_t page,
+EXMAP_LIBRARY long exmap_run(struct exmap_interface *interface, unsigned int opcode, uint64_t page,
 			     uint64_t pages)
 {
 	long done, sum = 0, err = 0;
@@ -426,7 +437,7 @@ static inline long exmap_run(struct exmap_interface *interface, unsigned int opc
  *
  * Return: as exmap_run().
  */
-static inline long exmap_run_done(struct exmap_interface *interface, unsigned int opcode,
+EXMAP_LIBRARY long exmap_run_done(struct exmap_interface *interface, unsigned int opcode,
 				  uint64_t page, uint64_t pages, uint64_t *done)
 {
 	const uint64_t flags = exmap_call_flags(interface, opcode);
@@ -466,7 +477,7 @@ static inline long exmap_run_done(struct exmap_interface *interface, unsigned in
  *
  * Return: how many pages were done, or a negative errno: see above.
  */
-static inline long exmap_list(struct exmap_interface *interface, unsigned int opcode,
+EXMAP_LIBRARY long exmap_list(struct exmap_interface *interface, unsigned int opcode,
 			      const uint64_t *page, size_t nr)
 {
 	long done, sum = 0, err = 0;

@@ -287,7 +287,7 @@ TEST(list_is_read)
 	assert_mapped(&exmap, 4);
 }
 
-/* If the module refuses a whole call, the functions return its error: EPERM or EPROTO. */
+/* If the module refuses a whole call, the functions return its error. */
 TEST(refusals_reach_the_caller)
 {
 	const uint64_t page[] = { 1, 3 };
@@ -306,7 +306,15 @@ TEST(refusals_reach_the_caller)
 	}
 	wait_child(child, 0);
 	assert_mapped(&exmap, 0);
+}
 
+TEST(refusals_after_munmap, .needs_module = true)
+{
+	const uint64_t page[] = { 1, 3 };
+	struct exmap_interface interface;
+	struct exmap exmap;
+
+	open_attached(&exmap, &interface, 10, -1);
 	assert_ok(munmap(exmap.surface, SURFACE * EXMAP_PAGE_SIZE));
 	exmap.surface = NULL;
 	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_ALLOC, 1), -EPROTO);
@@ -449,7 +457,7 @@ TEST(batch_flags)
 #define assert_deferred(exmap, n) assert_fdinfo((exmap)->fd, "pages-deferred", n)
 
 /* exmap_defer() puts off the flush of each simple FREE, and exmap_flush() flushes. */
-TEST(flush_can_be_put_off)
+TEST(flush_can_be_put_off, .needs_module = true)
 {
 	const uint64_t list[] = { 50, 60 };
 	struct exmap_interface interface;

@@ -12,7 +12,7 @@
 /*
  * exmap_open(), exmap_close(), exmap_strerror()
  */
-TEST(open_sets_up_and_close_undoes_it)
+TEST(open_sets_up_and_close_undoes_it, .needs_module = true)
 {
 	int before = held(), fd;
 	struct exmap exmap;
@@ -144,7 +144,7 @@ static bool is_locked(int file)
 }
 
 /* exmap_open_path() and exmap_close() drop none of the process's locks on the file. */
-TEST(open_path_keeps_posix_locks)
+TEST(open_path_keeps_posix_locks, .needs_module = true)
 {
 	int file = file_of_letters(2), again, before;
 	struct exmap_interface interface;
@@ -167,7 +167,7 @@ TEST(open_path_keeps_posix_locks)
 	ck_assert(all_bytes(page_at(&exmap, 1), 'B'));
 	memset(exmap_address(&exmap, 1), 'x', EXMAP_PAGE_SIZE);
 	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_WRITE, 1), 1);
-	assert_ok(fsync(exmap.fd));
+	ck_assert_int_eq(exmap_sync(&exmap), 0);
 	ck_assert_int_eq(pread(file, &byte, 1, EXMAP_PAGE_SIZE), 1);
 	ck_assert_int_eq(byte, 'x');
 	exmap_detach(&interface);
@@ -206,7 +206,7 @@ TEST(open_path_refuses)
 	}
 }
 
-TEST(open_within_memlock)
+TEST(open_within_memlock, .needs_module = true)
 {
 	struct exmap_interface interface;
 	int before = held();
@@ -234,7 +234,7 @@ TEST(open_within_memlock)
 }
 
 /* exmap_open() without /dev/exmap, or without permission. Only this process sees that /dev. */
-TEST(open_without_device)
+TEST(open_without_device, .needs_module = true)
 {
 	int before = held();
 	struct exmap exmap;
@@ -402,7 +402,7 @@ TEST(no_two_threads_get_the_same)
 }
 
 /* An interface works in the same way with the exmap's fd and with its own. */
-TEST(own_fd_does_the_same)
+TEST(own_fd_does_the_same, .needs_module = true)
 {
 	struct rlimit few = { 3, 3 };
 	struct exmap_interface interface;
@@ -487,7 +487,7 @@ static void close_forked(void)
 }
 
 /* In a child, detach and close must not unmap memory that the child has at the old addresses. */
-TEST(close_in_a_child_closes_descriptors_only)
+TEST(close_in_a_child_closes_descriptors_only, .needs_module = true)
 {
 	pid_t pid;
 
@@ -521,7 +521,7 @@ TEST(close_in_a_child_closes_descriptors_only)
 }
 
 /* A child has closed all descriptors, and uses their numbers again. */
-TEST(close_in_a_child_leaves_other_files_alone)
+TEST(close_in_a_child_leaves_other_files_alone, .needs_module = true)
 {
 	struct exmap exmap, other;
 	struct exmap_interface interface;
@@ -550,7 +550,7 @@ TEST(close_in_a_child_leaves_other_files_alone)
 }
 
 /* In a PID namespace of its own, a child can have the number of its parent. */
-TEST(close_in_a_child_with_the_same_pid)
+TEST(close_in_a_child_with_the_same_pid, .needs_module = true)
 {
 	pid_t pid, child;
 

@@ -55,7 +55,7 @@ static inline struct exmap_ioctl_stats stats(const struct exmap *exmap)
 {
 	struct exmap_ioctl_stats stats;
 
-	assert_ok(ioctl(exmap->fd, EXMAP_IOCTL_STATS, &stats));
+	ck_assert_int_eq(exmap_stats(exmap, &stats), 0);
 	return stats;
 }
 
