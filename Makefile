@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # make               module and programs, for the running kernel
-# make install       install module, headers, exmap-top and man pages
+# make install       install module, headers, library, exmap-top and man pages
 # make install-dev   install everything but the module
 # make dkms-install  dkms builds and installs the module for this kernel and later ones
 # make dkms-remove   undo make dkms-install
@@ -25,6 +25,7 @@
 KDIR ?= /lib/modules/$(shell uname -r)/build
 DESTDIR ?=
 PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
 
 # linux/exmap.h has the version. tests/shell/version compares it with debian/changelog.
 VERSION = $(shell sed -n 's/^\#define EXMAP_VERSION[[:space:]]*"\(.*\)"/\1/p' linux/exmap.h)
@@ -47,7 +48,8 @@ BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same \
 EXAMPLES = examples/bufferpool
 # What programs include, and where below include/.
 USER_HEADERS = linux/exmap.h exmap_user.h exmap_open.h exmap_madvise.h
-PROGRAMS = $(TESTS) tests/client tests/fuzz $(BENCHES) tools/exmap-top $(EXAMPLES)
+LIBRARY = lib/libexmap.so.1
+PROGRAMS = $(LIBRARY) $(TESTS) tests/client tests/fuzz $(BENCHES) tools/exmap-top $(EXAMPLES)
 
 all: module programs
 
@@ -79,6 +81,10 @@ tests/fuzz: $(FUZZER) $(wildcard tests/fuzzer/*.h) linux/exmap.h
 tools/exmap-top: tools/exmap-top.c
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $<
 
+$(LIBRARY): lib/libexmap.c lib/libexmap.map $(USER_HEADERS)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -fPIC -shared -Wl,-soname,$(@F) -Wl,-z,defs \
+		-Wl,--version-script=lib/libexmap.map -o $@ $<
+
 $(EXAMPLES): %: %.c $(USER_HEADERS)
 	$(CC) $(CFLAGS) -o $@ $<
 
@@ -95,8 +101,15 @@ $(filter-out test-bench-steal-same,$(BENCHES)): %: %.c $(BENCH_HEADERS)
 install: module install-dev
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install
 	depmod
+	ldconfig
 
-install-dev: tools/exmap-top
+install-dev: tools/exmap-top $(LIBRARY)
+	install -D -m 644 $(LIBRARY) $(DESTDIR)$(LIBDIR)/libexmap.so.$(VERSION)
+	ln -sf libexmap.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libexmap.so.1
+	ln -sf libexmap.so.1 $(DESTDIR)$(LIBDIR)/libexmap.so
+	install -d $(DESTDIR)$(LIBDIR)/pkgconfig
+	sed 's,@PREFIX@,$(PREFIX),;s,@LIBDIR@,$(LIBDIR),;s,@VERSION@,$(VERSION),' \
+		lib/libexmap.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/libexmap.pc
 	for header in $(USER_HEADERS); do \
 		install -D -m 644 $$header $(DESTDIR)$(PREFIX)/include/$$header || exit; \
 	done
