@@ -49,7 +49,11 @@ EXAMPLES = examples/bufferpool
 # What programs include, and where below include/.
 USER_HEADERS = linux/exmap.h exmap_user.h exmap_open.h exmap_madvise.h
 LIBRARY = lib/libexmap.so.1
-PROGRAMS = $(LIBRARY) $(TESTS) tests/client tests/fuzz $(BENCHES) tools/exmap-top $(EXAMPLES)
+# If there is a compiler for Rust.
+RUST_CRATE = examples/rust/libexmap.rlib
+RUST_PROGRAMS = examples/rust/examples/readme tests/rust/calls
+RUST = $(if $(shell command -v rustc),$(RUST_CRATE) $(RUST_PROGRAMS) tests/rust/outlives.log)
+PROGRAMS = $(LIBRARY) $(TESTS) tests/client tests/fuzz $(BENCHES) tools/exmap-top $(EXAMPLES) $(RUST)
 
 all: module programs
 
@@ -84,6 +88,21 @@ tools/exmap-top: tools/exmap-top.c
 $(LIBRARY): lib/libexmap.c lib/libexmap.map $(USER_HEADERS)
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -fPIC -shared -Wl,-soname,$(@F) -Wl,-z,defs \
 		-Wl,--version-script=lib/libexmap.map -o $@ $<
+
+lib/libexmap.so: $(LIBRARY)
+	ln -sf $(<F) $@
+
+RUSTC = rustc --edition=2021 -D warnings -O -L native=lib
+
+$(RUST_CRATE): $(wildcard examples/rust/src/*.rs) lib/libexmap.so
+	$(RUSTC) --crate-type=rlib --crate-name=exmap -o $@ examples/rust/src/lib.rs
+
+$(RUST_PROGRAMS): %: %.rs $(RUST_CRATE)
+	$(RUSTC) --extern exmap=$(RUST_CRATE) -o $@ $<
+
+# What the compiler complains of. tests/shell/rust looks at it.
+tests/rust/outlives.log: tests/rust/outlives.rs $(RUST_CRATE)
+	! $(RUSTC) --extern exmap=$(RUST_CRATE) --emit=metadata -o $@.rmeta $< 2>$@
 
 $(EXAMPLES): %: %.c $(USER_HEADERS)
 	$(CC) $(CFLAGS) -o $@ $<
@@ -135,7 +154,7 @@ dkms-remove:
 
 clean:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
-	rm -f $(PROGRAMS)
+	rm -f $(PROGRAMS) lib/libexmap.so
 
 demo:
 	bench/demo
