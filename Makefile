@@ -133,6 +133,8 @@ install-dev: tools/exmap-top $(LIBRARY)
 		install -D -m 644 $$header $(DESTDIR)$(PREFIX)/include/$$header || exit; \
 	done
 	install -D tools/exmap-top $(DESTDIR)$(PREFIX)/bin/exmap-top
+	install -D -m 644 tools/exmap-top.bash \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/exmap-top
 	for page in man/*; do \
 		install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/} || exit; \
 	done

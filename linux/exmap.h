@@ -25,8 +25,8 @@
  * The version of this header. /sys/module/exmap/version is that of the loaded module.
  */
 #define EXMAP_VERSION_MAJOR	1
-#define EXMAP_VERSION_MINOR	0
-#define EXMAP_VERSION		"1.0"
+#define EXMAP_VERSION_MINOR	1
+#define EXMAP_VERSION		"1.1"
 
 /*
  * Offsets for mmap(2) on the file descriptor. The offset says what is mapped: the surface, once

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -21,19 +22,57 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The values in fdinfo that are shown; name_of[] has their names there. */
+/* The values of an exmap, in the order of the columns of the CSV. */
 enum value {
 	ID, INTERFACES, CEILING, TAKEN, MAPPED, FREE, DEFERRED, IN_FLIGHT,
-	ALLOCS, FREES, READS, WRITES, STEALS, FLUSHES, VALUES,
+	ALLOCS, FREES, READS, WRITES, STEALS, FLUSHES, PINNED, REAPED, VALUES,
 };
 
-static const char *const name_of[VALUES] = {
-	[ID] = "exmap-id", [INTERFACES] = "exmap-interfaces",
-	[CEILING] = "exmap-pages-ceiling", [TAKEN] = "exmap-pages-system",
-	[MAPPED] = "exmap-pages-mapped", [FREE] = "exmap-pages-free",
-	[DEFERRED] = "exmap-pages-deferred", [IN_FLIGHT] = "exmap-pages-in-flight",
-	[ALLOCS] = "exmap-allocs", [FREES] = "exmap-frees", [READS] = "exmap-reads",
-	[WRITES] = "exmap-writes", [STEALS] = "exmap-steals", [FLUSHES] = "exmap-flushes",
+enum kind {
+	NUMBER,		/* of something that is no page */
+	PAGES,		/* as they are now */
+	COUNTER,	/* only grows */
+};
+
+static const struct {
+	const char *fdinfo;	/* the name in fdinfo */
+	const char *csv;	/* the heading of the column */
+	enum kind kind;
+	const char *help;	/* for Prometheus */
+} about[VALUES] = {
+	[ID] = { "exmap-id", "id", NUMBER, NULL },
+	[INTERFACES] = { "exmap-interfaces", "interfaces", NUMBER, "Interfaces of the exmap." },
+	[CEILING] = { "exmap-pages-ceiling", "ceiling", PAGES,
+		"The most pages that the pool may take from the system." },
+	[TAKEN] = { "exmap-pages-system", "system", PAGES,
+		"Pages that the pool has taken from the system." },
+	[MAPPED] = { "exmap-pages-mapped", "mapped", PAGES, "Pages mapped on the surface." },
+	[FREE] = { "exmap-pages-free", "free", PAGES, "Free pages in the pool." },
+	[DEFERRED] = { "exmap-pages-deferred", "deferred", PAGES,
+		"Pages that wait for a deferred flush." },
+	[IN_FLIGHT] = { "exmap-pages-in-flight", "in_flight", PAGES, "Pages that are being read." },
+	[ALLOCS] = { "exmap-allocs", "allocs", COUNTER, "Pages allocated." },
+	[FREES] = { "exmap-frees", "frees", COUNTER, "Pages freed." },
+	[READS] = { "exmap-reads", "reads", COUNTER, "Pages read." },
+	[WRITES] = { "exmap-writes", "writes", COUNTER, "Pages written." },
+	[STEALS] = { "exmap-steals", "steals", COUNTER, "Pages stolen between interfaces." },
+	[FLUSHES] = { "exmap-flushes", "flushes", COUNTER, "TLB shootdowns." },
+	[PINNED] = { "exmap-pages-pinned", "pinned", PAGES,
+		"Freed pages that a device, a pipe or a registered buffer still holds." },
+	[REAPED] = { "exmap-reaped", "reaped", COUNTER, "Pages that the kernel took away." },
+};
+
+/* The columns of the table behind process and command. A narrow terminal shows only the first. */
+static const struct column {
+	const char *heading;
+	int width;
+	enum value value;
+} columns[] = {
+	{ "SYSTEM", 6, TAKEN }, { "MAPPED", 6, MAPPED }, { "FREE", 6, FREE },
+	{ "ALLOC", 5, ALLOCS }, { "FREES", 5, FREES }, { "READ", 5, READS },
+	{ "WRITE", 5, WRITES }, { "STEAL", 5, STEALS }, { "SHOOT", 5, FLUSHES },
+	{ "DEFER", 5, DEFERRED }, { "FLIGHT", 6, IN_FLIGHT }, { "IF", 5, INTERFACES },
+	{ "CEILING", 8, CEILING },
 };
 
 /* One exmap, as it was when it was looked at. */
@@ -54,8 +93,7 @@ struct looks {
 static struct {
 	double delay;
 	long rounds;
-	bool batch;
-	bool csv;
+	enum { TERMINAL, BATCH, CSV, PROMETHEUS } output;
 } option = { .delay = 1.0, .rounds = -1 };
 
 static struct termios terminal;
@@ -106,7 +144,7 @@ static void read_values(FILE *file, struct look *look)
 		if (sscanf(line, "%63[^:]: %" SCNu64, name, &number) != 2)
 			continue;
 		for (i = 0; i < VALUES; i++)
-			if (!strcmp(name, name_of[i]))
+			if (!strcmp(name, about[i].fdinfo))
 				look->value[i] = number;
 	}
 }
@@ -122,10 +160,9 @@ static void read_command(struct look *look)
 	if (fgets(look->command, sizeof(look->command), file))
 		look->command[strcspn(look->command, "\n")] = '\0';
 	fclose(file);
-	/* A process chooses its name, but that name must not control the screen or the CSV. */
+	/* A process chooses its name, but that name must not control the terminal. */
 	for (c = look->command; *c; c++)
-		if (!isprint((unsigned char)*c) || strchr(",\"'", *c) ||
-		    (c == look->command && strchr("=+-@", *c)))
+		if (!isprint((unsigned char)*c))
 			*c = '?';
 }
 
@@ -225,74 +262,189 @@ static const char *scaled(double number, char *buffer)
 	return buffer;
 }
 
-static const char *mebibytes(uint64_t pages, char *buffer)
+/* Write pages in MiB; in GiB or TiB if they need more than @width columns. */
+static const char *mebibytes(uint64_t pages, int width, char *buffer)
 {
-	sprintf(buffer, "%" PRIu64, pages / 256);
+	static const char unit[] = "GT";
+	uint64_t number = pages / 256;
+	const char *u;
+
+	sprintf(buffer, "%" PRIu64, number);
+	for (u = unit; *u && (int)strlen(buffer) > width; u++) {
+		number /= 1024;
+		sprintf(buffer, "%" PRIu64 "%c", number, *u);
+	}
 	return buffer;
+}
+
+/* Write a name as a field of CSV (RFC 4180). A spreadsheet must not take it for a formula. */
+static void print_csv_name(const char *name)
+{
+	const char *c;
+
+	putchar('"');
+	for (c = name; *c; c++) {
+		if (*c == '"')
+			putchar('"');
+		putchar(c == name && strchr("=+-@", *c) ? '?' : *c);
+	}
+	putchar('"');
+}
+
+static void print_csv_heading(void)
+{
+	int v;
+
+	printf("time,pid,command");
+	for (v = 0; v < VALUES; v++)
+		printf(",%s", about[v].csv);
+	putchar('\n');
 }
 
 static void print_csv(const struct looks *now, const struct looks *before)
 {
-	size_t i;
+	const struct look *look;
 	int v;
 
-	for (i = 0; i < now->nr; i++) {
-		printf("%lld.%03ld,%d,%s", (long long)now->time.tv_sec,
-		       now->time.tv_nsec / 1000000, now->look[i].pid, now->look[i].command);
-		for (v = ID; v < ALLOCS; v++)
-			printf(",%" PRIu64, now->look[i].value[v]);
-		for (; v < VALUES; v++)
-			printf(",%.0f", rate(now, before, &now->look[i], v));
+	for (look = now->look; look < now->look + now->nr; look++) {
+		printf("%lld.%03ld,%d,", (long long)now->time.tv_sec,
+		       now->time.tv_nsec / 1000000, look->pid);
+		print_csv_name(look->command);
+		for (v = 0; v < VALUES; v++) {
+			if (about[v].kind == COUNTER)
+				printf(",%.0f", rate(now, before, look, v));
+			else
+				printf(",%" PRIu64, look->value[v]);
+		}
 		putchar('\n');
 	}
 }
 
-/* The first columns are those that fit on 80 characters. */
-static void print_table(const struct looks *now, const struct looks *before, int lines)
+/* Write the name of a metric: that of fdinfo with underscores, and with _total for a counter. */
+static void print_metric(enum value value)
 {
-	uint64_t taken = 0;
-	char buffer[32];
+	const char *c;
+
+	for (c = about[value].fdinfo; *c; c++)
+		putchar(*c == '-' ? '_' : *c);
+	if (about[value].kind == COUNTER)
+		printf("_total");
+}
+
+static void print_sample(const struct look *look, enum value value)
+{
+	const char *c;
+
+	print_metric(value);
+	printf("{id=\"%" PRIu64 "\",pid=\"%d\",command=\"", look->value[ID], look->pid);
+	for (c = look->command; *c; c++) {
+		if (strchr("\\\"", *c))
+			putchar('\\');
+		putchar(*c);
+	}
+	printf("\"} %" PRIu64 "\n", look->value[value]);
+}
+
+/* Write what Prometheus' node_exporter reads from the directory of its textfile collector. */
+static void print_prometheus(const struct looks *now)
+{
 	size_t i;
 	int v;
 
+	for (v = ID + 1; v < VALUES; v++) {
+		printf("# HELP ");
+		print_metric(v);
+		printf(" %s\n# TYPE ", about[v].help);
+		print_metric(v);
+		puts(about[v].kind == COUNTER ? " counter" : " gauge");
+		for (i = 0; i < now->nr; i++)
+			print_sample(&now->look[i], v);
+	}
+}
+
+static const char *cell(const struct looks *now, const struct looks *before,
+			const struct look *look, const struct column *column, char *buffer)
+{
+	switch (about[column->value].kind) {
+	case COUNTER:
+		return scaled(rate(now, before, look, column->value), buffer);
+	case PAGES:
+		return mebibytes(look->value[column->value], column->width, buffer);
+	default:
+		sprintf(buffer, "%" PRIu64, look->value[column->value]);
+		return buffer;
+	}
+}
+
+/* How many of the columns fit on a terminal of that width. */
+static size_t columns_that_fit(int width)
+{
+	size_t n;
+
+	width -= 20;	/* process and command */
+	for (n = 0; n < sizeof(columns) / sizeof(columns[0]); n++) {
+		width -= 1 + columns[n].width;
+		if (width < 0)
+			break;
+	}
+	return n;
+}
+
+static void print_table(const struct looks *now, const struct looks *before, size_t lines,
+			int width)
+{
+	const size_t fit = columns_that_fit(width);
+	uint64_t taken = 0;
+	char buffer[32], title[128];
+	size_t i, n;
+
 	for (i = 0; i < now->nr; i++)
 		taken += now->look[i].value[TAKEN];
-	printf("exmap-top: %zu exmaps, %s MiB. Pages in MiB; rates in pages, shootdowns per second\n\n",
-	       now->nr, mebibytes(taken, buffer));
-	printf("%7s %-12s %6s %6s %6s %5s %5s %5s %5s %5s %5s %5s %6s %4s %8s\n", "PID", "COMMAND",
-	       "SYSTEM", "MAPPED", "FREE", "ALLOC", "FREES", "READ", "WRITE", "STEAL", "SHOOT",
-	       "DEFER", "FLIGHT", "IF", "CEILING");
-	for (i = 0; i < now->nr && (lines < 0 || i + 4 < (size_t)lines); i++) {
-		const uint64_t *value = now->look[i].value;
-
+	snprintf(title, sizeof(title), "exmap-top: %zu exmap%s, %s MiB. "
+		 "Pages in MiB; rates in pages/s, SHOOT per s", now->nr, now->nr == 1 ? "" : "s",
+		 mebibytes(taken, 16, buffer));
+	printf("%.*s\n\n%7s %-12s", width, title, "PID", "COMMAND");
+	for (n = 0; n < fit; n++)
+		printf(" %*s", columns[n].width, columns[n].heading);
+	putchar('\n');
+	for (i = 0; i < now->nr && i + 4 < lines; i++) {
 		printf("%7d %-12.12s", now->look[i].pid, now->look[i].command);
-		printf(" %6s", mebibytes(value[TAKEN], buffer));
-		printf(" %6s", mebibytes(value[MAPPED], buffer));
-		printf(" %6s", mebibytes(value[FREE], buffer));
-		for (v = ALLOCS; v < VALUES; v++)
-			printf(" %5s", scaled(rate(now, before, &now->look[i], v), buffer));
-		printf(" %5s", mebibytes(value[DEFERRED], buffer));
-		printf(" %6s", mebibytes(value[IN_FLIGHT], buffer));
-		printf(" %4" PRIu64, value[INTERFACES]);
-		printf(" %8s\n", mebibytes(value[CEILING], buffer));
+		for (n = 0; n < fit; n++)
+			printf(" %*s", columns[n].width,
+			       cell(now, before, &now->look[i], &columns[n], buffer));
+		putchar('\n');
 	}
+}
+
+/* Start at the upper left corner, clear the screen, and wrap no line. */
+static void print_screen(const struct looks *now, const struct looks *before)
+{
+	struct winsize size = { };
+
+	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || !size.ws_row || !size.ws_col) {
+		size.ws_row = 24;
+		size.ws_col = 80;
+	}
+	printf("\033[H\033[2J\033[?7l");
+	print_table(now, before, size.ws_row, size.ws_col);
 }
 
 static void print(const struct looks *now, const struct looks *before)
 {
-	struct winsize size = { .ws_row = 24 };
-
-	if (option.csv) {
-		print_csv(now, before);
-	} else if (option.batch) {
-		print_table(now, before, -1);
+	switch (option.output) {
+	case TERMINAL:
+		print_screen(now, before);
+		break;
+	case BATCH:
+		print_table(now, before, SIZE_MAX, INT_MAX);
 		putchar('\n');
-	} else {
-		if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || !size.ws_row)
-			size.ws_row = 24;
-		/* Start at the upper left corner, clear the screen, and wrap no line. */
-		printf("\033[H\033[2J\033[?7l");
-		print_table(now, before, size.ws_row);
+		break;
+	case CSV:
+		print_csv(now, before);
+		break;
+	case PROMETHEUS:
+		print_prometheus(now);
+		break;
 	}
 	if (fflush(stdout) || ferror(stdout))
 		fail("cannot write the output: %s", strerror(errno));
@@ -301,7 +453,7 @@ static void print(const struct looks *now, const struct looks *before)
 /* Wait for the next round. False if the program must end instead. */
 static bool wait_for_key(void)
 {
-	struct pollfd key = { .fd = option.batch ? -1 : STDIN_FILENO, .events = POLLIN };
+	struct pollfd key = { .fd = option.output == TERMINAL ? STDIN_FILENO : -1, .events = POLLIN };
 	struct timespec delay = { .tv_sec = (time_t)option.delay };
 	char c = 0;
 
@@ -346,7 +498,7 @@ static void use_terminal(void)
 	struct termios raw;
 
 	if (!isatty(STDOUT_FILENO) || tcgetattr(STDIN_FILENO, &terminal))
-		fail("standard input or output is no terminal: use --batch or --csv");
+		fail("standard input or output is no terminal: use --batch, --csv or --prometheus");
 	atexit(restore_terminal);
 	raw = terminal;
 	raw.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
@@ -363,11 +515,12 @@ static void usage(void)
 	     "Show all exmaps of the machine once a second; q ends the program. Without\n"
 	     "privileges it shows the exmaps of its user.\n"
 	     "\n"
-	     "  -b, --batch      write one table after the other, without a terminal\n"
-	     "  -c, --csv        write lines of numbers, in pages and pages per second\n"
-	     "  -d, --delay=S    wait S seconds between two rounds (at least 0.1, default 1)\n"
-	     "  -n, --rounds=N   end after N rounds\n"
-	     "  -h, --help       show this help");
+	     "  -b, --batch       write one table after the other, without a terminal\n"
+	     "  -c, --csv         write lines of numbers, in pages and pages per second\n"
+	     "  -p, --prometheus  write all values once, for node_exporter's textfile collector\n"
+	     "  -d, --delay=S     wait S seconds between two rounds (at least 0.1, default 1)\n"
+	     "  -n, --rounds=N    end after N rounds\n"
+	     "  -h, --help        show this help");
 }
 
 static double number(const char *argument, double least)
@@ -385,6 +538,7 @@ static void options(int argc, char **argv)
 	static const struct option known[] = {
 		{ "batch", no_argument, NULL, 'b' },
 		{ "csv", no_argument, NULL, 'c' },
+		{ "prometheus", no_argument, NULL, 'p' },
 		{ "delay", required_argument, NULL, 'd' },
 		{ "rounds", required_argument, NULL, 'n' },
 		{ "help", no_argument, NULL, 'h' },
@@ -392,14 +546,16 @@ static void options(int argc, char **argv)
 	};
 	int c;
 
-	while ((c = getopt_long(argc, argv, "bcd:n:h", known, NULL)) >= 0) {
+	while ((c = getopt_long(argc, argv, "bcpd:n:h", known, NULL)) >= 0) {
 		switch (c) {
 		case 'b':
-			option.batch = true;
+			option.output = BATCH;
 			break;
 		case 'c':
-			option.batch = true;
-			option.csv = true;
+			option.output = CSV;
+			break;
+		case 'p':
+			option.output = PROMETHEUS;
 			break;
 		case 'd':
 			option.delay = number(optarg, 0.1);
@@ -418,6 +574,13 @@ static void options(int argc, char **argv)
 		fail("unexpected argument %s: see --help", argv[optind]);
 }
 
+static void look_and_sort(struct looks *looks)
+{
+	look_around(looks);
+	if (looks->nr)
+		qsort(looks->look, looks->nr, sizeof(looks->look[0]), compare);
+}
+
 int main(int argc, char **argv)
 {
 	struct looks looks[2] = { };
@@ -425,17 +588,19 @@ int main(int argc, char **argv)
 
 	options(argc, argv);
 	catch_signals();
-	if (!option.batch)
+	if (option.output == TERMINAL)
 		use_terminal();
-	if (option.csv)
-		puts("time,pid,command,id,interfaces,ceiling,system,mapped,free,deferred,in_flight,allocs,frees,reads,writes,steals,flushes");
-	look_around(&looks[now]);
+	if (option.output == CSV)
+		print_csv_heading();
+	look_and_sort(&looks[now]);
+	if (option.output == PROMETHEUS) {
+		print(&looks[now], NULL);
+		option.rounds = 0;
+	}
 	/* A rate needs two looks. */
 	while (option.rounds-- && wait_for_key()) {
 		now = !now;
-		look_around(&looks[now]);
-		if (looks[now].nr)
-			qsort(looks[now].look, looks[now].nr, sizeof(looks[now].look[0]), compare);
+		look_and_sort(&looks[now]);
 		print(&looks[now], &looks[!now]);
 	}
 	free(looks[0].look);
