@@ -8,6 +8,8 @@ Turn what bench/measure has measured into tables.
         line "touched" follows, and what lines-plugin.c wrote
     bench/tables.py figure8|figure9|figure10|shootdowns|bufferpool
         reads NAME.csv in the current directory, and prints a text for people
+    bench/tables.py summary
+        reads figure8.csv and figure10.csv, and prints in one sentence what they show
     bench/tables.py apart FILE FILE
         adds up what test-bench-alloc printed in two processes, and prints a line of CSV
 """
@@ -15,6 +17,7 @@ import collections
 import csv
 import pathlib
 import sys
+import textwrap
 
 BENCH = pathlib.Path(__file__).resolve().parent
 
@@ -401,8 +404,20 @@ def bufferpool():
     yield ""
 
 
+def summary():
+    """What somebody who has never seen exmap has just seen."""
+    freed = {(row[0], row[1]): float(row[3]) for row in read_csv("figure8.csv")[1]}
+    read = {(row[0], row[1]): float(row[4]) for row in read_csv("figure10.csv")[1]}
+    yield from textwrap.wrap(
+        f"You have just seen one thread allocate and free 512 scattered pages "
+        f"{freed['1if', '1'] / freed['madvise', '1']:.0f} times as fast with exmap as with page "
+        f"faults and madvise, and read such pages {read['action', '1'] / read['pread', '1']:.1f} "
+        f"times as fast as pread into fresh memory, because one call handles all 512 pages and "
+        f"one TLB shootdown frees them.", 90)
+
+
 TABLES = (budget, contention, cost, growth, lines, figure8, figure9, figure10, shootdowns,
-          bufferpool)
+          bufferpool, summary)
 
 
 def apart(files):
