@@ -637,6 +637,10 @@ static struct miscdevice exmap_device = {
 	.fops = &exmap_fops,
 };
 
+/* A device node in a container outlives a reload of the module only if the number stays. */
+module_param_named(minor, exmap_device.minor, int, 0444);
+MODULE_PARM_DESC(minor, "minor number of /dev/exmap, 0 to 254 (default: one that is free)");
+
 static int __init exmap_init(void)
 {
 	const char *problem = exmap_arch_problem();
@@ -645,6 +649,10 @@ static int __init exmap_init(void)
 	if (problem) {
 		pr_err("%s\n", problem);
 		return -ENODEV;
+	}
+	if (exmap_device.minor < 0 || exmap_device.minor > MISC_DYNAMIC_MINOR) {
+		pr_err("minor=%d is not a number from 0 to 254\n", exmap_device.minor);
+		return -EINVAL;
 	}
 	exmap_locks_prime();
 	err = exmap_ksyms_resolve() ?: exmap_queue_init();
