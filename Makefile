@@ -146,13 +146,20 @@ dkms-source:
 	install -m 644 linux/exmap.h $(DESTDIR)$(DKMS_SOURCE)/linux
 	sed 's/#MODULE_VERSION#/$(VERSION)/' dkms.conf >$(DESTDIR)$(DKMS_SOURCE)/dkms.conf
 
+# Debian's packages of kernels and headers run the hook.
+kernel-hook:
+	install -D debian/kernel-hook $(DESTDIR)/etc/kernel/postinst.d/exmap
+	install -D debian/kernel-hook $(DESTDIR)/etc/kernel/header_postinst.d/exmap
+
 dkms-install: dkms-source
+	[ ! -d /etc/kernel/header_postinst.d ] || $(MAKE) kernel-hook
 	dkms build --force exmap/$(VERSION)
 	dkms install --force exmap/$(VERSION)
 
 dkms-remove:
 	dkms remove exmap/$(VERSION) --all
 	rm -r $(DKMS_SOURCE)
+	rm -f /etc/kernel/postinst.d/exmap /etc/kernel/header_postinst.d/exmap
 
 clean:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
@@ -200,5 +207,6 @@ vm:
 	vm/install
 	vm/run -l -- bash
 
-.PHONY: all module programs install install-dev dkms-source dkms-install dkms-remove clean demo
-.PHONY: figures budget cost growth lines contention bench-host check check-package style sparse vm
+.PHONY: all module programs install install-dev dkms-source kernel-hook dkms-install dkms-remove
+.PHONY: clean demo figures budget cost growth lines contention bench-host check check-package style
+.PHONY: sparse vm

@@ -6,17 +6,7 @@
 #ifndef EXMAP_COMPAT_H
 #define EXMAP_COMPAT_H
 
-#include <linux/fs.h>
-#include <linux/lockdep.h>
-#include <linux/mempolicy.h>
-#include <linux/mm.h>
-#include <linux/page_table_check.h>
-#include <linux/percpu_counter.h>
-#include <linux/shrinker.h>
-#include <linux/slab.h>
-#include <linux/uio.h>
 #include <linux/version.h>
-#include <linux/workqueue.h>
 
 /*
  * The version whose functions the kernel has. Red Hat's kernels are newer than their number says.
@@ -32,6 +22,26 @@
 #define EXMAP_KERNEL LINUX_VERSION_CODE
 #endif
 
+/*
+ * Another kernel may lack a header, so this comes before the headers. To try it nevertheless:
+ * make KCFLAGS=-DEXMAP_ANY_KERNEL
+ */
+#if !defined(EXMAP_ANY_KERNEL) && \
+	(EXMAP_KERNEL < KERNEL_VERSION(6, 1, 0) || EXMAP_KERNEL >= KERNEL_VERSION(7, 4, 0))
+#error "exmap supports Linux 6.1 to 7.3; make KCFLAGS=-DEXMAP_ANY_KERNEL builds it for other kernels"
+#endif
+
+#include <linux/fs.h>
+#include <linux/lockdep.h>
+#include <linux/mempolicy.h>
+#include <linux/mm.h>
+#include <linux/page_table_check.h>
+#include <linux/percpu_counter.h>
+#include <linux/shrinker.h>
+#include <linux/slab.h>
+#include <linux/uio.h>
+#include <linux/workqueue.h>
+
 #if EXMAP_KERNEL < KERNEL_VERSION(6, 8, 0)
 #include <linux/io_uring.h>
 #else
@@ -40,12 +50,6 @@
 
 #include "arch.h"
 #include "ksyms.h"
-
-/* To try another kernel: make KCFLAGS=-DEXMAP_ANY_KERNEL */
-#if !defined(EXMAP_ANY_KERNEL) && \
-	(EXMAP_KERNEL < KERNEL_VERSION(6, 1, 0) || EXMAP_KERNEL >= KERNEL_VERSION(7, 4, 0))
-#error "exmap supports Linux 6.1 to 7.3; make KCFLAGS=-DEXMAP_ANY_KERNEL builds it for other kernels"
-#endif
 
 #if EXMAP_KERNEL < KERNEL_VERSION(6, 3, 0)
 static inline void vm_flags_set(struct vm_area_struct *vma, vm_flags_t flags)
