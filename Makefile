@@ -133,6 +133,7 @@ install-dev: tools/exmap-top $(LIBRARY)
 		install -D -m 644 $$header $(DESTDIR)$(PREFIX)/include/$$header || exit; \
 	done
 	install -D tools/exmap-top $(DESTDIR)$(PREFIX)/bin/exmap-top
+	install -D -m 644 tools/exmap.supp $(DESTDIR)$(PREFIX)/lib/valgrind/exmap.supp
 	install -D -m 644 tools/exmap-top.bash \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/exmap-top
 	for page in man/*; do \
