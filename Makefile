@@ -104,7 +104,7 @@ $(RUST_PROGRAMS): %: %.rs $(RUST_CRATE)
 tests/rust/outlives.log: tests/rust/outlives.rs $(RUST_CRATE)
 	! $(RUSTC) --extern exmap=$(RUST_CRATE) --emit=metadata -o $@.rmeta $< 2>$@
 
-$(EXAMPLES): %: %.c $(USER_HEADERS)
+$(EXAMPLES): %: %.c examples/bufferpool.h $(USER_HEADERS)
 	$(CC) $(CFLAGS) -o $@ $<
 
 BENCH_HEADERS = bench_common.h $(wildcard bench/*.h) $(USER_HEADERS)
