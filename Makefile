@@ -52,6 +52,7 @@ LIBRARY = lib/libexmap.so.1
 # If there is a compiler for Rust.
 RUST_CRATE = examples/rust/libexmap.rlib
 RUST_PROGRAMS = examples/rust/examples/readme tests/rust/calls
+SQLITE = examples/sqlite/exmap_vfs.so examples/sqlite/bench
 RUST = $(if $(shell command -v rustc),$(RUST_CRATE) $(RUST_PROGRAMS) tests/rust/outlives.log)
 PROGRAMS = $(LIBRARY) $(TESTS) tests/client tests/fuzz $(BENCHES) tools/exmap-top $(EXAMPLES) $(RUST)
 
@@ -60,7 +61,7 @@ all: module programs
 module:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
 
-programs: $(PROGRAMS)
+programs: $(PROGRAMS) $(if $(shell pkg-config --silence-errors --modversion sqlite3),$(SQLITE),no-sqlite)
 
 # No PIE, because a PIE lies in the middle of the address space, which must have room for 100 TiB.
 TEST_FLAGS = -no-pie -Wl,--as-needed -DKERNEL_COMPLAINTS='"$(shell cat vm/complaints)"'
@@ -106,6 +107,17 @@ tests/rust/outlives.log: tests/rust/outlives.rs $(RUST_CRATE)
 
 $(EXAMPLES): %: %.c examples/bufferpool.h $(USER_HEADERS)
 	$(CC) $(CFLAGS) -o $@ $<
+
+SQLITE_SOURCES = examples/sqlite/exmap_vfs.c examples/sqlite/pages.c
+
+examples/sqlite/exmap_vfs.so: $(SQLITE_SOURCES) examples/sqlite/pages.h $(USER_HEADERS)
+	$(CC) $(CFLAGS) -fPIC -shared -o $@ $(SQLITE_SOURCES)
+
+examples/sqlite/bench: examples/sqlite/bench.c
+	$(CC) $(CFLAGS) -o $@ $< -lsqlite3
+
+no-sqlite:
+	@echo "examples/sqlite is not built, because it needs libsqlite3-dev"
 
 BENCH_HEADERS = bench_common.h $(wildcard bench/*.h) $(USER_HEADERS)
 
@@ -164,7 +176,7 @@ dkms-remove:
 
 clean:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
-	rm -f $(PROGRAMS) lib/libexmap.so
+	rm -f $(PROGRAMS) lib/libexmap.so $(SQLITE)
 
 demo:
 	bench/demo
@@ -208,6 +220,6 @@ vm:
 	vm/install
 	vm/run -l -- bash
 
-.PHONY: all module programs install install-dev dkms-source kernel-hook dkms-install dkms-remove
-.PHONY: clean demo figures budget cost growth lines contention bench-host check check-package style
-.PHONY: sparse vm
+.PHONY: all module programs no-sqlite install install-dev dkms-source kernel-hook dkms-install
+.PHONY: dkms-remove clean demo figures budget cost growth lines contention bench-host check
+.PHONY: check-package style sparse vm
