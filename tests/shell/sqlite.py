@@ -102,7 +102,10 @@ def page_sizes():
             change(connection)
             compare(connection)
             connection.execute("delete from t where id % 3 = 0")
+            forgotten = status(connection)["forgotten"]
             connection.execute("pragma incremental_vacuum").fetchall()
+            if journal == "delete":
+                assert status(connection)["forgotten"] > forgotten, "truncation forgets nothing"
             compare(connection)
             equal(one(connection, "pragma page_size"), page_size, "page_size")
             counts = status(connection)
@@ -153,8 +156,6 @@ def others_change_it(journal):
     for value in range(20):
         value_of(connection)
         connection.execute("update t set n = ? where id = 1000", (value,))
-        # Make the pager forget the page that was written.
-        connection.execute("select sum(length(v)) from t").fetchall()
         result = elsewhere("pragma wal_checkpoint")
         equal(result.returncode, 0, result.stderr)
         equal(value_of(connection), value, "n after a checkpoint")
