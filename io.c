@@ -253,11 +253,11 @@ void exmap_io_request(struct exmap_io *io, struct exmap_iov *iov, unsigned int n
  */
 void exmap_io_add(struct exmap_io *io, unsigned long start, unsigned long len)
 {
-	struct exmap_io_entry *last = &io->entry[io->nr - 1];
+	struct exmap_io_entry *last = io->nr ? &io->entry[io->nr - 1] : NULL;
 	unsigned long piece;
 
 	start = exmap_io_clamp(io->exmap, start);
-	if (!io->tell && io->nr && last->end == start &&
+	if (last && !io->tell && last->end == start &&
 	    start + len - last->start <= EXMAP_IO_WINDOW * PAGE_SIZE) {
 		last->end += len;
 		return;

@@ -12,6 +12,7 @@
 #include <linux/mman.h>
 #include <linux/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/task_io_accounting_ops.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
 
@@ -158,16 +159,21 @@ static long exmap_io_submit(struct exmap_io *io, struct exmap_io_run *run)
 }
 
 /*
- * The device to which reads can go straight, or NULL. That costs a fraction of a read through the
- * file. The device's page cache must be empty, because a page in it may be newer.
+ * The device to which requests can go straight, or NULL. That costs a fraction of a request through
+ * the file. The device's page cache must be empty, because a page in it may be newer than what is
+ * read, or older than what is written. Writes that must be on the device when they end go through
+ * the file, which sees to that.
  */
 static struct block_device *exmap_io_bdev(const struct exmap_io *io)
 {
 	struct file *file = io->exmap->file;
 	struct block_device *bdev;
 
-	if (exmap_io_writes(io) || !(file->f_flags & O_DIRECT) ||
-	    !S_ISBLK(file_inode(file)->i_mode) || READ_ONCE(file->f_mapping->nrpages))
+	if (!(file->f_flags & O_DIRECT) || !S_ISBLK(file_inode(file)->i_mode) ||
+	    READ_ONCE(file->f_mapping->nrpages))
+		return NULL;
+	if (exmap_io_writes(io) &&
+	    (file->f_iocb_flags | io->flags) & (IOCB_DSYNC | IOCB_SYNC | IOCB_APPEND))
 		return NULL;
 	bdev = I_BDEV(file->f_mapping->host);
 	return bdev_logical_block_size(bdev) <= PAGE_SIZE ? bdev : NULL;
@@ -179,10 +185,16 @@ static bool exmap_io_submit_bio(struct exmap_io *io, struct exmap_io_run *run,
 {
 	loff_t pos = io->slot[run->first].address - io->exmap->start;
 	size_t size = (size_t)run->nr << PAGE_SHIFT;
+	blk_opf_t op = REQ_OP_READ;
 
 	if (pos + size > bdev_nr_bytes(bdev))
 		return false;
-	bio_init(&run->bio, bdev, &io->bvec[run->first], run->nr, REQ_OP_READ);
+	if (exmap_io_writes(io)) {
+		/* As for any write past the page cache: somebody waits for it, and nothing follows. */
+		op = REQ_OP_WRITE | REQ_SYNC | REQ_IDLE;
+		task_io_account_write(size);
+	}
+	bio_init(&run->bio, bdev, &io->bvec[run->first], run->nr, op);
 	run->bio.bi_vcnt = run->nr;
 	run->bio.bi_iter.bi_size = size;
 	run->bio.bi_iter.bi_sector = pos >> SECTOR_SHIFT;
