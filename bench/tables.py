@@ -30,6 +30,7 @@ BUDGET_ROWS = (  # scenario, batch, budget, name
     ("fd", 1, 1.15, "`pread` through the exmap's fd"),
     ("fd", 512, 0.6, "`preadv` through it: 512 scattered pages"),
     ("fd-adjacent", 512, 0.15, "`pread` through it: 512 adjacent pages"),
+    ("fd-dense", 512, 0.15, "`preadv` through it: 512 adjacent pages, a buffer for each"),
     ("action", 1, None, "READ of one page"),
     ("action", 512, 0.6, "READ of 512 scattered pages"),
     ("action-adjacent", 512, 0.15, "READ of 512 adjacent pages"),
@@ -366,12 +367,13 @@ def figure10():
     """The paper's Figure 10: reads of a device that answers at once."""
     yield from compared(
         "Figure 10: reads of 512 single pages at a time, of a device that answers at once",
-        "figure10", ("pread", "populated", "surface", "fd", "action", "uring-device", "uring"))
+        "figure10", ("pread", "populated", "surface", "fd", "action", "uring-device", "uring",
+                         "uring-command"))
     yield """\
 pread, populated, surface: a call per page, to memory that is thrown away afterwards, to
 memory that is there, and to pages of an exmap that are there. fd, action: a call per
-batch, to pages that are not there, and FREE. uring-device is as populated, uring as fd;
-both with 256 reads under way, of a multi-queue device.
+batch, to pages that are not there, and FREE. uring-device is as populated, uring as fd, and
+uring-command by commands; all with 256 reads under way, of a multi-queue device.
 """
 
 
