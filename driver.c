@@ -175,6 +175,19 @@ static bool exmap_ready(struct exmap *exmap)
 	return smp_load_acquire(&exmap->interfaces);
 }
 
+/* Interface @nr if it exists and has been used; or NULL. SETUP is done. */
+static __always_inline struct exmap_interface *
+exmap_find_interface(struct exmap *exmap, unsigned long nr)
+{
+	struct exmap_interface *interface;
+
+	if (nr >= exmap->max_interfaces)
+		return NULL;
+	interface = &exmap->interfaces[array_index_nospec(nr, exmap->max_interfaces)];
+	/* Pairs with the release in exmap_make_interface(): the bundles are set. */
+	return likely(smp_load_acquire(&interface->user)) ? interface : NULL;
+}
+
 /*
  * Interface @nr, ready for use. SETUP is done. Returns an error if there is no such interface, or
  * no memory for it.
@@ -182,15 +195,14 @@ static bool exmap_ready(struct exmap *exmap)
 static __always_inline struct exmap_interface *
 exmap_get_interface(struct exmap *exmap, unsigned long nr)
 {
-	struct exmap_interface *interface;
+	struct exmap_interface *interface = exmap_find_interface(exmap, nr);
 	int err;
 
+	if (likely(interface))
+		return interface;
 	if (nr >= exmap->max_interfaces)
 		return ERR_PTR(-EINVAL);
 	interface = &exmap->interfaces[array_index_nospec(nr, exmap->max_interfaces)];
-	/* Pairs with the release in exmap_make_interface(): the bundles are set. */
-	if (likely(smp_load_acquire(&interface->user)))
-		return interface;
 	err = exmap_make_interface(exmap, interface);
 	return err ? ERR_PTR(err) : interface;
 }
@@ -304,9 +316,6 @@ static noinline int exmap_fadvise_range(struct exmap *exmap, loff_t offset, loff
 static int exmap_fadvise(struct file *file, loff_t offset, loff_t len, int advice)
 {
 	const int what = advice & ~(EXMAP_MAX_INTERFACES - 1);
-	const int alloc = EXMAP_ADVICE(EXMAP_OP_ALLOC, 0, 0);
-	const int free = EXMAP_ADVICE(EXMAP_OP_FREE, 0, 0);
-	const int defer = EXMAP_ADVICE(EXMAP_OP_FREE, 0, EXMAP_FREE_DEFER);
 	struct exmap *exmap = exmap_of(file);
 	struct exmap_interface *interface;
 
@@ -314,17 +323,17 @@ static int exmap_fadvise(struct file *file, loff_t offset, loff_t len, int advic
 		return PTR_ERR(exmap);
 	if (!exmap_ready(exmap))
 		return -EBADF;
-	if (len != PAGE_SIZE || !PAGE_ALIGNED(offset) || offset < 0 ||
-	    (what != alloc && what != free && what != defer))
-		return exmap_fadvise_range(exmap, offset, len, advice);
-	interface = exmap_get_interface(exmap, advice & (EXMAP_MAX_INTERFACES - 1));
-	if (IS_ERR(interface))
-		return PTR_ERR(interface);
-	if (what == alloc)
-		return exmap_alloc_page(exmap, interface, offset >> PAGE_SHIFT);
-	if (what == free)
-		return exmap_free_page(exmap, interface, offset >> PAGE_SHIFT);
-	return exmap_defer_page(exmap, interface, offset >> PAGE_SHIFT);
+	/* The short way is for interfaces that exist: the long one makes them, after all checks. */
+	interface = exmap_find_interface(exmap, advice & (EXMAP_MAX_INTERFACES - 1));
+	if (interface && len == PAGE_SIZE && PAGE_ALIGNED(offset) && offset >= 0) {
+		if (what == EXMAP_ADVICE(EXMAP_OP_ALLOC, 0, 0))
+			return exmap_alloc_page(exmap, interface, offset >> PAGE_SHIFT);
+		if (what == EXMAP_ADVICE(EXMAP_OP_FREE, 0, 0))
+			return exmap_free_page(exmap, interface, offset >> PAGE_SHIFT);
+		if (what == EXMAP_ADVICE(EXMAP_OP_FREE, 0, EXMAP_FREE_DEFER))
+			return exmap_defer_page(exmap, interface, offset >> PAGE_SHIFT);
+	}
+	return exmap_fadvise_range(exmap, offset, len, advice);
 }
 
 static noinline long exmap_call_stats(struct exmap *exmap, void __user *arg)

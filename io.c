@@ -10,8 +10,9 @@
  * page, and a failed read changes nothing on the surface.
  *
  * An asynchronous caller does not wait for the last window. The last request to end, often in an
- * interrupt, queues the rest of the call as work, because mapping takes locks that sleep. The
- * caller holds its file, and so the exmap, until it has its answer.
+ * interrupt, leaves the rest of the call to a worker, because mapping takes locks that sleep. The
+ * worker ends all calls of an interface that have come by then. The caller holds its file, and so
+ * the exmap, until it has its answer.
  */
 #include <linux/blkdev.h>
 #include <linux/bvec.h>

@@ -57,7 +57,7 @@ struct exmap_io_run {
  *	synchronous caller, and of an asynchronous one every window but the last. The last request
  *	to end completes @done.
  * @EXMAP_IO_NOBODY: The caller is asynchronous, and this is its last window. The last request to
- *	end queues @work.
+ *	end puts the call into interface->ended, for a worker.
  * @EXMAP_IO_NOWAIT: As EXMAP_IO_NOBODY, but the caller must not sleep for a device either. If it
  *	would have to, the call fails with -EAGAIN, and the caller tries again from another context.
  *	All pages fit into one window. ALLOC has no requests, and its caller may be synchronous.
@@ -70,13 +70,13 @@ struct exmap_io_run {
  *   CALLER > NOWAIT  exmap_io_perform_nowait(), before the first window
  *   CALLER > NOBODY  exmap_io_prepare(), once it has all pages of the last window
  *   NOBODY > CALLER  exmap_io_start_window(), if all requests end before it has submitted the last
- *   NOBODY > WORKER  exmap_io_work()
- *   NOWAIT > WORKER  exmap_io_work()
+ *   NOBODY > WORKER  exmap_io_take_calls()
+ *   NOWAIT > WORKER  exmap_io_take_calls()
  *
  * Only the task that has the call changes the state, and never between the first request of a
  * window and the end of its last. The context that takes io->pending to 0 has the call from then
- * on; atomic_dec_and_test() is a full barrier. It hands the call to the worker by queue_work(),
- * which orders all earlier writes.
+ * on; atomic_dec_and_test() is a full barrier. It hands the call to the worker by llist_add(),
+ * which pairs with llist_del_all() in exmap_io_work(). Both are full barriers.
  */
 enum exmap_io_waiter {
 	EXMAP_IO_CALLER,

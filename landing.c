@@ -59,7 +59,6 @@ static void exmap_io_result(const struct exmap_io *io, struct exmap_io_entry *en
 		entry->res = 0;
 }
 
-
 /* Unpin pages that were written. */
 static void exmap_io_unpin(struct exmap_io *io)
 {
@@ -118,7 +117,8 @@ static __always_inline int exmap_io_read_slot(struct exmap_io *io, unsigned int 
 	long ret;
 
 	ret = exmap_enter(io->exmap, io->interface) ?:
-		exmap_reserve(&walk, io->interface, address, address + PAGE_SIZE, true, false, slot);
+		exmap_reserve(&walk, io->interface, address, address + PAGE_SIZE, true, false,
+			      slot);
 	if (ret >= 0) {
 		exmap_walk_unlock(&walk);
 		exmap_leave(io->interface);

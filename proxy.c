@@ -72,8 +72,8 @@ static void exmap_io_tell_iocb(struct exmap_io *io)
 }
 
 /*
- * READ, ALLOC or WRITE of any number of buffers. If they are the one page at the address @only, @iter
- * is not used. Returns as exmap_io_proxy().
+ * READ, ALLOC or WRITE of any number of buffers. If they are just the page at the address @only,
+ * @iter is not used. Returns as exmap_io_proxy().
  */
 static noinline ssize_t exmap_io_proxy_ranges(struct exmap *exmap,
 					      struct exmap_interface *interface,

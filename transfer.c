@@ -190,7 +190,7 @@ static bool exmap_io_submit_bio(struct exmap_io *io, struct exmap_io_run *run,
 	if (pos + size > bdev_nr_bytes(bdev))
 		return false;
 	if (exmap_io_writes(io)) {
-		/* As for any write past the page cache: somebody waits for it, and nothing follows. */
+		/* The flags of any write past the page cache. */
 		op = REQ_OP_WRITE | REQ_SYNC | REQ_IDLE;
 		task_io_account_write(size);
 	}

@@ -70,6 +70,45 @@ TEST(many_commands_out_of_order, ON_A_DEVICE)
 	many_out_of_order(true);
 }
 
+/*
+ * READs and WRITEs that end together, with more pages than the module maps at a time: all are
+ * answered.
+ */
+TEST(large_requests_end_together, ON_A_DEVICE)
+{
+	enum { REQUESTS = 12, LENGTH = 80 };
+	int fd = device_open("EXMAP_TEST_DEVICE", FILE_PAGES);
+	struct exmap *ex = exmap_on(fd, REQUESTS * LENGTH);
+	bool done[REQUESTS] = { };
+	struct io_uring ring;
+	uint64_t data;
+
+	ring_init(&ring, REQUESTS);
+	for (int page = 0; page < REQUESTS * LENGTH; page++) {
+		if (page / LENGTH % 2 == 0)
+			continue;
+		ck_assert_int_eq(alloc(ex, 0, page, 1), 1);
+		fill(where(ex, page), page, 1);
+	}
+	device_stop(fd);
+	for (int i = 0; i < REQUESTS; i++)
+		prep_rw(&ring, i % 2 ? IORING_OP_WRITE : IORING_OP_READ, ex->fd,
+			where(ex, i * LENGTH), LENGTH * PAGE,
+			place(0, i % 2 ? EXMAP_OP_WRITE : EXMAP_OP_READ))->user_data = i;
+	ring_submit(&ring, REQUESTS);
+	device_go();
+	for (int i = 0; i < REQUESTS; i++) {
+		ck_assert_int_eq(ring_wait_data(&ring, &data), LENGTH * PAGE);
+		ck_assert(!done[data]);
+		done[data] = true;
+	}
+	for (int page = 0; page < REQUESTS * LENGTH; page++)
+		ck_assert(page / LENGTH % 2 ? file_holds(fd, page, 1) :
+			  holds(where(ex, page), page, 0));
+	assert_mapped(ex, REQUESTS * LENGTH);
+	ck_assert(whole_pool(ex, REQUESTS * LENGTH));
+}
+
 /* Many requests in one io_submit() do not wait for the device, and all are answered. */
 TEST(many_by_libaio, ON_A_DEVICE)
 {
