@@ -32,13 +32,16 @@
 #endif
 
 #include <linux/fs.h>
+#include <linux/list_lru.h>
 #include <linux/lockdep.h>
+#include <linux/memcontrol.h>
 #include <linux/mempolicy.h>
 #include <linux/mm.h>
 #include <linux/page_table_check.h>
 #include <linux/percpu_counter.h>
 #include <linux/shrinker.h>
 #include <linux/slab.h>
+#include <linux/swap.h>
 #include <linux/uio.h>
 #include <linux/workqueue.h>
 
@@ -212,13 +215,15 @@ static inline void exmap_invalidate_end(struct mmu_notifier_range *range)
 }
 
 /**
- * exmap_shrinker_register - register a shrinker
+ * exmap_shrinker_register - register a shrinker that knows memory cgroups
  * @name: its name in debugfs
  * @count: count_objects of struct shrinker
  * @scan: scan_objects of struct shrinker
  * @batch: number of objects to ask for at a time
+ * @lru: zeroed; becomes the list whose objects tell the kernel which memcgs to ask about
  *
- * May sleep for memory.
+ * If memory cgroups are disabled, the shrinker is only asked about the whole system. May sleep for
+ * memory.
  *
  * Return: the shrinker, for exmap_shrinker_free(); or NULL if no memory is available.
  */
@@ -226,14 +231,16 @@ static inline struct shrinker *
 exmap_shrinker_register(const char *name,
 			unsigned long (*count)(struct shrinker *, struct shrink_control *),
 			unsigned long (*scan)(struct shrinker *, struct shrink_control *),
-			long batch)
+			long batch, struct list_lru *lru)
 {
 	struct shrinker *shrinker;
 
 #if EXMAP_KERNEL < KERNEL_VERSION(6, 7, 0)
 	shrinker = kzalloc(sizeof(*shrinker), GFP_KERNEL);
+	if (shrinker)
+		shrinker->flags = SHRINKER_MEMCG_AWARE;
 #else
-	shrinker = shrinker_alloc(0, "%s", name);
+	shrinker = shrinker_alloc(SHRINKER_MEMCG_AWARE, "%s", name);
 #endif
 	if (!shrinker)
 		return NULL;
@@ -241,31 +248,89 @@ exmap_shrinker_register(const char *name,
 	shrinker->scan_objects = scan;
 	shrinker->batch = batch;
 	shrinker->seeks = DEFAULT_SEEKS;
+	/* The kernel may call the shrinker as soon as it is registered. */
+	if (list_lru_init_memcg(lru, shrinker))
+		goto free;
 #if EXMAP_KERNEL < KERNEL_VERSION(6, 7, 0)
 	if (register_shrinker(shrinker, "%s", name)) {
-		kfree(shrinker);
-		return NULL;
+		list_lru_destroy(lru);
+		goto free;
 	}
+#ifdef CONFIG_MEMCG_KMEM
+	lru->shrinker_id = shrinker->flags & SHRINKER_MEMCG_AWARE ? shrinker->id : -1;
+#endif
 #else
 	shrinker_register(shrinker);
 #endif
 	return shrinker;
+
+free:
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 7, 0)
+	kfree(shrinker);
+#else
+	shrinker_free(shrinker);
+#endif
+	return NULL;
 }
 
 /**
  * exmap_shrinker_free - undo exmap_shrinker_register()
  * @shrinker: its return value
+ * @lru: its list, which is empty
  *
  * Waits until no callback is running.
  */
-#if EXMAP_KERNEL < KERNEL_VERSION(6, 7, 0)
-static inline void exmap_shrinker_free(struct shrinker *shrinker)
+static inline void exmap_shrinker_free(struct shrinker *shrinker, struct list_lru *lru)
 {
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 7, 0)
 	unregister_shrinker(shrinker);
 	kfree(shrinker);
-}
 #else
-#define exmap_shrinker_free shrinker_free
+	shrinker_free(shrinker);
+#endif
+	list_lru_destroy(lru);
+}
+
+/**
+ * exmap_shrinker_is_global - whether a shrinker is asked about the whole system
+ * @sc: what it is asked
+ *
+ * Return: false if it is asked about a memory cgroup.
+ */
+static inline bool exmap_shrinker_is_global(const struct shrink_control *sc)
+{
+	return mem_cgroup_disabled() || !sc->memcg || !parent_mem_cgroup(sc->memcg);
+}
+
+/**
+ * exmap_reclaimed - tell reclaim that the current task has given pages back
+ * @pages: number of pages
+ *
+ * Since 6.4, reclaim of a memory cgroup does not count them.
+ */
+static inline void exmap_reclaimed(unsigned long pages)
+{
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 4, 0)
+	if (current->reclaim_state)
+		current->reclaim_state->reclaimed_slab += pages;
+#else
+	mm_account_reclaimed_pages(pages);
+#endif
+}
+
+/* Before 6.8, list_lru_add() and list_lru_del() found the list of an object by themselves. */
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 8, 0)
+#define list_lru_add_obj list_lru_add
+#define list_lru_del_obj list_lru_del
+#endif
+
+/* The parameters of a function that list_lru_walk_one() calls for each @item. */
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 13, 0)
+#define EXMAP_LRU_WALK_ARGS(item, arg) \
+	struct list_head *item, struct list_lru_one *list, spinlock_t *lock, void *arg
+#else
+#define EXMAP_LRU_WALK_ARGS(item, arg) \
+	struct list_head *item, struct list_lru_one *list, void *arg
 #endif
 
 /* These came with 6.2. Later releases of 6.1 have them, too. */

@@ -27,6 +27,7 @@
  *   pinned.c      pages that others hold when they leave the surface
  *   reading.c     the reading index: which addresses are being read, and which had a page since
  *   pool.c        bundles, the depot, the books
+ *   token.c       how a memory cgroup at its limit finds the pools it is charged for
  *   queue.c       workqueues for the rest of asynchronous calls, one per user
  *   charge.c      who pays: RLIMIT_MEMLOCK, VmPin, the resident set
  *   ksyms.c       kernel functions that are not exported
@@ -98,6 +99,8 @@
  *     SRCU (reclaim.c)   shrinker has from the list
  *   exmap_pools_lock     the list of pools, and what    exmap->lock (SETUP); in the
  *     spinlock           each has to spare              shrinker, exmap_pools_srcu
+ *   lock of exmap_tokens the kernel's: the tokens       exmap->lock, pool->transit,
+ *     spinlock (token.c) of a memory cgroup             exmap_pools_srcu
  *   exmap_orphans_lock   the list of orphans            mmap_lock
  *     spinlock (pinned.c)
  *   exmap_queues_lock    the list of users' queues
@@ -112,7 +115,8 @@
  *
  * The shrinker runs when memory is short. Its caller may hold any lock, ours or the kernel's, whose
  * holder may allocate. It takes interface->lock > quarantine->lock > i_mmap_rwsem by trylock. It
- * waits for PTE lock, pool->lock and exmap_pools_lock, because their holders never allocate.
+ * waits for PTE lock, pool->lock, exmap_pools_lock and the lock of exmap_tokens, because their
+ * holders never allocate.
  * synchronize_srcu(&exmap_pools_srcu) is called with no lock held.
  *
  * locks.c tells lockdep this order when the module is loaded. A new lock is added there, too.
@@ -137,6 +141,7 @@
  *   stock       the free pages that an interface has at hand
  *   surface     the address range on which pages are mapped
  *   taken       the number of pages that a pool has from the system
+ *   token       an object charged to a memory cgroup, through which the cgroup finds a pool
  *   window      the pages of a READ or WRITE whose I/O is under way at the same time
  */
 #ifndef EXMAP_H
@@ -199,9 +204,11 @@ struct exmap_bundle {
  *	writing to find out for certain that no page is free
  * @sibling: in reclaim.c's list of all pools, or empty; exmap_pools_lock
  * @lookers: number of those that look at the interfaces: the exmap's files together are one, and
- *	each shrinker is one. The last frees the array. exmap_pools_lock
+ *	each shrinker is one. The last frees the array
  * @spare: number of pages that the shrinker last saw it could take; exmap_pools_lock. May be read
  *	without it
+ * @token: through it a memory cgroup finds the pool (see token.c); @lock
+ * @memcg: serial number of that memory cgroup; written under @lock, may be read without
  * @ceiling: the most pages to take that nobody else holds; set once
  * @charge: for @most, less what orphans have taken over (see pinned.c); @lock
  */
@@ -219,8 +226,10 @@ struct exmap_pool {
 
 	struct rw_semaphore transit;
 	struct list_head sibling;
-	unsigned int lookers;
+	refcount_t lookers;
 	unsigned long spare;
+	struct exmap_token *token;
+	u64 memcg;
 
 	unsigned long ceiling;
 	struct exmap_charge charge;

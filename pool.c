@@ -94,20 +94,28 @@ struct exmap_bundle *exmap_depot_pop(struct exmap_pool *pool)
  * @exmap: exmap->lock is held, and @interfaces is not set yet
  * @pages: the ceiling, in pages
  *
- * Charges the ceiling. Does not sleep.
+ * Charges the ceiling. May sleep for memory.
  *
- * Return: 0; -ENOMEM if @pages would exceed RLIMIT_MEMLOCK; -EPERM if that limit is 0.
+ * Return: 0; -ENOMEM if no memory is available or @pages would exceed RLIMIT_MEMLOCK; -EPERM if
+ * that limit is 0.
  */
 int exmap_pool_setup(struct exmap *exmap, unsigned long pages)
 {
 	struct exmap_pool *pool = &exmap->pool;
+	int err;
 
 	lockdep_assert_held(&exmap->lock);
 	pool->ceiling = pages;
 	pool->most = pages;
 	INIT_LIST_HEAD(&pool->pinned);
 	INIT_LIST_HEAD(&pool->sibling);
-	return exmap_charge_pages(exmap->mm, pages, &pool->charge);
+	err = exmap_charge_pages(exmap->mm, pages, &pool->charge);
+	if (err)
+		return err;
+	err = exmap_token_make(exmap);
+	if (err)
+		exmap_uncharge(exmap->mm, &pool->charge);
+	return err;
 }
 
 /**

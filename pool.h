@@ -7,6 +7,7 @@
 #define EXMAP_POOL_H
 
 #include <linux/gfp.h>
+#include <linux/list_lru.h>
 #include <linux/mm.h>
 #include <linux/page-flags.h>
 #include <linux/page_ref.h>
@@ -156,6 +157,17 @@ struct exmap_bundle *exmap_bundle_pop(struct exmap_bundle **stack);
 struct exmap_bundle *exmap_depot_pop(struct exmap_pool *pool);
 int exmap_pool_setup(struct exmap *exmap, unsigned long pages);
 void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr);
+
+/* token.c. Its list is here for reclaim.c only. */
+extern struct list_lru exmap_tokens;
+int exmap_token_make(struct exmap *exmap);
+void exmap_token_show(struct exmap *exmap);
+void exmap_token_end(struct exmap *exmap);
+void exmap_token_follow(struct exmap *exmap);
+struct exmap *exmap_tokens_next(struct shrink_control *sc);
+unsigned long exmap_tokens_nr(struct shrink_control *sc);
+int exmap_tokens_init(void);
+void exmap_tokens_exit(void);
 
 /* charge.c */
 int exmap_charge_pages(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);

@@ -17,7 +17,7 @@ static unsigned int exmap_nr_pools;
 /* The sum of pool->spare of all pools in the list. */
 static unsigned long exmap_spare;
 /*
- * Guards the three above, and each pool's @sibling, @lookers and @spare. Its holder runs only a few
+ * Guards the three above, and each pool's @sibling and @spare. Its holder runs only a few
  * instructions.
  */
 DEFINE_SPINLOCK(exmap_pools_lock);
@@ -41,12 +41,13 @@ void exmap_pool_expose(struct exmap *exmap)
 {
 	spin_lock(&exmap_pools_lock);
 	list_add_tail(&exmap->pool.sibling, &exmap_pools);
-	exmap->pool.lookers = 1;
+	refcount_set(&exmap->pool.lookers, 1);
 	exmap_nr_pools++;
 	spin_unlock(&exmap_pools_lock);
+	exmap_token_show(exmap);
 }
 
-/* Remove a pool from the list. The shrinker may still be working on it. */
+/* Hide a pool from the shrinker, which may still be working on it. */
 static void exmap_pool_hide(struct exmap *exmap)
 {
 	struct exmap_pool *pool = &exmap->pool;
@@ -58,6 +59,7 @@ static void exmap_pool_hide(struct exmap *exmap)
 		exmap_spare -= pool->spare;
 	}
 	spin_unlock(&exmap_pools_lock);
+	exmap_token_end(exmap);
 }
 
 /**
@@ -88,12 +90,7 @@ void exmap_free_interfaces(struct exmap *exmap, struct exmap_interface *interfac
  */
 void exmap_pool_put_interfaces(struct exmap *exmap)
 {
-	bool last;
-
-	spin_lock(&exmap_pools_lock);
-	last = !--exmap->pool.lookers;
-	spin_unlock(&exmap_pools_lock);
-	if (last)
+	if (refcount_dec_and_test(&exmap->pool.lookers))
 		exmap_free_interfaces(exmap, exmap->interfaces, exmap_nr_interfaces(exmap));
 }
 
@@ -235,20 +232,29 @@ static unsigned int exmap_shrinker_cost(struct exmap *exmap)
 	return READ_ONCE(exmap->pool.taken) ? exmap_nr_interfaces(exmap) : 1;
 }
 
+/* The number of pools that the shrinker is asked about. It only limits loops. */
+static unsigned long exmap_pools_nr(struct shrink_control *sc)
+{
+	/* Pairs with exmap_pool_expose() and exmap_pool_hide(). */
+	return exmap_shrinker_is_global(sc) ? READ_ONCE(exmap_nr_pools) : exmap_tokens_nr(sc);
+}
+
 /*
- * Returns the pool that has not been looked at for the longest time, or NULL. The caller holds
- * exmap_pools_srcu, which keeps the exmap allocated. It gets a reference to the interfaces, to be
- * dropped with exmap_pool_put_interfaces().
+ * Of the pools that the shrinker is asked about, returns the one that has not been looked at for
+ * the longest time, or NULL. The caller holds exmap_pools_srcu, which keeps the exmap allocated. It
+ * gets a reference to the interfaces, to be dropped with exmap_pool_put_interfaces().
  */
-static struct exmap *exmap_pools_next(void)
+static struct exmap *exmap_pools_next(struct shrink_control *sc)
 {
 	struct exmap *exmap;
 
+	if (!exmap_shrinker_is_global(sc))
+		return exmap_tokens_next(sc);
 	spin_lock(&exmap_pools_lock);
 	exmap = list_first_entry_or_null(&exmap_pools, struct exmap, pool.sibling);
 	if (exmap) {
 		list_move_tail(&exmap->pool.sibling, &exmap_pools);
-		exmap->pool.lookers++;
+		refcount_inc(&exmap->pool.lookers);
 	}
 	spin_unlock(&exmap_pools_lock);
 	return exmap;
@@ -274,28 +280,34 @@ static void exmap_pool_count(struct exmap *exmap)
 
 /*
  * Returns the number of pages that the shrinker could free. The number is up to date if there are
- * few interfaces. With many interfaces, some pools count with the number last seen there.
+ * few interfaces. With many interfaces, some pools of the system count with the number last seen
+ * there, and some of a memory cgroup do not count.
  */
 static unsigned long exmap_shrinker_count(struct shrinker *shrinker, struct shrink_control *sc)
 {
-	/* Pairs with exmap_pool_expose() and exmap_pool_hide(). It only limits the loop. */
-	unsigned int pools = READ_ONCE(exmap_nr_pools), cost = 0;
+	unsigned long pools = exmap_pools_nr(sc), spare = 0;
+	unsigned int cost = 0;
 	struct exmap *exmap;
 	int srcu;
 
+	/* Then the kernel does not ask about this memory cgroup again until it gets a pool. */
+	if (!pools)
+		return SHRINK_EMPTY;
 	srcu = srcu_read_lock(&exmap_pools_srcu);
 	for (; pools && cost < SHRINKER_INTERFACES; pools--) {
-		exmap = exmap_pools_next();
+		exmap = exmap_pools_next(sc);
 		if (!exmap)
 			break;
 		cost += exmap_shrinker_cost(exmap);
 		exmap_pool_count(exmap);
+		/* Pairs with exmap_pool_count(). An estimate. */
+		spare += READ_ONCE(exmap->pool.spare);
 		exmap_pool_put_interfaces(exmap);
 		cond_resched();
 	}
 	srcu_read_unlock(&exmap_pools_srcu, srcu);
 	/* Pairs with exmap_pool_count() and exmap_pool_hide(). An estimate. */
-	return READ_ONCE(exmap_spare);
+	return exmap_shrinker_is_global(sc) ? READ_ONCE(exmap_spare) : spare;
 }
 
 /*
@@ -341,15 +353,14 @@ static unsigned long exmap_pool_shrink(struct exmap *exmap, unsigned long want)
 
 static unsigned long exmap_shrinker_scan(struct shrinker *shrinker, struct shrink_control *sc)
 {
-	/* Pairs with exmap_pool_expose() and exmap_pool_hide(). It only limits the loop. */
-	unsigned int pools = READ_ONCE(exmap_nr_pools), cost = 0;
-	unsigned long pages = 0;
+	unsigned long pools = exmap_pools_nr(sc), pages = 0;
+	unsigned int cost = 0;
 	struct exmap *exmap;
 	int srcu;
 
 	srcu = srcu_read_lock(&exmap_pools_srcu);
 	for (; pools && pages < sc->nr_to_scan && cost < SHRINKER_INTERFACES; pools--) {
-		exmap = exmap_pools_next();
+		exmap = exmap_pools_next(sc);
 		if (!exmap)
 			break;
 		/* Pairs with exmap_pool_count(). An estimate. */
@@ -362,22 +373,31 @@ static unsigned long exmap_shrinker_scan(struct shrinker *shrinker, struct shrin
 		cond_resched();
 	}
 	srcu_read_unlock(&exmap_pools_srcu, srcu);
+	exmap_reclaimed(pages);
 	return pages ?: SHRINK_STOP;
 }
 
 /**
  * exmap_pool_init - register the shrinker
  *
- * The kernel calls the shrinker when the system is short of memory, but not when a memory cgroup is
- * at its limit. Then the kernel asks only those modules whose objects are in a list_lru.
+ * The kernel calls the shrinker when the system is short of memory, and when a memory cgroup is
+ * that has a token (see token.c).
  *
  * Return: 0 or -ENOMEM.
  */
 int __init exmap_pool_init(void)
 {
+	int err = exmap_tokens_init();
+
+	if (err)
+		return err;
 	exmap_shrinker = exmap_shrinker_register("exmap", exmap_shrinker_count,
-						 exmap_shrinker_scan, EXMAP_BUNDLE_PAGES);
-	return exmap_shrinker ? 0 : -ENOMEM;
+						 exmap_shrinker_scan, EXMAP_BUNDLE_PAGES,
+						 &exmap_tokens);
+	if (exmap_shrinker)
+		return 0;
+	exmap_tokens_exit();
+	return -ENOMEM;
 }
 
 /**
@@ -387,5 +407,6 @@ int __init exmap_pool_init(void)
  */
 void exmap_pool_exit(void)
 {
-	exmap_shrinker_free(exmap_shrinker);
+	exmap_shrinker_free(exmap_shrinker, &exmap_tokens);
+	exmap_tokens_exit();
 }

@@ -202,6 +202,8 @@ static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interf
 	WRITE_ONCE(pool->taken, pool->taken - (reserved - max(nr, 0L)));
 	spin_unlock(&pool->lock);
 	exmap_rss_add(exmap->mm, max(nr, 0L));
+	if (block)
+		exmap_token_follow(exmap);
 out:
 	/*
 	 * The pages' zeros come before any PTE that will map them, because the unlock of pool->lock

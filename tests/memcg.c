@@ -145,6 +145,198 @@ TEST(killed_for_memory, .needs = MEMCG, .expects = "Call Trace")
 	assert_ok(rmdir(cgroup));
 }
 
+/*
+ * Reclaim of a memory cgroup
+ */
+
+/* A process with an exmap, which has many free pages, and others on its surface. */
+enum { KEEP_MIB = 4, FREE_MIB = 44, KEEP = KEEP_MIB * MIB / PAGE, FREE = FREE_MIB * MIB / PAGE };
+
+/* Make the exmap. Some of the free pages are in the depot, some in a quarantine. */
+static struct exmap *with_free_pages(void)
+{
+	struct exmap *ex = exmap_new(64 * MIB, KEEP + FREE, 2);
+
+	for (int page = 0; page < KEEP + FREE; page += 2048) {
+		ck_assert_int_eq(alloc(ex, 0, page, 2048), 2048);
+		memset(where(ex, page), 'x', 2048 * PAGE);
+	}
+	for (int page = KEEP; page < KEEP + FREE - 512; page += 512)
+		ck_assert_int_eq(release(ex, 0, page, 512), 512);
+	ck_assert_int_eq(run_flags(ex, 1, EXMAP_OP_FREE, KEEP + FREE - 512, 512,
+				   EXMAP_FREE_DEFER), 512);
+	return ex;
+}
+
+/* Pages on the surface are as before, the books add up, and all pages can be had again. */
+static void check_pages(struct exmap *ex)
+{
+	assert_mapped(ex, KEEP);
+	for (int page = 0; page < KEEP; page++)
+		ck_assert(all_bytes(where(ex, page), 'x'));
+	ck_assert_int_lt(fdinfo(ex->fd, "pages-system"), KEEP + FREE);
+	assert_pages_add_up(ex->fd);
+}
+
+/* Use memory that is not exmap's. */
+static void touch_memory(size_t size)
+{
+	char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			    -1, 0);
+
+	assert_ok(memory);
+	for (size_t at = 0; at < size; at += PAGE)
+		memory[at] = 1;
+	assert_ok(munmap(memory, size));
+}
+
+/* Start a process in the cgroup that has an exmap, calls @then, and exits if all is well. */
+static pid_t start_with_free_pages(int ready[2], void (*then)(int go), int go[2])
+{
+	struct exmap *ex;
+	pid_t pid;
+
+	assert_ok(pipe(ready));
+	assert_ok(pipe(go));
+	pid = cgroup_fork();
+	if (pid)
+		return pid;
+	ex = with_free_pages();
+	ck_assert_int_eq(write(ready[1], "", 1), 1);
+	then(go[0]);
+	check_pages(ex);
+	_exit(0);
+}
+
+static void wait_to_go(int go)
+{
+	char byte;
+
+	ck_assert_int_eq(read(go, &byte, 1), 1);
+}
+
+static void touch_much(int go)
+{
+	touch_memory(36 * MIB);
+}
+
+/* The cgroup's limit is reached: by the process that has the exmap. */
+TEST(memcg_gets_free_pages_for_the_same_process, .needs = MEMCG)
+{
+	int ready[2], go[2];
+
+	cgroup_new("64M");
+	wait_child(start_with_free_pages(ready, touch_much, go), 0);
+	ck_assert_int_eq(cgroup_events("oom_kill"), 0);
+	cgroup_settle();
+	assert_ok(rmdir(cgroup));
+}
+
+/* The cgroup's limit is reached: by another process. */
+TEST(memcg_gets_free_pages_for_another_process, .needs = MEMCG)
+{
+	int ready[2], go[2];
+	pid_t pid, other;
+	char byte;
+
+	cgroup_new("64M");
+	pid = start_with_free_pages(ready, wait_to_go, go);
+	ck_assert_int_eq(read(ready[0], &byte, 1), 1);
+	other = cgroup_fork();
+	if (!other) {
+		touch_memory(36 * MIB);
+		_exit(0);
+	}
+	wait_child(other, 0);
+	ck_assert_int_eq(write(go[1], "", 1), 1);
+	wait_child(pid, 0);
+	ck_assert_int_eq(cgroup_events("oom_kill"), 0);
+	cgroup_settle();
+	assert_ok(rmdir(cgroup));
+}
+
+/* Somebody writes to memory.reclaim. */
+TEST(memcg_reclaim_gets_free_pages, .needs = MEMCG)
+{
+	int ready[2], go[2];
+	long before;
+	pid_t pid;
+	char byte;
+
+	cgroup_new("max");
+	pid = start_with_free_pages(ready, wait_to_go, go);
+	ck_assert_int_eq(read(ready[0], &byte, 1), 1);
+	before = cgroup_kib();
+	/* Since 6.4 the kernel does not count what it gets from modules, and may report EAGAIN. */
+	if (!cgroup_write("memory.reclaim", "40M"))
+		ck_assert_int_eq(errno, EAGAIN);
+	ck_assert_int_ge(before - cgroup_kib(), 39 * 1024);
+	ck_assert_int_eq(write(go[1], "", 1), 1);
+	wait_child(pid, 0);
+	cgroup_settle();
+	assert_ok(rmdir(cgroup));
+}
+
+/* A process moves to the cgroup after SETUP. The cgroup then pays, and gets free pages. */
+TEST(memcg_gets_free_pages_after_a_move, .needs = MEMCG)
+{
+	struct exmap *ex;
+	pid_t pid;
+
+	cgroup_new("64M");
+	pid = fork();
+	assert_ok(pid);
+	if (!pid) {
+		ex = exmap_new(64 * MIB, 44 * MIB / PAGE, 1);
+		ck_assert(cgroup_write("cgroup.procs", "0"));
+		for (int page = 0; page < (int)(44 * MIB / PAGE); page += 1024)
+			ck_assert_int_eq(alloc(ex, 0, page, 1024), 1024);
+		for (int page = 0; page < (int)(44 * MIB / PAGE); page += 1024)
+			ck_assert_int_eq(release(ex, 0, page, 1024), 1024);
+		touch_memory(36 * MIB);
+		assert_pages_add_up(ex->fd);
+		_exit(0);
+	}
+	wait_child(pid, 0);
+	ck_assert_int_eq(cgroup_events("oom_kill"), 0);
+	cgroup_settle();
+	assert_ok(rmdir(cgroup));
+}
+
+/* A cgroup is removed while an exmap charged to it lives: its parent's limit then finds it. */
+TEST(memcg_removed_before_its_exmap, .needs = MEMCG)
+{
+	char inner[80], procs[96];
+	int ready[2], go[2];
+	pid_t pid;
+	char byte;
+	int fd;
+
+	cgroup_new("max");
+	ck_assert(cgroup_write("cgroup.subtree_control", "+memory"));
+	snprintf(inner, sizeof(inner), "%s/inner", cgroup);
+	assert_ok(mkdir(inner, 0755));
+	strcat(cgroup, "/inner");
+	pid = start_with_free_pages(ready, wait_to_go, go);
+	ck_assert_int_eq(read(ready[0], &byte, 1), 1);
+	*strrchr(cgroup, '/') = 0;
+	/* The process leaves, but its pages stay charged. */
+	strcpy(procs, "/sys/fs/cgroup/cgroup.procs");
+	fd = open(procs, O_WRONLY | O_CLOEXEC);
+	ck_assert_int_gt(dprintf(fd, "%d", pid), 0);
+	close(fd);
+	assert_ok(rmdir(inner));
+	/* A lower limit makes the kernel reclaim. */
+	ck_assert(cgroup_write("memory.max", "20M"));
+	for (int i = 0; cgroup_kib() > 20 * 1024 && i < 100; i++)
+		usleep(100000);
+	ck_assert_int_le(cgroup_kib(), 20 * 1024);
+	ck_assert_int_eq(write(go[1], "", 1), 1);
+	wait_child(pid, 0);
+	cgroup_settle();
+	assert_ok(rmdir(cgroup));
+}
+
 int main(int argc, char **argv)
 {
 	return check_main(argc, argv, "Tests in a memory cgroup.");
