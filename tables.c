@@ -12,6 +12,9 @@
 #include "exmap.h"
 #include "walk.h"
 
+/* The most page tables that one address may lack: of ptes, pmds and puds. */
+#define EXMAP_TABLE_LEVELS 3
+
 /* The directory's entry for every leaf that has not been made, which saves a check for NULL. */
 const struct exmap_leaf exmap_no_leaf;
 
@@ -88,6 +91,29 @@ static struct exmap_leaf *exmap_leaf_get(struct exmap *exmap, unsigned long addr
 	return leaf;
 }
 
+/*
+ * Whether there is memory for the page tables of an address. The kernel allocates page tables in a
+ * way that calls the OOM killer if there is none. So allocate and free as many pages first, in the
+ * way in which the pool does. Freed pages stay charged to the memcg in advance, on this CPU.
+ */
+static bool exmap_tables_fit(const struct exmap_leaf *leaf, unsigned long address)
+{
+	struct page *page[EXMAP_TABLE_LEVELS];
+	/* Pairs with exmap_populate_one(). */
+	unsigned int nr, want = READ_ONCE(leaf->pmds[pud_index(address)]) ? 1 : ARRAY_SIZE(page);
+	bool fit;
+
+	for (nr = 0; nr < want; nr++) {
+		page[nr] = alloc_page(POOL_GFP);
+		if (!page[nr])
+			break;
+	}
+	fit = nr == want;
+	while (nr)
+		__free_page(page[--nr]);
+	return fit;
+}
+
 /**
  * exmap_populate_one - make the page table for one address
  * @exmap: mmap_lock is held and the VMA exists; no lock is held that the MMU notifier takes
@@ -105,7 +131,7 @@ int exmap_populate_one(struct exmap *exmap, unsigned long address)
 
 	mmap_assert_locked(exmap->mm);
 	leaf = exmap_leaf_get(exmap, address);
-	if (!leaf)
+	if (!leaf || !exmap_tables_fit(leaf, address))
 		return -ENOMEM;
 	/* With a NULL function it allocates every level of page tables and does nothing else. */
 	err = apply_to_page_range(exmap->mm, address & PAGE_MASK, PAGE_SIZE, NULL, NULL);

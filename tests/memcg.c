@@ -2,6 +2,8 @@
 /*
  * Tests in a memory cgroup: its limit, whom it charges, and its OOM killer.
  */
+#include <time.h>
+
 #include "cgroup.h"
 #include "hostile.h"
 
@@ -100,6 +102,78 @@ TEST(memcg_of_the_process_pays_for_others, .needs = MEMCG)
 	wait_child(pid, SIGKILL);
 	cgroup_settle();
 	assert_ok(rmdir(cgroup));
+}
+
+/* What ALLOC did before it failed: how many pages it mapped, and how long calls took. */
+struct prompt {
+	int mapped, ret;
+	double all, last;	/* seconds */
+};
+
+static double now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec + time.tv_nsec / 1e9;
+}
+
+/* Map every @stride-th page until ALLOC fails. */
+static void map_until_enomem(struct prompt *seen, int stride)
+{
+	enum { MANY = 128 * MIB / PAGE };
+	double start, before;
+	struct exmap *ex;
+
+	become_hostile();
+	ex = exmap_new(MANY * PAGE * stride, MANY, 1);
+	memset(seen, 0, sizeof(*seen));
+	doomed = true;	/* see reach_limit() */
+	start = now();
+	do {
+		before = now();
+		seen->ret = alloc(ex, 0, (uint64_t)seen->mapped++ * stride, 1);
+	} while (seen->ret == 1);
+	seen->last = now() - before;
+	seen->all = now() - start;
+	munmap(ex->surface, ex->size);
+}
+
+/*
+ * If the pages on the surface need more than the limit, ALLOC returns ENOMEM, and no process is
+ * killed. It does not try for long: the call that fails takes less time than those that succeeded.
+ */
+static void check_prompt(int stride)
+{
+	struct prompt *seen = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+				   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	pid_t pid;
+
+	cgroup_new("32M");
+	pid = cgroup_fork();
+	if (!pid) {
+		map_until_enomem(seen, stride);
+		_exit(0);
+	}
+	wait_child(pid, 0);
+	ck_assert_int_eq(cgroup_events("oom_kill"), 0);
+	ck_assert_int_eq(seen->ret, -ENOMEM);
+	ck_assert_int_ge(seen->mapped, 2000);
+	ck_assert_msg(seen->last < seen->all - seen->last, "ALLOC failed after %.3f s",
+		      seen->last);
+	cgroup_settle();
+	assert_ok(rmdir(cgroup));
+}
+
+TEST(memcg_too_small_for_the_pool, .needs = MEMCG)
+{
+	check_prompt(1);
+}
+
+/* Each page needs a page table, which the kernel would call the OOM killer for. */
+TEST(memcg_too_small_for_page_tables, .needs = MEMCG)
+{
+	check_prompt(512);
 }
 
 /* Get mapped and free pages, then use more memory than the cgroup may have. */
