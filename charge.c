@@ -34,6 +34,55 @@ static bool exmap_charge_locked(atomic_long_t *locked, unsigned long pages, unsi
 }
 
 /**
+ * exmap_charge_limit - look up the caller's limit
+ * @limit: set to it, in pages; or to ULONG_MAX if the caller has none
+ *
+ * Does not sleep.
+ *
+ * Return: 0; -EPERM if RLIMIT_MEMLOCK is 0.
+ */
+int exmap_charge_limit(unsigned long *limit)
+{
+	*limit = ULONG_MAX;
+	/* Pairs with the module parameter in sysfs, which root may change at any time. */
+	if (!READ_ONCE(memlock))
+		return 0;
+	if (!can_do_mlock())
+		return -EPERM;
+	if (!capable(CAP_IPC_LOCK))
+		*limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
+	return 0;
+}
+
+/**
+ * exmap_charge_raise - charge more pages, up to a limit
+ * @mm: the caller's mm
+ * @pages: number of pages
+ * @limit: from exmap_charge_limit(). If it is not ULONG_MAX and @charge has no user yet, what is
+ *	charged so far counts against it, too
+ * @charge: the caller serializes changes to it
+ *
+ * Neither sleeps nor allocates.
+ *
+ * Return: 0; or -ENOMEM if the user would exceed the limit.
+ */
+int exmap_charge_raise(struct mm_struct *mm, unsigned long pages, unsigned long limit,
+		       struct exmap_charge *charge)
+{
+	if (charge->cred) {
+		if (!exmap_charge_locked(&charge->cred->user->locked_vm, pages, limit))
+			return -ENOMEM;
+	} else if (limit != ULONG_MAX) {
+		if (!exmap_charge_locked(&current_user()->locked_vm, charge->pages + pages, limit))
+			return -ENOMEM;
+		charge->cred = get_current_cred();
+	}
+	atomic64_add(pages, &mm->pinned_vm);
+	charge->pages += pages;
+	return 0;
+}
+
+/**
  * exmap_charge_pages - charge pages that may be taken later, as mlock(2) and io_uring do
  * @mm: the caller's mm
  * @pages: number of pages; not 0
@@ -45,19 +94,9 @@ static bool exmap_charge_locked(atomic_long_t *locked, unsigned long pages, unsi
  */
 int exmap_charge_pages(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge)
 {
-	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
+	unsigned long limit;
 
-	/* Pairs with the module parameter in sysfs, which root may change at any time. */
-	if (READ_ONCE(memlock) && !can_do_mlock())
-		return -EPERM;
-	if (READ_ONCE(memlock) && !capable(CAP_IPC_LOCK)) {
-		if (!exmap_charge_locked(&current_user()->locked_vm, pages, limit))
-			return -ENOMEM;
-		charge->cred = get_current_cred();
-	}
-	atomic64_add(pages, &mm->pinned_vm);
-	charge->pages = pages;
-	return 0;
+	return exmap_charge_limit(&limit) ?: exmap_charge_raise(mm, pages, limit, charge);
 }
 
 /**

@@ -343,10 +343,63 @@ static noinline long exmap_call_stats(struct exmap *exmap, void __user *arg)
 	if (!exmap_ready(exmap))
 		return -EBADF;
 	stats.flags = exmap->flags;
-	stats.buffer_size = exmap->pool.ceiling;
+	stats.buffer_size = READ_ONCE(exmap->pool.ceiling);
 	stats.alloc_count = exmap_mapped(exmap);
 	stats.max_interfaces = exmap->max_interfaces;
 	return copy_to_user(arg, &stats, sizeof(stats)) ? -EFAULT : 0;
+}
+
+static noinline long exmap_call_resize(struct exmap *exmap, struct exmap_ioctl_resize __user *arg)
+{
+	struct exmap_ioctl_resize resize;
+	int err;
+
+	if (copy_from_user(&resize, arg, sizeof(resize)))
+		return -EFAULT;
+	if (!exmap_ready(exmap))
+		return -EBADF;
+	if (resize.buffer_size < 1 || resize.buffer_size > EXMAP_MAX_PAGES)
+		return -EINVAL;
+	/* Find out first whether there is room for the answer. */
+	if (put_user(resize.surplus, &arg->surplus))
+		return -EFAULT;
+	err = exmap_resize(exmap, resize.buffer_size);
+	if (err)
+		return err;
+	/* Pairs with exmap_pool_leave(). */
+	return put_user(READ_ONCE(exmap->surplus), &arg->surplus);
+}
+
+/* EXMAP_TRIM_TABLES for a range of the surface. @pages is 0 for the rest of the surface. */
+static long exmap_trim_range(struct exmap *exmap, u64 page, u64 pages)
+{
+	u64 all;
+
+	if (!exmap_has_surface(exmap))
+		return -EPROTO;
+	all = (exmap->end - exmap->start) >> PAGE_SHIFT;
+	if (page > all || pages > all - page)
+		return -EFAULT;
+	return exmap_trim_tables(exmap, exmap->start + (page << PAGE_SHIFT),
+				 pages ? exmap->start + ((page + pages) << PAGE_SHIFT) : exmap->end);
+}
+
+static noinline long exmap_call_trim(struct exmap *exmap, struct exmap_ioctl_trim __user *arg)
+{
+	struct exmap_ioctl_trim trim;
+	long done;
+
+	if (copy_from_user(&trim, arg, sizeof(trim)))
+		return -EFAULT;
+	if (!exmap_ready(exmap))
+		return -EBADF;
+	if (trim.flags == EXMAP_TRIM_TABLES)
+		done = exmap_trim_range(exmap, trim.page, trim.pages);
+	else if (!trim.flags && !trim.page)
+		done = exmap_pool_give(exmap, trim.pages ?: ULONG_MAX);
+	else
+		done = -EINVAL;
+	return done < 0 ? done : put_user(done, &arg->done);
 }
 
 /* A reference to the exmap of another open file of this process, or an error. */
@@ -440,6 +493,10 @@ static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return exmap_call_setup(exmap, (const void __user *)arg);
 	case EXMAP_IOCTL_STATS:
 		return exmap_call_stats(exmap, (void __user *)arg);
+	case EXMAP_IOCTL_RESIZE:
+		return exmap_call_resize(exmap, (struct exmap_ioctl_resize __user *)arg);
+	case EXMAP_IOCTL_TRIM:
+		return exmap_call_trim(exmap, (struct exmap_ioctl_trim __user *)arg);
 	case EXMAP_IOCTL_CLONE:
 		return exmap_call_clone(file->private_data, exmap, arg);
 	case EXMAP_IOCTL_QUARANTINE:

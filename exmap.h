@@ -7,6 +7,8 @@
  *   driver.c      the device: who may do what; ioctl, fadvise, mmap
  *   fdinfo.c      what /proc/PID/fdinfo/FD shows
  *   locks.c       tells lockdep the order of the locks
+ *   resize.c      the pool's ceiling changes
+ *   trim.c        page tables go back to the system
  *   setup.c       an exmap comes and goes: its parts, SETUP, an interface's first use, the end
  *   uring.c       the commands of io_uring
  *   proxy.c       pread, pwrite and libaio on the exmap's file
@@ -140,6 +142,7 @@
  *   stale       said of a slot: its address had another page since the READ began
  *   stock       the free pages that an interface has at hand
  *   surface     the address range on which pages are mapped
+ *   surplus     the pages that a pool has beyond its ceiling, after the ceiling was lowered
  *   taken       the number of pages that a pool has from the system
  *   token       an object charged to a memory cgroup, through which the cgroup finds a pool
  *   window      the pages of a READ or WRITE whose I/O is under way at the same time
@@ -209,8 +212,8 @@ struct exmap_bundle {
  *	without it
  * @token: through it a memory cgroup finds the pool (see token.c); @lock
  * @memcg: serial number of that memory cgroup; written under @lock, may be read without
- * @ceiling: the most pages to take that nobody else holds; set once
- * @charge: for @most, less what orphans have taken over (see pinned.c); @lock
+ * @ceiling: the most pages to take that nobody else holds; changed under @lock, may be read without
+ * @charge: for @most and exmap->surplus, less what orphans have taken over (see pinned.c); @lock
  */
 struct exmap_pool {
 	spinlock_t lock;
@@ -377,9 +380,9 @@ struct exmap_leaf {
  * @pte: the bits of its PTEs, without the page frame
  * @directory: finds page tables. For each 512 GiB of address space, counted from address 0, it has
  *	a pointer to a leaf. No memory exists before the element for @start. A leaf has, for each
- *	GiB, a pointer to the table with one pmd_t per 2 MiB, or NULL if none exists yet. Such a
- *	table stays until the surface is unmapped, so leaves and their elements are set once, under
- *	mmap_lock. Leaves are freed under @reap_lock, after the surface's death
+ *	GiB, a pointer to the table with one pmd_t per 2 MiB, or NULL if there is none. Leaves and
+ *	their elements are set under mmap_lock. trim.c clears elements, with the gate closed and
+ *	mmap_lock held for writing. Leaves are freed under @reap_lock, after the surface's death
  * @leaves: the array of these pointers; its first element is that for @start
  * @mapping: of the file whose mapping the surface is; it stays as long as the surface. Its
  *	i_mmap_rwsem is held while other MMUs are told about unmapped pages
@@ -396,6 +399,8 @@ struct exmap_leaf {
  *
  * @deferred: some FREE has put its flush off; set once, before the first such page is unmapped
  * @quarantine_size: the most pages in a quarantine that is made from now on
+ * @surplus: number of pages that pool->taken exceeds pool->most by, because the ceiling was lowered;
+ *	changed under pool->lock, may be read without. It is here because every call reads it
  * @reading_shift: @reading has 1 << (64 - this) buckets; set before @reading
  * @reading: the reading index (reading.c), or NULL as long as nothing was read; set once
  *
@@ -434,6 +439,7 @@ struct exmap {
 	unsigned int max_interfaces;
 	bool deferred;
 	enum exmap_gate gate;
+	unsigned long surplus;
 	unsigned int reading_shift;
 	struct hlist_bl_head *reading;
 	u64 id;
@@ -557,6 +563,12 @@ int exmap_setup(struct exmap *exmap, const struct exmap_ioctl_setup *setup, stru
 int exmap_make_interface(struct exmap *exmap, struct exmap_interface *interface);
 void exmap_setup_exit(void);
 
+/* resize.c */
+int exmap_resize(struct exmap *exmap, unsigned long pages);
+
+/* trim.c */
+long exmap_trim_tables(struct exmap *exmap, unsigned long start, unsigned long end);
+
 /* uring.c */
 int exmap_uring_issue(struct exmap *exmap, struct exmap_interface *interface,
 		      struct io_uring_cmd *cmd, unsigned int opcode, unsigned int issue_flags);
@@ -613,6 +625,9 @@ int exmap_watch_join(struct exmap *exmap);
 void exmap_watch_leave(struct exmap *exmap);
 void exmap_watch_exit(void);
 bool exmap_was_closed(const struct exmap *exmap, unsigned int openings);
+bool exmap_gate_close(struct exmap *exmap, enum exmap_gate gate);
+void exmap_gate_open(struct exmap *exmap);
+unsigned long exmap_reap_skip(const struct exmap *exmap, unsigned long address, unsigned long end);
 int exmap_enter_late(struct exmap *exmap, struct exmap_interface *interface, enum exmap_gate gate);
 
 /**

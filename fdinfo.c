@@ -55,7 +55,8 @@ void exmap_fdinfo(struct seq_file *m, struct exmap *exmap)
 	seq_printf(m, "exmap-interfaces:\t%u\n", exmap->max_interfaces);
 	seq_printf(m, "exmap-pages-surface:\t%lu\n",
 		   exmap_has_surface(exmap) ? (exmap->end - exmap->start) >> PAGE_SHIFT : 0);
-	seq_printf(m, "exmap-pages-ceiling:\t%lu\n", exmap->pool.ceiling);
+	seq_printf(m, "exmap-pages-ceiling:\t%lu\n", READ_ONCE(exmap->pool.ceiling));
+	seq_printf(m, "exmap-pages-surplus:\t%lu\n", READ_ONCE(exmap->surplus));
 	seq_printf(m, "exmap-pages-system:\t%lu\n", READ_ONCE(exmap->pool.taken));
 	seq_printf(m, "exmap-pages-mapped:\t%llu\n", exmap_mapped(exmap));
 	seq_printf(m, "exmap-pages-free:\t%lu\n", exmap_pool_free_pages(exmap));

@@ -92,15 +92,19 @@ static bool exmap_walk_table_closed(struct exmap_walk *walk, unsigned long addre
 	return found;
 }
 
-/*
- * Close the gate, for now or for good (@gate). When this returns true, no call is inside and no
- * flush is due. A flush must not be due, because generic code takes the placeholder for a none PTE
- * and may free the page table.
+/**
+ * exmap_gate_close - close the gate
+ * @exmap: its mmap_lock may be held, but no lock that is taken inside it
+ * @gate: EXMAP_GATE_CLOSED, until exmap_gate_open(); or EXMAP_GATE_DEAD
  *
- * Returns false if the surface was dead already. Then its page tables may be gone and the exmap may
- * be about to be freed, so no interface is looked at.
+ * A flush must not be due once the gate is closed, because generic code takes the placeholder for a
+ * none PTE and may free the page table. May sleep.
+ *
+ * Return: true if no call is inside and no flush is due; false if the surface was dead already.
+ * Then its page tables may be gone and the exmap may be about to be freed, so no interface is
+ * looked at.
  */
-static bool exmap_gate_close(struct exmap *exmap, enum exmap_gate gate)
+bool exmap_gate_close(struct exmap *exmap, enum exmap_gate gate)
 {
 	struct exmap_interface *interfaces;
 	unsigned int i;
@@ -126,7 +130,13 @@ static bool exmap_gate_close(struct exmap *exmap, enum exmap_gate gate)
 	return true;
 }
 
-static void exmap_gate_open(struct exmap *exmap)
+/**
+ * exmap_gate_open - undo exmap_gate_close()
+ * @exmap: the exmap
+ *
+ * The gate opens when the last that has closed it calls this, unless the surface is dead.
+ */
+void exmap_gate_open(struct exmap *exmap)
 {
 	spin_lock(&exmap->gate_lock);
 	/*
@@ -157,12 +167,18 @@ static void exmap_reap_flush(struct exmap *exmap, unsigned long start, unsigned 
 	exmap_pool_release(exmap, exmap->reaped->page, nr);
 }
 
-/*
- * Returns the first address from @address on that may have a page table according to the directory,
- * or @end if there is none. Stops at the next leaf, so that the caller can reschedule.
+/**
+ * exmap_reap_skip - skip addresses without page tables
+ * @exmap: mmap_lock is held, or the kernel is at work on the surface
+ * @address: the first address
+ * @end: the first address after the range
+ *
+ * Stops at the next leaf, so that the caller can reschedule.
+ *
+ * Return: the first address from @address on that may have a page table according to the directory;
+ * or @end if there is none.
  */
-static unsigned long exmap_reap_skip(const struct exmap *exmap, unsigned long address,
-				     unsigned long end)
+unsigned long exmap_reap_skip(const struct exmap *exmap, unsigned long address, unsigned long end)
 {
 	/* Pairs with the cmpxchg() in exmap_leaf_get(). A leaf made later has no pages. */
 	if (READ_ONCE(exmap->directory[address >> P4D_SHIFT]) == &exmap_no_leaf)
@@ -178,7 +194,8 @@ static unsigned long exmap_reap_skip(const struct exmap *exmap, unsigned long ad
 /*
  * Unmap a part of the surface and give its pages back to the system, so that generic code finds no
  * page there. The gate is closed. Generic code may be freeing empty page tables of the surface at
- * the same time, but never a table of pmd_t, which the directory refers to.
+ * the same time, but never a table of pmd_t, which the directory refers to. (trim.c frees those, with
+ * mmap_lock and the VMA locked for writing.)
  *
  * Other notifiers may not have been told of this range yet, and some are told only after the fact.
  * exmap_shootdown() therefore tells them before any page is released.

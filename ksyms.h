@@ -7,6 +7,7 @@
 #define EXMAP_KSYMS_H
 
 #include <linux/fs.h>
+#include <linux/mm.h>
 #include <linux/mm_types.h>
 #include <linux/mmu_notifier.h>
 #include <linux/static_call.h>
@@ -17,6 +18,9 @@
 #define EXMAP_KSYMS(X)							\
 	EXMAP_ARCH_KSYMS(X)						\
 	X(exmap_vfs_read, vfs_read)					\
+	X(exmap_tlb_gather_mmu, tlb_gather_mmu)				\
+	X(exmap_tlb_finish_mmu, tlb_finish_mmu)				\
+	X(exmap_free_pgd_range, free_pgd_range)				\
 	X(exmap_mmu_notifier_start, __mmu_notifier_invalidate_range_start) \
 	X(exmap_mmu_notifier_end, __mmu_notifier_invalidate_range_end)
 

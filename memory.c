@@ -447,7 +447,8 @@ unsigned int exmap_install(struct exmap_walk *walk, struct exmap_interface *inte
 	atomic_sub(nr, &interface->in_flight);
 	for (; nr; nr--, slot++) {
 		/*
-		 * The table may be gone: MADV_DONTNEED may have freed it since exmap_reserve().
+		 * The table may be gone: MADV_DONTNEED may have freed it since exmap_reserve(),
+		 * but not trim.c, which leaves tables with slots.
 		 * Treat that as if MADV_DONTNEED had come after this call, and drop the page.
 		 */
 		table = !slot->error && exmap_walk_lock(walk, slot->address);

@@ -103,19 +103,24 @@ static unsigned long exmap_pinned_replaced(const struct exmap_pool *pool)
  *
  * Takes pool->lock. Does not sleep.
  *
- * Return: true, and @most is @want pages higher until as many pinned pages come back; false if
- * fewer pages are pinned and not replaced yet, or RLIMIT_MEMLOCK has no room.
+ * Return: true, and @most is higher until as many pinned pages come back, so that @want pages can
+ * be taken; false if too few pages are pinned and not replaced yet, or RLIMIT_MEMLOCK has no room.
  */
 bool exmap_pinned_replace(struct exmap *exmap, unsigned int want)
 {
 	struct exmap_pool *pool = &exmap->pool;
+	unsigned long more;
 	bool replaced;
 
 	spin_lock(&pool->lock);
-	replaced = want <= pool->nr_pinned - exmap_pinned_replaced(pool) &&
+	/* A surplus is charged already. */
+	more = want + exmap->surplus;
+	replaced = more <= pool->nr_pinned - exmap_pinned_replaced(pool) &&
 		!exmap_charge_more(exmap->mm, want, &pool->charge);
-	if (replaced)
-		WRITE_ONCE(pool->most, pool->most + want);
+	if (replaced) {
+		WRITE_ONCE(pool->most, pool->most + more);
+		WRITE_ONCE(exmap->surplus, 0);
+	}
 	spin_unlock(&pool->lock);
 	return replaced;
 }
@@ -130,10 +135,10 @@ static void exmap_pinned_leave(struct exmap *exmap, unsigned int nr)
 	unsigned long replaced = min_t(unsigned long, nr, exmap_pinned_replaced(pool));
 
 	/* Update the books before pool->lock is dropped: see exmap_depot_drain_one(). */
-	WRITE_ONCE(pool->taken, pool->taken - nr);
-	exmap_rss_add(exmap->mm, -(long)nr);
 	WRITE_ONCE(pool->most, pool->most - replaced);
 	exmap_charge_less(exmap->mm, replaced, &pool->charge);
+	exmap_pool_leave(exmap, nr);
+	exmap_rss_add(exmap->mm, -(long)nr);
 }
 
 /**
@@ -143,7 +148,7 @@ static void exmap_pinned_leave(struct exmap *exmap, unsigned int nr)
  * @leave: remove all of them from the books, because the caller gives them back to the system
  *
  * Looks at up to EXMAP_PINNED_LOOK pages, those first that were not looked at for the longest time.
- * Pages that fresh ones have replaced go back to the system in any case. Takes pool->lock. Does not
+ * Pages that fresh ones have replaced, and a surplus, go back to the system in any case. Takes pool->lock. Does not
  * sleep.
  *
  * Return: the number of pages in @page, which the caller owns.
@@ -166,7 +171,8 @@ unsigned int exmap_pinned_take(struct exmap *exmap, struct page *page[EXMAP_PINN
 		}
 	}
 	WRITE_ONCE(pool->nr_pinned, pool->nr_pinned - nr);
-	left = leave ? nr : min_t(unsigned long, nr, exmap_pinned_replaced(pool));
+	left = leave ? nr : min_t(unsigned long, nr,
+				  max(exmap_pinned_replaced(pool), exmap->surplus));
 	exmap_pinned_leave(exmap, left);
 	spin_unlock(&pool->lock);
 	if (leave)
@@ -229,8 +235,9 @@ void exmap_pinned_drain(struct exmap *exmap)
 	WRITE_ONCE(pool->nr_pinned, 0);
 	WRITE_ONCE(pool->taken, pool->taken - nr);
 	exmap_rss_add(exmap->mm, -(long)nr);
-	/* The charge for replaced pages goes with the orphans, or ends with the pool. */
+	/* The charge for replaced pages and surplus goes with the orphans, or ends with the pool. */
 	WRITE_ONCE(pool->most, pool->ceiling);
+	WRITE_ONCE(exmap->surplus, 0);
 	spin_unlock(&pool->lock);
 
 	list_for_each_entry_safe(page, next, &pages, lru) {

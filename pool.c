@@ -119,6 +119,74 @@ int exmap_pool_setup(struct exmap *exmap, unsigned long pages)
 }
 
 /**
+ * exmap_pool_leave - remove pages from the books of a pool
+ * @exmap: the exmap; pool->lock is held
+ * @nr: number of pages
+ *
+ * If the pool has a surplus, the charge goes down with it.
+ */
+void exmap_pool_leave(struct exmap *exmap, unsigned long nr)
+{
+	struct exmap_pool *pool = &exmap->pool;
+	unsigned long surplus;
+
+	lockdep_assert_held(&pool->lock);
+	WRITE_ONCE(pool->taken, pool->taken - nr);
+	if (likely(!exmap->surplus))
+		return;
+	surplus = pool->taken - min(pool->taken, pool->most);
+	exmap_charge_less(exmap->mm, exmap->surplus - surplus, &pool->charge);
+	WRITE_ONCE(exmap->surplus, surplus);
+}
+
+/**
+ * exmap_pool_resize - change the ceiling of a pool
+ * @exmap: has been set up, and belongs to current->mm
+ * @pages: the new ceiling, in pages
+ *
+ * Pages beyond a lower ceiling are the surplus. It stays charged until the pages have left. Does
+ * not sleep.
+ *
+ * Return: 0; or, with nothing changed, -ENOMEM if RLIMIT_MEMLOCK has no room, -EPERM if it is 0,
+ * -EPROTO if the surface has been unmapped.
+ */
+int exmap_pool_resize(struct exmap *exmap, unsigned long pages)
+{
+	struct exmap_pool *pool = &exmap->pool;
+	unsigned long limit, most, before, after;
+	int err;
+
+	err = exmap_charge_limit(&limit);
+	if (err)
+		return err;
+	spin_lock(&pool->lock);
+	/*
+	 * The pool's end gives parts of its charge away. It comes after the surface's death, and
+	 * takes pool->lock to begin. Pairs with exmap_gate_close().
+	 */
+	if (READ_ONCE(exmap->gate) == EXMAP_GATE_DEAD) {
+		err = -EPROTO;
+		goto unlock;
+	}
+	most = pages + (pool->most - pool->ceiling);
+	before = pool->most + exmap->surplus;
+	after = max(most, pool->taken);
+	if (after > before) {
+		err = exmap_charge_raise(exmap->mm, after - before, limit, &pool->charge);
+		if (err)
+			goto unlock;
+	} else {
+		exmap_charge_less(exmap->mm, before - after, &pool->charge);
+	}
+	WRITE_ONCE(pool->ceiling, pages);
+	WRITE_ONCE(pool->most, most);
+	WRITE_ONCE(exmap->surplus, after - most);
+unlock:
+	spin_unlock(&pool->lock);
+	return err;
+}
+
+/**
  * exmap_pool_release - give pages back to the system
  * @exmap: the exmap whose pool took the pages
  * @page: the pages. Nobody else holds them, unless they are faulty
@@ -135,6 +203,6 @@ void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr
 		put_page(page[i]);
 	exmap_rss_add(exmap->mm, -(long)nr);
 	spin_lock(&pool->lock);
-	WRITE_ONCE(pool->taken, pool->taken - nr);
+	exmap_pool_leave(exmap, nr);
 	spin_unlock(&pool->lock);
 }

@@ -31,6 +31,7 @@ void exmap_free_interfaces(struct exmap *exmap, struct exmap_interface *interfac
 			   unsigned int nr);
 void exmap_pool_put_interfaces(struct exmap *exmap);
 void exmap_pool_drain(struct exmap *exmap);
+unsigned long exmap_pool_give(struct exmap *exmap, unsigned long want);
 void exmap_pool_destroy(struct exmap *exmap);
 
 /* stock.c */
@@ -49,6 +50,8 @@ void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface);
 void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
 			struct page **page, unsigned int nr);
 void exmap_stock_put(struct exmap *exmap, struct exmap_interface *interface, struct page *page);
+unsigned long exmap_stock_drain(struct exmap *exmap, struct exmap_interface *interface,
+				unsigned long want);
 void __exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface);
 unsigned long exmap_pool_free_pages(struct exmap *exmap);
 
@@ -110,10 +113,13 @@ static inline struct page *exmap_stock_pop(struct exmap *exmap, struct exmap_int
  * exmap_stock_trim - move full bundles beyond EXMAP_STOCK_FULL to the depot
  * @exmap: the exmap
  * @interface: its lock is held
+ *
+ * If the pool has a surplus, pages of the stock go back to the system.
  */
 static inline void exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface)
 {
-	if (unlikely(interface->nr_full > EXMAP_STOCK_FULL))
+	/* A hint. Pairs with exmap_pool_resize(), which looks at every interface after setting it. */
+	if (unlikely(interface->nr_full > EXMAP_STOCK_FULL || READ_ONCE(exmap->surplus)))
 		__exmap_stock_trim(exmap, interface);
 }
 
@@ -156,6 +162,8 @@ void exmap_bundle_push(struct exmap_bundle **stack, struct exmap_bundle *bundle)
 struct exmap_bundle *exmap_bundle_pop(struct exmap_bundle **stack);
 struct exmap_bundle *exmap_depot_pop(struct exmap_pool *pool);
 int exmap_pool_setup(struct exmap *exmap, unsigned long pages);
+int exmap_pool_resize(struct exmap *exmap, unsigned long pages);
+void exmap_pool_leave(struct exmap *exmap, unsigned long nr);
 void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr);
 
 /* token.c. Its list is here for reclaim.c only. */
@@ -171,6 +179,9 @@ void exmap_tokens_exit(void);
 
 /* charge.c */
 int exmap_charge_pages(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
+int exmap_charge_limit(unsigned long *limit);
+int exmap_charge_raise(struct mm_struct *mm, unsigned long pages, unsigned long limit,
+		       struct exmap_charge *charge);
 void exmap_uncharge(struct mm_struct *mm, struct exmap_charge *charge);
 int exmap_charge_more(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);
 void exmap_charge_less(struct mm_struct *mm, unsigned long pages, struct exmap_charge *charge);

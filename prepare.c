@@ -96,6 +96,7 @@ static int exmap_prepare_tables(struct exmap_walk *walk, struct exmap_interface 
 static int exmap_prepare_flush(struct exmap_walk *walk, struct exmap_interface *interface,
 			       unsigned long address, unsigned long end)
 {
+	unsigned long surplus;
 	int err;
 
 	/*
@@ -112,6 +113,15 @@ static int exmap_prepare_flush(struct exmap_walk *walk, struct exmap_interface *
 			return err;
 		}
 		address += PAGE_SIZE;
+	}
+	/*
+	 * The flush may have brought pages of a surplus, which are not to be used again. Pairs with
+	 * exmap_pool_resize().
+	 */
+	surplus = READ_ONCE(walk->exmap->surplus);
+	if (unlikely(surplus)) {
+		exmap_walk_unlock(walk);
+		exmap_stock_drain(walk->exmap, interface, surplus);
 	}
 	return 0;
 }

@@ -48,16 +48,19 @@ static long exmap_reading_pages(unsigned int bits)
  */
 int __exmap_reading_setup(struct exmap *exmap)
 {
-	unsigned long nr = clamp(exmap->pool.ceiling / EXMAP_READING_PAGES, EXMAP_READING_MIN,
-				 EXMAP_READING_MAX);
-	unsigned int bits = order_base_2(nr);
+	/* Pairs with exmap_pool_resize(). */
+	unsigned long nr = clamp(READ_ONCE(exmap->pool.ceiling) / EXMAP_READING_PAGES,
+				 EXMAP_READING_MIN, EXMAP_READING_MAX);
+	unsigned int bits = order_base_2(nr), shift;
 	struct hlist_bl_head *reading;
 
+	/* The first caller decides, because the ceiling may change. */
+	shift = cmpxchg(&exmap->reading_shift, 0, 64 - bits);
+	if (shift)
+		bits = 64 - shift;
 	reading = kvcalloc(1UL << bits, sizeof(*reading), GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
 	if (!reading)
 		return -ENOMEM;
-	/* A racing thread stores the same value, because the ceiling never changes. */
-	WRITE_ONCE(exmap->reading_shift, 64 - bits);
 	/* Publish @reading after @reading_shift. Pairs with the acquire in exmap_has_reading(). */
 	if (cmpxchg_release(&exmap->reading, NULL, reading))
 		kvfree(reading);
@@ -99,6 +102,36 @@ void exmap_reading_begin(struct exmap *exmap, struct exmap_slot *slot)
 	hlist_bl_lock(bucket);
 	hlist_bl_add_head(&slot->node, bucket);
 	hlist_bl_unlock(bucket);
+}
+
+/**
+ * exmap_reading_tables - find the page tables that slots will need
+ * @exmap: has a reading index; its gate is closed
+ * @start: first address of a GiB
+ * @tables: the bits of tables in that GiB that a slot will need are set
+ *
+ * Return: the number of slots in the index, for any address.
+ */
+unsigned long exmap_reading_tables(struct exmap *exmap, unsigned long start, unsigned long *tables)
+{
+	struct hlist_bl_head *bucket = exmap->reading;
+	const struct hlist_bl_head *const end = bucket + (1UL << (64 - exmap->reading_shift));
+	struct hlist_bl_node *node;
+	struct exmap_slot *slot;
+	unsigned long slots = 0;
+
+	for (; bucket < end; bucket++) {
+		if (hlist_bl_empty(bucket))
+			continue;
+		hlist_bl_lock(bucket);
+		hlist_bl_for_each_entry(slot, node, bucket, node) {
+			if (slot->address - start < PUD_SIZE)
+				__set_bit((slot->address - start) >> PMD_SHIFT, tables);
+			slots++;
+		}
+		hlist_bl_unlock(bucket);
+	}
+	return slots;
 }
 
 /**

@@ -13,6 +13,7 @@
 
 int __exmap_reading_setup(struct exmap *exmap);
 void exmap_reading_destroy(struct exmap *exmap);
+unsigned long exmap_reading_tables(struct exmap *exmap, unsigned long start, unsigned long *tables);
 void exmap_reading_begin(struct exmap *exmap, struct exmap_slot *slot);
 bool exmap_reading_end(struct exmap *exmap, struct exmap_slot *slot);
 void __exmap_reading_mark(struct hlist_bl_head *bucket, unsigned long address);

@@ -199,7 +199,7 @@ static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interf
 	block = exmap_pool_take(&order);
 	nr = block ? 1L << order : -ENOMEM;
 	spin_lock(&pool->lock);
-	WRITE_ONCE(pool->taken, pool->taken - (reserved - max(nr, 0L)));
+	exmap_pool_leave(exmap, reserved - max(nr, 0L));
 	spin_unlock(&pool->lock);
 	exmap_rss_add(exmap->mm, max(nr, 0L));
 	if (block)
@@ -457,13 +457,19 @@ int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, uns
 {
 	/* Once the pool has taken this many pages, the system has no more. */
 	unsigned long limit = ULONG_MAX;	/* not known yet */
-	int err = want > exmap->pool.ceiling ? -ENOMEM : 0;
+	/* Pairs with exmap_pool_resize(). */
+	int err = want > READ_ONCE(exmap->pool.ceiling) ? -ENOMEM : 0;
 
 	lockdep_assert_held(&interface->lock);
 	atomic_inc(&interface->fillers);
-	while (!err && exmap_stock(interface) < want)
+	while (!err) {
+		/* A surplus is not to be used again. Pairs with exmap_pool_leave(). */
+		exmap_stock_drain(exmap, interface, READ_ONCE(exmap->surplus));
+		if (exmap_stock(interface) >= want)
+			break;
 		if (!exmap_stock_fetch(exmap, interface) && !exmap_stock_unpin(exmap, interface))
 			err = exmap_stock_more(exmap, interface, want, &limit);
+	}
 	atomic_dec(&interface->fillers);
 	if (err == -ENOMEM) {
 		exmap_stock_trim(exmap, interface);

@@ -247,7 +247,33 @@ void exmap_stock_put(struct exmap *exmap, struct exmap_interface *interface, str
 }
 
 /**
- * __exmap_stock_trim - move surplus full bundles to the depot
+ * exmap_stock_drain - give free pages of an interface back to the system
+ * @exmap: the exmap
+ * @interface: its lock is held
+ * @want: the most pages to give
+ *
+ * Return: the number of pages.
+ */
+unsigned long exmap_stock_drain(struct exmap *exmap, struct exmap_interface *interface,
+				unsigned long want)
+{
+	unsigned long drained = 0;
+	unsigned int nr;
+
+	lockdep_assert_held(&interface->lock);
+	while (drained < want && exmap_stock(interface)) {
+		if (!interface->count)
+			exmap_stock_next(exmap, interface);
+		nr = min_t(unsigned long, interface->count, want - drained);
+		WRITE_ONCE(interface->count, interface->count - nr);
+		exmap_pool_release(exmap, &interface->loaded->page[interface->count], nr);
+		drained += nr;
+	}
+	return drained;
+}
+
+/**
+ * __exmap_stock_trim - give a surplus back, and move extra full bundles to the depot
  * @exmap: the exmap
  * @interface: its lock is held
  *
@@ -259,6 +285,8 @@ void __exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface)
 	struct exmap_bundle *bundle;
 
 	lockdep_assert_held(&interface->lock);
+	/* Pairs with exmap_pool_leave(). Two interfaces may both give what one should. */
+	exmap_stock_drain(exmap, interface, READ_ONCE(exmap->surplus));
 	while (interface->nr_full > EXMAP_STOCK_FULL) {
 		bundle = exmap_stock_pop_full(interface);
 		spin_lock(&pool->lock);

@@ -46,9 +46,10 @@ void exmap_leaves_free(struct exmap *exmap);
  * @exmap: has a surface
  * @address: an address on the surface
  *
- * Needs no lock, because leaves and their entries are set once. The reads pair with
- * exmap_leaf_get() and exmap_populate_one(): an address dependency orders them before the accesses
- * to the tables they point to.
+ * The gate is open and an interface's lock is held, or mmap_lock is held, or the kernel is at work
+ * on the surface. So trim.c clears no entry meanwhile. The reads pair with exmap_leaf_get() and
+ * exmap_populate_one(): an address dependency orders them before the accesses to the tables they
+ * point to.
  *
  * Return: the table; or NULL if none has been made yet.
  */

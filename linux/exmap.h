@@ -120,7 +120,7 @@ struct exmap_action_params {
 /**
  * struct exmap_ioctl_stats - result of EXMAP_IOCTL_STATS
  * @flags: the flags of EXMAP_IOCTL_SETUP that are in effect
- * @buffer_size: as given to EXMAP_IOCTL_SETUP, in pages
+ * @buffer_size: as given to EXMAP_IOCTL_SETUP or EXMAP_IOCTL_RESIZE, in pages
  * @alloc_count: how many pages are mapped now
  * @max_interfaces: as given to EXMAP_IOCTL_SETUP
  *
@@ -131,6 +131,42 @@ struct exmap_ioctl_stats {
 	uint64_t	buffer_size;
 	uint64_t	alloc_count;
 	uint32_t	max_interfaces;
+};
+
+/**
+ * struct exmap_ioctl_resize - argument of EXMAP_IOCTL_RESIZE
+ * @buffer_size: the most pages that can be mapped from now on, at least 1
+ * @surplus: answer: how many pages the exmap still has beyond that
+ *
+ * Free pages beyond a smaller size go back to the system at once, others when they are freed. Until
+ * then no page that is not mapped yet can be mapped.
+ *
+ * The ioctl returns 0, or -1 with errno EBADF, EFAULT, EINVAL, ENOMEM, EPERM or EPROTO; then
+ * nothing has changed.
+ */
+struct exmap_ioctl_resize {
+	uint64_t	buffer_size;
+	uint64_t	surplus;
+};
+
+/* Flag of EXMAP_IOCTL_TRIM: give page tables back, not pages. */
+#define EXMAP_TRIM_TABLES	1
+
+/**
+ * struct exmap_ioctl_trim - argument of EXMAP_IOCTL_TRIM
+ * @flags: 0 to give free pages back to the system; EXMAP_TRIM_TABLES to give back page tables of
+ *	the surface in which no page is mapped
+ * @page: with EXMAP_TRIM_TABLES, the first page of the range to look at; otherwise 0
+ * @pages: the most free pages to give back, or the length of the range; 0 for all
+ * @done: answer: how many pages or page tables were given back
+ *
+ * The ioctl returns 0, or -1 with errno EBADF, EFAULT, EINTR, EINVAL, EPERM or EPROTO.
+ */
+struct exmap_ioctl_trim {
+	uint64_t	flags;
+	uint64_t	page;
+	uint64_t	pages;
+	uint64_t	done;
 };
 
 /* Width of a length in struct exmap_iov, in bits; every length is below EXMAP_PAGE_MAX_PAGES. */
@@ -213,11 +249,13 @@ struct exmap_uring_cmd {
  */
 #define EXMAP_IOCTL_CLONE	_IOC(_IOC_WRITE, 'k', 3, sizeof(int))
 #define EXMAP_IOCTL_STATS	_IOC(_IOC_WRITE, 'k', 4, sizeof(struct exmap_ioctl_stats))
+#define EXMAP_IOCTL_RESIZE	_IOC(_IOC_WRITE, 'k', 5, sizeof(struct exmap_ioctl_resize))
+#define EXMAP_IOCTL_TRIM	_IOC(_IOC_WRITE, 'k', 6, sizeof(struct exmap_ioctl_trim))
 /*
  * The argument of EXMAP_IOCTL_QUARANTINE is a number, not a pointer: how many pages each interface
  * may defer the TLB shootdown of, 1 to EXMAP_MAX_QUARANTINE. It is 512 otherwise. The ioctl returns
  * 0, or -1 with errno EBUSY if a shootdown has been deferred already, EINVAL or EPERM.
  */
-#define EXMAP_IOCTL_QUARANTINE	_IOC(_IOC_WRITE, 'k', 6, sizeof(int))
+#define EXMAP_IOCTL_QUARANTINE	_IOC(_IOC_WRITE, 'k', 7, sizeof(int))
 
 #endif /* _UAPI_LINUX_EXMAP_H */

@@ -42,6 +42,23 @@ static void alloc_in_flight(enum kind kind)
 }
 FOR_READS(TEST_OF_KIND, alloc_in_flight)
 
+/* Page tables are trimmed meanwhile. Those that the READ needs stay, and so its pages come. */
+static void trim_in_flight(enum kind kind)
+{
+	struct exmap_ioctl_trim trim = { .flags = EXMAP_TRIM_TABLES };
+	struct request r;
+
+	request_in_flight(&r, kind);
+	assert_ok(ioctl(r.ex->fd, EXMAP_IOCTL_TRIM, &trim));
+	device_go();
+	assert_result(&r, PAGES * PAGE);
+	for (int page = FIRST; page < FIRST + PAGES; page++)
+		ck_assert(holds(where(r.ex, page), page, 0));
+	assert_mapped(r.ex, PAGES);
+	assert_nothing_lost(r.ex);
+}
+FOR_READS(TEST_OF_KIND, trim_in_flight)
+
 /*
  * Pages are mapped and freed during the READ, so the data being read may be older than theirs. The
  * request fails with EBUSY, because the worker does not read again.
