@@ -47,7 +47,7 @@ BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same \
 	$(addprefix bench/,bench-read bench-cost bench-growth bench-lines)
 EXAMPLES = examples/bufferpool
 # What programs include, and where below include/.
-USER_HEADERS = linux/exmap.h exmap_user.h exmap_open.h exmap_madvise.h
+USER_HEADERS = linux/exmap.h exmap_user.h exmap_open.h exmap_size.h exmap_madvise.h
 LIBRARY = lib/libexmap.so.1
 # If there is a compiler for Rust.
 RUST_CRATE = examples/rust/libexmap.rlib

@@ -7,7 +7,7 @@
  *   driver.c      the device: who may do what; ioctl, fadvise, mmap
  *   fdinfo.c      what /proc/PID/fdinfo/FD shows
  *   locks.c       tells lockdep the order of the locks
- *   resize.c      the pool's ceiling changes
+ *   resize.c      the pool's ceiling changes; free pages go back to the system on request
  *   trim.c        page tables go back to the system
  *   setup.c       an exmap comes and goes: its parts, SETUP, an interface's first use, the end
  *   uring.c       the commands of io_uring
@@ -189,6 +189,14 @@ struct exmap_bundle {
 	struct page *page[EXMAP_BUNDLE_PAGES];
 };
 
+/* Why a call has failed with ENOMEM. */
+enum exmap_shortage {
+	EXMAP_SHORT_CEILING,	/* all pages below the ceiling are in use */
+	EXMAP_SHORT_MEMORY,	/* the system or the memory cgroup has no page for the pool */
+	EXMAP_SHORT_TABLES,	/* nor one for a page table */
+	EXMAP_SHORTAGES
+};
+
 /**
  * struct exmap_pool - the physical pages of an exmap
  * @lock: guards the fields before @transit
@@ -212,6 +220,7 @@ struct exmap_bundle {
  *	without it
  * @token: through it a memory cgroup finds the pool (see token.c); @lock
  * @memcg: serial number of that memory cgroup; written under @lock, may be read without
+ * @shortages: how often a call found no memory, for each cause; needs no lock
  * @ceiling: the most pages to take that nobody else holds; changed under @lock, may be read without
  * @charge: for @most and exmap->surplus, less what orphans have taken over (see pinned.c); @lock
  */
@@ -233,6 +242,7 @@ struct exmap_pool {
 	unsigned long spare;
 	struct exmap_token *token;
 	u64 memcg;
+	atomic64_t shortages[EXMAP_SHORTAGES];
 
 	unsigned long ceiling;
 	struct exmap_charge charge;
@@ -564,6 +574,7 @@ int exmap_make_interface(struct exmap *exmap, struct exmap_interface *interface)
 void exmap_setup_exit(void);
 
 /* resize.c */
+unsigned long exmap_pool_give(struct exmap *exmap, unsigned long want);
 int exmap_resize(struct exmap *exmap, unsigned long pages);
 
 /* trim.c */

@@ -14,6 +14,7 @@
 #define EXMAP_USER_H
 
 #include "exmap_open.h"	/* which includes exmap_madvise.h */
+#include "exmap_size.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -36,6 +36,20 @@ static void exmap_show_interfaces(struct seq_file *m, struct exmap *exmap)
 	}
 }
 
+static void exmap_show_shortages(struct seq_file *m, const struct exmap_pool *pool)
+{
+	static const char *const name[EXMAP_SHORTAGES] = {
+		[EXMAP_SHORT_CEILING] = "ceiling",
+		[EXMAP_SHORT_MEMORY] = "memory",
+		[EXMAP_SHORT_TABLES] = "tables",
+	};
+	int i;
+
+	for (i = 0; i < EXMAP_SHORTAGES; i++)
+		seq_printf(m, "exmap-enomem-%s:\t%lld\n", name[i],
+			   (long long)atomic64_read(&pool->shortages[i]));
+}
+
 /**
  * exmap_fdinfo - print the numbers of an exmap
  * @m: where to
@@ -70,5 +84,6 @@ void exmap_fdinfo(struct seq_file *m, struct exmap *exmap)
 	seq_printf(m, "exmap-steals:\t%llu\n", counts.steals);
 	seq_printf(m, "exmap-flushes:\t%llu\n", counts.flushes);
 	seq_printf(m, "exmap-reaped:\t%llu\n", (u64)READ_ONCE(exmap->unmapped));
+	exmap_show_shortages(m, &exmap->pool);
 	exmap_show_interfaces(m, exmap);
 }

@@ -31,7 +31,7 @@ void exmap_free_interfaces(struct exmap *exmap, struct exmap_interface *interfac
 			   unsigned int nr);
 void exmap_pool_put_interfaces(struct exmap *exmap);
 void exmap_pool_drain(struct exmap *exmap);
-unsigned long exmap_pool_give(struct exmap *exmap, unsigned long want);
+bool exmap_depot_drain_one(struct exmap *exmap);
 void exmap_pool_destroy(struct exmap *exmap);
 
 /* stock.c */

@@ -472,6 +472,8 @@ int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, uns
 	}
 	atomic_dec(&interface->fillers);
 	if (err == -ENOMEM) {
+		atomic64_inc(&exmap->pool.shortages[limit == ULONG_MAX ? EXMAP_SHORT_CEILING :
+						    EXMAP_SHORT_MEMORY]);
 		exmap_stock_trim(exmap, interface);
 		mutex_unlock(&interface->lock);
 	}

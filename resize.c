@@ -1,10 +1,89 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The ceiling of the pool changes while the exmap is in use (EXMAP_IOCTL_RESIZE).
+ * The size of the pool while the exmap is in use: its ceiling (EXMAP_IOCTL_RESIZE), and the free
+ * pages that it keeps (EXMAP_IOCTL_TRIM).
  */
 #include "compat.h"
 #include "exmap.h"
 #include "pool.h"
+
+/* Move a full bundle from the depot to an interface, if there is one. The interface is locked. */
+static void exmap_interface_fetch(struct exmap *exmap, struct exmap_interface *interface)
+{
+	struct exmap_bundle *bundle;
+
+	spin_lock(&exmap->pool.lock);
+	bundle = exmap_depot_pop(&exmap->pool);
+	spin_unlock(&exmap->pool.lock);
+	if (!bundle)
+		return;
+	exmap_stock_push_full(interface, bundle);
+	exmap_stock_pushed(interface);
+}
+
+/*
+ * Give at most @want pages back to the system: from one interface, and the depot's if there are
+ * fewer there.
+ */
+static unsigned long exmap_interface_give(struct exmap *exmap, struct exmap_interface *interface,
+					  unsigned long want)
+{
+	unsigned long pages = 0;
+
+	/*
+	 * Hints. They pair with exmap_stock_add(), exmap_free_defer(), exmap_quarantine_end() and
+	 * __exmap_stock_trim().
+	 */
+	if (!exmap_stock(interface) && !READ_ONCE(interface->quarantine.nr) &&
+	    !READ_ONCE(exmap->pool.nr_full))
+		return 0;
+	/* Without a surface there are no free pages. */
+	if (exmap_enter(exmap, interface))
+		return 0;
+	if (interface->loaded) {
+		if (exmap_stock(interface) < want)
+			exmap_quarantine_flush_killable(exmap, &interface->quarantine, interface);
+		if (exmap_stock(interface) < want)
+			exmap_interface_fetch(exmap, interface);
+		pages = exmap_stock_drain(exmap, interface, want);
+		exmap_stock_trim(exmap, interface);
+	}
+	exmap_leave(interface);
+	return pages;
+}
+
+/**
+ * exmap_pool_give - give free pages back to the system
+ * @exmap: has been set up; the caller holds no lock
+ * @want: the most pages to give
+ *
+ * Looks at every place once. May sleep.
+ *
+ * Return: the number of pages. It is less than @want if no more are free, or if the caller is being
+ * killed.
+ */
+unsigned long exmap_pool_give(struct exmap *exmap, unsigned long want)
+{
+	struct exmap_pool *pool = &exmap->pool;
+	/* Pairs with exmap_pinned_add(). */
+	unsigned long left = DIV_ROUND_UP(READ_ONCE(pool->nr_pinned), EXMAP_PINNED_LOOK);
+	unsigned long pages = 0;
+	unsigned int i;
+
+	for (; left && pages + EXMAP_PINNED_LOOK <= want; left--) {
+		pages += exmap_pinned_shrink(exmap);
+		cond_resched();
+	}
+	while (pages + EXMAP_BUNDLE_PAGES <= want && exmap_depot_drain_one(exmap)) {
+		pages += EXMAP_BUNDLE_PAGES;
+		cond_resched();
+	}
+	for (i = 0; i < exmap_nr_interfaces(exmap) && pages < want; i++) {
+		pages += exmap_interface_give(exmap, &exmap->interfaces[i], want - pages);
+		cond_resched();
+	}
+	return pages;
+}
 
 /**
  * exmap_resize - carry out EXMAP_IOCTL_RESIZE

@@ -131,8 +131,10 @@ int exmap_populate_one(struct exmap *exmap, unsigned long address)
 
 	mmap_assert_locked(exmap->mm);
 	leaf = exmap_leaf_get(exmap, address);
-	if (!leaf || !exmap_tables_fit(leaf, address))
+	if (!leaf || !exmap_tables_fit(leaf, address)) {
+		atomic64_inc(&exmap->pool.shortages[EXMAP_SHORT_TABLES]);
 		return -ENOMEM;
+	}
 	/* With a NULL function it allocates every level of page tables and does nothing else. */
 	err = apply_to_page_range(exmap->mm, address & PAGE_MASK, PAGE_SIZE, NULL, NULL);
 	if (err)

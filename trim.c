@@ -32,7 +32,10 @@
 /* How often a part is tried again if a call that is about to map a page keeps it from being freed. */
 #define EXMAP_TRIM_TRIES 16
 
-/* Addresses within one GiB, which share a table of pmd_t. Whole page tables. */
+/*
+ * Addresses within one GiB, which share a table of pmd_t. Whole page tables. mmap_lock and the VMA
+ * are locked for writing.
+ */
 struct exmap_part {
 	struct exmap *exmap;
 	unsigned long start;
@@ -92,7 +95,7 @@ static bool exmap_part_find_busy(struct exmap_part *part)
 
 /*
  * Free the empty page tables of a part; and the table that refers to them if all of them are gone.
- * The gate is closed, and the VMA is locked for writing. Returns the number of tables.
+ * The gate is closed. Returns the number of tables.
  */
 static unsigned long exmap_part_free(struct exmap_part *part)
 {
@@ -124,12 +127,11 @@ static unsigned long exmap_part_free(struct exmap_part *part)
 }
 
 /* Close the gate and free the empty page tables of a part. Returns their number, or an error. */
-static long exmap_part_trim(struct exmap_part *part, struct vm_area_struct *vma)
+static long exmap_part_trim(struct exmap_part *part)
 {
 	struct exmap *exmap = part->exmap;
 	long tables = -EPROTO;
 
-	vma_start_write(vma);
 	if (exmap_gate_close(exmap, EXMAP_GATE_CLOSED))
 		tables = exmap_part_find_busy(part) ? exmap_part_free(part) : -EAGAIN;
 	exmap_gate_open(exmap);
@@ -154,12 +156,14 @@ static long exmap_trim_next(struct exmap *exmap, unsigned long *address, unsigne
 		tables = -EPROTO;
 		goto unlock;
 	}
+	/* From here on MADV_DONTNEED, which needs no mmap_lock since 6.14, frees no table. */
+	vma_start_write(vma);
 	part.start = exmap_reap_skip(exmap, *address, end);
 	part.end = pud_addr_end(part.start, end);
 	part.pmds = part.start < end ? exmap_pmds(exmap, part.start) : NULL;
 	*address = part.start;
 	if (part.pmds && exmap_part_worthy(&part))
-		tables = exmap_part_trim(&part, vma);
+		tables = exmap_part_trim(&part);
 	if (tables >= 0 && part.pmds)
 		*address = part.end;
 unlock:

@@ -440,6 +440,35 @@ static long call_clone(struct world *w)
 	return ioctl(w->other, EXMAP_IOCTL_CLONE, w->fd);
 }
 
+static long call_resize(struct world *w)
+{
+	struct exmap_ioctl_resize resize = { .buffer_size = 2 * POOL };
+
+	return ioctl(w->fd, EXMAP_IOCTL_RESIZE, &resize);
+}
+
+static long call_trim(struct world *w)
+{
+	struct exmap_ioctl_trim trim = { };
+
+	return ioctl(w->fd, EXMAP_IOCTL_TRIM, &trim);
+}
+
+static long call_trim_tables(struct world *w)
+{
+	struct exmap_ioctl_trim trim = { .flags = EXMAP_TRIM_TABLES };
+
+	return ioctl(w->fd, EXMAP_IOCTL_TRIM, &trim);
+}
+
+/* All pages are free. */
+static void world_freed(struct world *w)
+{
+	world_whole(w);
+	ck_assert_int_eq(call_action(w, EXMAP_OP_ALLOC), 0);
+	ck_assert_int_eq(call_action(w, EXMAP_OP_FREE), 0);
+}
+
 static long call_alloc(struct world *w)
 {
 	return call_action(w, EXMAP_OP_ALLOC);
@@ -478,6 +507,10 @@ TEST_FAULTS(faults_in_open, world_empty, call_open, .errnos = { ENOMEM, EFAULT, 
 TEST_FAULTS(faults_in_mmap_of_surface, world_open, call_mmap_surface, .errnos = { ENOMEM })
 TEST_FAULTS(faults_in_mmap_of_interface, world_set_up, call_mmap_interface, .errnos = { ENOMEM })
 TEST_FAULTS(faults_in_setup, world_mapped, call_setup, .errnos = { ENOMEM, EFAULT })
+TEST_FAULTS(faults_in_resize, world_set_up, call_resize, .errnos = { EFAULT })
+TEST_FAULTS(faults_in_trim, world_freed, call_trim, .check = check_freed, .errnos = { EFAULT })
+TEST_FAULTS(faults_in_trim_of_tables, world_freed, call_trim_tables, .check = check_freed,
+	    .errnos = { EFAULT })
 /* CLONE allocates nothing. */
 TEST_FAULTS(faults_in_clone, world_two, call_clone, .errnos = { 0 })
 TEST_FAULTS(faults_in_alloc, world_whole, call_alloc, verdict_alloc, check_zero,

@@ -107,6 +107,7 @@ TEST(memcg_of_the_process_pays_for_others, .needs = MEMCG)
 /* What ALLOC did before it failed: how many pages it mapped, and how long calls took. */
 struct prompt {
 	int mapped, ret;
+	long memory, tables;	/* the causes, from fdinfo */
 	double all, last;	/* seconds */
 };
 
@@ -137,6 +138,9 @@ static void map_until_enomem(struct prompt *seen, int stride)
 	seen->last = now() - before;
 	seen->all = now() - start;
 	munmap(ex->surface, ex->size);
+	ck_assert_int_eq(fdinfo(ex->fd, "enomem-ceiling"), 0);
+	seen->memory = fdinfo(ex->fd, "enomem-memory");
+	seen->tables = fdinfo(ex->fd, "enomem-tables");
 }
 
 /*
@@ -159,6 +163,7 @@ static void check_prompt(int stride)
 	ck_assert_int_eq(cgroup_events("oom_kill"), 0);
 	ck_assert_int_eq(seen->ret, -ENOMEM);
 	ck_assert_int_ge(seen->mapped, 2000);
+	ck_assert_int_ge(stride == 1 ? seen->memory : seen->memory + seen->tables, 1);
 	ck_assert_msg(seen->last < seen->all - seen->last, "ALLOC failed after %.3f s",
 		      seen->last);
 	cgroup_settle();

@@ -245,6 +245,20 @@ TEST(madvise_gives_the_same_answers, .needs_module = true)
 	}
 }
 
+/* Without the module, the pool has no size that can be changed. */
+TEST(madvise_has_no_resize)
+{
+	struct exmap_shortages shortages;
+	struct exmap exmap;
+
+	ck_assert_int_eq(exmap_open(&exmap, 10, 10, 1, -1, EXMAP_WITH_MADVISE), 0);
+	ck_assert_int_eq(exmap_resize(&exmap, 5, NULL), -EOPNOTSUPP);
+	ck_assert_int_eq(exmap_trim(&exmap, 0), -EOPNOTSUPP);
+	ck_assert_int_eq(exmap_trim_tables(&exmap, 0, 0), -EOPNOTSUPP);
+	ck_assert_int_eq(exmap_shortages(&exmap, &shortages), -EOPNOTSUPP);
+	exmap_close(&exmap);
+}
+
 int main(int argc, char **argv)
 {
 	return check_main(argc, argv, "Tests of exmap_user.h without the module: exmap_madvise.h.");

@@ -25,7 +25,8 @@
 /* The values of an exmap, in the order of the columns of the CSV. */
 enum value {
 	ID, INTERFACES, CEILING, TAKEN, MAPPED, FREE, DEFERRED, IN_FLIGHT,
-	ALLOCS, FREES, READS, WRITES, STEALS, FLUSHES, PINNED, REAPED, VALUES,
+	ALLOCS, FREES, READS, WRITES, STEALS, FLUSHES, PINNED, REAPED,
+	SURPLUS, NO_ROOM, NO_MEMORY, NO_TABLES, VALUES,
 };
 
 enum kind {
@@ -60,6 +61,14 @@ static const struct {
 	[PINNED] = { "exmap-pages-pinned", "pinned", PAGES,
 		"Freed pages that a device, a pipe or a registered buffer still holds." },
 	[REAPED] = { "exmap-reaped", "reaped", COUNTER, "Pages that the kernel took away." },
+	[SURPLUS] = { "exmap-pages-surplus", "surplus", PAGES,
+		"Pages that the pool has beyond a ceiling that was lowered." },
+	[NO_ROOM] = { "exmap-enomem-ceiling", "enomem_ceiling", COUNTER,
+		"Calls that found all pages of the pool in use." },
+	[NO_MEMORY] = { "exmap-enomem-memory", "enomem_memory", COUNTER,
+		"Calls that found no memory for a page of the pool." },
+	[NO_TABLES] = { "exmap-enomem-tables", "enomem_tables", COUNTER,
+		"Calls that found no memory for a page table." },
 };
 
 /* The columns of the table behind process and command. A narrow terminal shows only the first. */
@@ -72,7 +81,8 @@ static const struct column {
 	{ "ALLOC", 5, ALLOCS }, { "FREES", 5, FREES }, { "READ", 5, READS },
 	{ "WRITE", 5, WRITES }, { "STEAL", 5, STEALS }, { "SHOOT", 5, FLUSHES },
 	{ "DEFER", 5, DEFERRED }, { "FLIGHT", 6, IN_FLIGHT }, { "IF", 5, INTERFACES },
-	{ "CEILING", 8, CEILING },
+	{ "CEILING", 8, CEILING }, { "SURPLUS", 7, SURPLUS }, { "NOROOM", 6, NO_ROOM },
+	{ "NOMEM", 5, NO_MEMORY }, { "NOTAB", 5, NO_TABLES },
 };
 
 /* One exmap, as it was when it was looked at. */

@@ -43,6 +43,42 @@ static void do_dontneed(struct exmap *ex)
 	model_check_books(ex);
 }
 
+/* Set the size of the pool, so that what is mapped still fits: then no surplus may be left. */
+static void do_resize(struct exmap *ex)
+{
+	unsigned int least = ex->mapped ? ex->mapped : 1;
+	struct exmap_ioctl_resize resize = { .surplus = 1 };
+
+	resize.buffer_size = one_in(4) ? least : least + below(MAX_POOL + 1 - least);
+	note(ex, 0, "resize: %ld", resize.buffer_size);
+	if (counted(ioctl(any_fd(ex), EXMAP_IOCTL_RESIZE, &resize)))
+		fail("%s", strerror(errno));
+	ex->pool = resize.buffer_size;
+	check_stats(ex);
+	model_check_books(ex);
+}
+
+/* Give back free pages or page tables. What is mapped stays, as the other steps will see. */
+static void do_trim(struct exmap *ex)
+{
+	struct exmap_ioctl_trim trim = { .pages = one_in(2) ? 0 : 1 + below(100) };
+	unsigned int page = 0, len = 0;
+
+	if (one_in(2)) {
+		if (one_in(2))
+			pick(ex, 4095, &page, &len);
+		trim.flags = EXMAP_TRIM_TABLES;
+		trim.page = page;
+		trim.pages = len;
+	}
+	note(ex, 0, "trim(%ld): %ld+%ld", trim.flags, trim.page, trim.pages);
+	if (counted(ioctl(any_fd(ex), EXMAP_IOCTL_TRIM, &trim)))
+		fail("%s", strerror(errno));
+	if (!trim.flags && trim.pages && trim.done > trim.pages)
+		fail("%lu pages went back", trim.done);
+	model_check_books(ex);
+}
+
 /* Such advice may fail, and may map pages as a touch does. It must not change anything else. */
 static void do_madvise(struct exmap *ex)
 {
@@ -312,7 +348,8 @@ void run_model(unsigned long calls)
 		{ 350, do_bad_action }, { 1000, do_proxy }, { 1500, do_touch }, { 60, do_dontneed },
 		{ 40, do_madvise }, { 40, do_mapping }, { 40, do_clone }, { 60, do_file },
 		{ 50, do_odd }, { 30, do_pin }, { 2, do_fork }, { 5, do_replace },
-		{ 300, do_defer }, { 60, do_flush }, { 10000, do_action },
+		{ 300, do_defer }, { 60, do_flush }, { 40, do_resize }, { 60, do_trim },
+		{ 10000, do_action },
 	};
 
 	for (struct exmap *ex = exmaps; ex < exmaps + SLOTS; ex++)

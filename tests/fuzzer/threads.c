@@ -449,6 +449,15 @@ static void any_madvise(struct exmap *ex)
 	counted(madvise(address(ex, page), len * PAGE, advice));
 }
 
+/* Give back free pages or page tables. Nothing else may change. */
+static void any_trim(struct exmap *ex)
+{
+	struct exmap_ioctl_trim trim = { .flags = one_in(2) ? EXMAP_TRIM_TABLES : 0 };
+
+	note(ex, 0, "trim(%ld)", trim.flags);
+	counted(ioctl(any_fd(ex), EXMAP_IOCTL_TRIM, &trim));
+}
+
 /* While the exmap is replaced, such a call could unmap addresses that nothing reserves. */
 static void any_mapping(struct exmap *ex)
 {
@@ -573,7 +582,7 @@ static void *run_thread(void *argument)
 	static const struct step steps[] = {
 		{ 1500, own_touch }, { 800, any_touch }, { 1500, any_action }, { 1500, own_proxy },
 		{ 200, any_hammer }, { 500, any_entries }, { 500, any_proxy }, { 200, any_stats },
-		{ 60, any_madvise }, { 40, any_mapping }, { 20, any_clone }, { 2, any_fork },
+		{ 60, any_madvise }, { 60, any_trim }, { 40, any_mapping }, { 20, any_clone }, { 2, any_fork },
 		{ 8, any_replace }, { 300, own_flush }, { 300, own_defer }, { 100, any_flush },
 		{ 10000, own_action },
 	};
