@@ -91,6 +91,49 @@ static unsigned long exmap_map_range(struct exmap_walk *walk, struct exmap_inter
 	return address;
 }
 
+/* Give pages of a surplus back that a flush has just brought to the stock, so that none is used. */
+static void exmap_drop_surplus(struct exmap_walk *walk, struct exmap_interface *interface)
+{
+	/* Pairs with exmap_pool_resize(). */
+	const unsigned long surplus = READ_ONCE(walk->exmap->surplus);
+
+	if (likely(!surplus))
+		return;
+	exmap_walk_unlock(walk);
+	exmap_stock_drain(walk->exmap, interface, surplus);
+}
+
+/*
+ * Make sure that no flush is due in a range for which exmap_prepare() has returned 0: map the pages
+ * in quarantine again, and flush what others hold. Counts the pages it maps, and adds their number
+ * to @mapped. Returns 0; or -EINTR if the caller is being killed, with the interface left.
+ */
+static int exmap_alloc_deferred(struct exmap_walk *walk, struct exmap_interface *interface,
+				unsigned long address, unsigned long end, long *mapped)
+{
+	long again;
+	int err = 0;
+
+	/*
+	 * Pairs with exmap_free_later(), which sets @deferred before it unmaps the first page. A
+	 * FREE that this read misses runs at the same time as this call, and counts as the later
+	 * one.
+	 */
+	if (likely(!READ_ONCE(walk->exmap->deferred)))
+		return 0;
+	again = exmap_quarantine_remap(walk, interface, address, end);
+	exmap_count(&interface->counts.allocs, again);
+	*mapped += again;
+	for (; !err && (address = exmap_quarantine_next(walk, address, end)) < end;
+	     address += PAGE_SIZE)
+		err = exmap_walk_flush(walk, interface, address);
+	if (err)
+		exmap_walk_leave(walk, interface);
+	else
+		exmap_drop_surplus(walk, interface);
+	return err;
+}
+
 /*
  * ALLOC of one entry. Counts the pages it maps and adds their number to @mapped. Returns 0; -EFAULT
  * if the entry reaches beyond the surface, with the interface's lock still held; or an error of
@@ -108,14 +151,9 @@ static noinline int exmap_alloc_entry(struct exmap_walk *walk, struct exmap_inte
 		return err;
 	if (probe && address < end && exmap_mapped_page(walk, address))
 		return 0;
-	/* Pairs with exmap_free_later(), as in exmap_prepare(), which flushes what is left. */
-	if (unlikely(READ_ONCE(walk->exmap->deferred))) {
-		before = exmap_quarantine_remap(walk, interface, address, end);
-		exmap_count(&interface->counts.allocs, before);
-		*mapped += before;
-	}
 	do {
-		err = exmap_prepare(walk, interface, address, end);
+		err = exmap_prepare(walk, interface, address, end) ?:
+			exmap_alloc_deferred(walk, interface, address, end, mapped);
 		if (err)
 			return err;
 		before = *mapped;
@@ -381,10 +419,6 @@ again:
 		 */
 		if (!exmap_walk_lock(walk, address))
 			continue;
-		/*
-		 * exmap_prepare() has flushed here, so this mark is of a page that came and went
-		 * since.
-		 */
 		if (unlikely(exmap_pte_is_marked(walk->table[pte_index(address)]))) {
 			err = exmap_walk_flush(walk, interface, address);
 			if (err) {

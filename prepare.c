@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What ALLOC and READ need before pages can come to a range of the surface: page tables, no flush
- * that is due, and enough free pages.
+ * What ALLOC and READ need before pages can come to a range of the surface: page tables, enough free
+ * pages, and no flush that is due.
  */
 #include <linux/mm.h>
 
@@ -90,43 +90,6 @@ static int exmap_prepare_tables(struct exmap_walk *walk, struct exmap_interface 
 }
 
 /*
- * Make sure that no flush is due in a range. Returns 0 with the interface's lock still held, or
- * -EINTR if the caller is being killed, and the interface has been left.
- */
-static int exmap_prepare_flush(struct exmap_walk *walk, struct exmap_interface *interface,
-			       unsigned long address, unsigned long end)
-{
-	unsigned long surplus;
-	int err;
-
-	/*
-	 * Pairs with exmap_free_later(), which sets @deferred before it unmaps the first page. A
-	 * FREE that this read misses runs at the same time as this call, and counts as the later
-	 * one.
-	 */
-	if (likely(!READ_ONCE(walk->exmap->deferred)))
-		return 0;
-	while ((address = exmap_quarantine_next(walk, address, end)) < end) {
-		err = exmap_walk_flush(walk, interface, address);
-		if (err) {
-			exmap_walk_leave(walk, interface);
-			return err;
-		}
-		address += PAGE_SIZE;
-	}
-	/*
-	 * The flush may have brought pages of a surplus, which are not to be used again. Pairs with
-	 * exmap_pool_resize().
-	 */
-	surplus = READ_ONCE(walk->exmap->surplus);
-	if (unlikely(surplus)) {
-		exmap_walk_unlock(walk);
-		exmap_stock_drain(walk->exmap, interface, surplus);
-	}
-	return 0;
-}
-
-/*
  * Make sure that the stock has a page for each absent page of a range. Returns 0 if it has, with
  * the interface's lock held throughout; 1 if the lock was released meanwhile, with the lock held
  * and the gate open again; or an error, and the interface has been left.
@@ -173,8 +136,8 @@ static int exmap_prepare_stock(struct exmap_walk *walk, struct exmap_interface *
  * @start: first address
  * @end: first address after the range
  *
- * The range has its page tables, no flush is due there, and the stock has a page for each absent
- * page of the range. After releasing the interface's lock this checks the whole range again.
+ * The range has its page tables, and the stock has a page for each absent page of the range. After
+ * releasing the interface's lock this checks the whole range again. A flush may still be due.
  *
  * May sleep and allocate, and may take mmap_lock to make page tables.
  *
@@ -188,9 +151,6 @@ int exmap_prepare(struct exmap_walk *walk, struct exmap_interface *interface, un
 
 	do {
 		ret = exmap_prepare_tables(walk, interface, start, end);
-		/* Flush before counting absent pages, because a flush brings pages to the stock. */
-		if (likely(!ret))
-			ret = exmap_prepare_flush(walk, interface, start, end);
 		if (likely(!ret))
 			ret = exmap_prepare_stock(walk, interface, start, end);
 	} while (ret > 0);

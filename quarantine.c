@@ -168,17 +168,19 @@ static bool exmap_quarantine_shootdown(struct exmap *exmap, struct exmap_quarant
 				       unsigned int first, struct exmap_interface *interface,
 				       bool wait)
 {
-	unsigned long lowest = ULONG_MAX, highest = 0;
+	const bool few = quarantine->nr - first <= EXMAP_FLUSH_SINGLE;
+	unsigned long start = few ? ULONG_MAX : exmap->start;
+	unsigned long end = few ? 0 : exmap->end;
 	bool sent = true;
 	unsigned int i;
 
-	for (i = first; i < quarantine->nr; i++) {
-		lowest = min(lowest, quarantine->address[i]);
-		highest = max(highest, quarantine->address[i]);
+	for (i = first; few && i < quarantine->nr; i++) {
+		start = min(start, quarantine->address[i]);
+		end = max(end, quarantine->address[i] + PAGE_SIZE);
 	}
 	if (wait)
-		sent = exmap_shootdown(exmap, lowest, highest + PAGE_SIZE);
-	else if (!exmap_shootdown_try(exmap, lowest, highest + PAGE_SIZE))
+		sent = exmap_shootdown(exmap, start, end);
+	else if (!exmap_shootdown_try(exmap, start, end))
 		return false;
 	exmap_count(&interface->counts.flushes, sent);
 	return true;
@@ -366,7 +368,7 @@ static void exmap_quarantine_index(struct exmap_quarantine *quarantine)
 	quarantine->indexed = i;
 }
 
-/* Remove a page. @link is what exmap_quarantine_find() returned for it. The last page moves here. */
+/* Remove a page, to which @link refers in the index. The last page takes its place. */
 static void exmap_quarantine_remove(struct exmap_quarantine *quarantine, u16 *link)
 {
 	const unsigned int i = *link - 1, last = quarantine->nr - 1;

@@ -158,7 +158,7 @@ TEST(quarantine_above_memlock_flushes_at_once)
 		assert_fdinfo(ex->fd, "pages-deferred", 0);
 		assert_fdinfo(ex->fd, "flushes", round);
 	}
-	assert_errno(exmap_setup(exmap_open(), 1, 1, 0), ENOMEM);
+	assert_errno(exmap_setup(exmap_open(), 1, 2, 0), ENOMEM);
 	close(ex->fd);
 	assert_ok(munmap(ex->interface[0], PAGE));
 	assert_ok(munmap(ex->surface, ex->size));

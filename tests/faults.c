@@ -488,6 +488,7 @@ static void world_to_defer(struct world *w)
 
 static long call_defer(struct world *w)
 {
+	fill_entries(w);
 	return action(w->fd, 0, EXMAP_OP_FREE, RUNS, EXMAP_FREE_DEFER);
 }
 

@@ -184,7 +184,7 @@ static void *crowd_free(void *arg)
 	unsigned long seen;
 
 	run_on(me % sysconf(_SC_NPROCESSORS_ONLN));
-	for (int round = scaled(40); round; round--) {
+	for (int round = scaled(20); round; round--) {
 		ck_assert_int_eq(alloc(c->ex, me, me, 1), 1);
 		seen = atomic_load(&c->rounds);
 		while (atomic_load(&c->rounds) < seen + 2)
@@ -219,7 +219,7 @@ TEST(stale_tlb_entries_of_threads_that_share_a_flush)
 	pthread_join(writer, NULL);
 	ck_assert_int_eq(atomic_load(&c.caught), 0);
 	/* Each FREE had a page to flush, but some shared. */
-	ck_assert_int_le(fdinfo(c.ex->fd, "flushes"), 2 * CROWD * scaled(40));
+	ck_assert_int_le(fdinfo(c.ex->fd, "flushes"), 2 * CROWD * scaled(20));
 }
 
 int main(int argc, char **argv)
