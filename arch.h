@@ -169,8 +169,100 @@ static __always_inline void exmap_flush_tlb(struct mm_struct *mm, unsigned long 
 	static_call(exmap_flush_tlb_mm_range)(mm, start, end, PAGE_SHIFT, false);
 }
 
+#elif defined(CONFIG_ARM64)
+
+#include <linux/mmu_notifier.h>
+#include <linux/version.h>
+
+/*
+ * After a PTE is written, no DSB follows, because the kernel's set_pte() has none for user space
+ * either. A CPU whose walk comes too early takes a page fault, and the kernel finds the page there.
+ */
+
+/*
+ * The inline functions with which arm64.c flushes call these. arm64.c defines them under the same
+ * names, which are not exported, and passes the calls on.
+ */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
+DECLARE_STATIC_CALL(exmap_secondary_tlbs, __mmu_notifier_arch_invalidate_secondary_tlbs);
+#define EXMAP_KSYM_SECONDARY(X) \
+	X(exmap_secondary_tlbs, __mmu_notifier_arch_invalidate_secondary_tlbs)
 #else
-#error "exmap supports x86-64 only"
+#define EXMAP_KSYM_SECONDARY(X)
+#endif
+#ifdef CONFIG_ARM64_ERRATUM_4193714
+void sme_do_dvmsync(const struct cpumask *mask);
+DECLARE_STATIC_CALL(exmap_sme_do_dvmsync, sme_do_dvmsync);
+#define EXMAP_KSYM_DVMSYNC(X) X(exmap_sme_do_dvmsync, sme_do_dvmsync)
+#else
+#define EXMAP_KSYM_DVMSYNC(X)
+#endif
+#define EXMAP_ARCH_KSYMS(X) EXMAP_KSYM_SECONDARY(X) EXMAP_KSYM_DVMSYNC(X)
+
+/* pte_none() overlooks no bit, so no value could be a mark. FREE flushes at its end. */
+#define EXMAP_HAS_MARK 0
+/* Without range invalidation, 512 pages or more (MAX_DVM_OPS): always count where they are. */
+#define EXMAP_FLUSH_SINGLE 512
+/* exmap does not keep the instruction cache in step with the pages. */
+#define EXMAP_VM_REFUSED VM_EXEC
+
+#define EXMAP_PTE_NONE __pte(0)
+
+static inline const char *__init exmap_arch_problem(void)
+{
+	if (PAGE_SIZE != 4096)
+		return "kernels with pages of other than 4 KiB are not supported";
+	if (IS_ENABLED(CONFIG_CPU_BIG_ENDIAN))
+		return "big endian kernels are not supported";
+	return NULL;
+}
+
+/* The bits of a physical address are not all in one place. */
+static __always_inline pte_t exmap_pte_make(pteval_t bits, struct page *page)
+{
+	return __pte(bits | __phys_to_pte_val(page_to_phys(page)));
+}
+
+static __always_inline bool exmap_pte_is_empty(pte_t pte)
+{
+	return !pte_val(pte);
+}
+
+static __always_inline bool exmap_pte_is_valid(pte_t pte)
+{
+	return pte_val(pte) & PTE_VALID;
+}
+
+static __always_inline struct page *exmap_pte_page(pte_t pte)
+{
+	return pte_page(pte);
+}
+
+static __always_inline bool exmap_pte_is_marked(pte_t pte)
+{
+	return false;
+}
+
+static __always_inline void exmap_pte_mark(pte_t *pte)
+{
+	WARN_ON_ONCE(1);
+}
+
+static __always_inline bool exmap_pmd_is_none(pmd_t pmd)
+{
+	return !pmd_val(pmd);
+}
+
+static __always_inline pte_t *exmap_table(pmd_t pmd)
+{
+	return __va(__pmd_to_phys(pmd));
+}
+
+/* arm64.c */
+void exmap_flush_tlb(struct mm_struct *mm, unsigned long start, unsigned long end);
+
+#else
+#error "exmap supports x86-64 and arm64 only"
 #endif
 
 #endif /* EXMAP_ARCH_H */

@@ -33,6 +33,7 @@
  *   queue.c       workqueues for the rest of asynchronous calls, one per user
  *   charge.c      who pays: RLIMIT_MEMLOCK, VmPin, the resident set
  *   ksyms.c       kernel functions that are not exported
+ *   arm64.c       the flush of arm64, and functions that it needs; other processors do without
  *   trace.c       tracepoints
  * Headers: this one has the structs, and the functions of all files that have no other header.
  * entry.h: entries, and their answers. pool.h: free pages, from refill.c to charge.c. reading.h:

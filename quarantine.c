@@ -143,11 +143,14 @@ static noinline int exmap_quarantine_make(struct exmap *exmap,
  *
  * May sleep for memory.
  *
- * Return: 0; or -ENOMEM if no memory is available, the charge would exceed RLIMIT_MEMLOCK, or the
- * caller is being killed.
+ * Return: 0; -ENOMEM if no memory is available, the charge would exceed RLIMIT_MEMLOCK, or the
+ * caller is being killed; -EOPNOTSUPP if this processor has no mark. On each error, the caller
+ * flushes at once.
  */
 int exmap_quarantine_setup(struct exmap *exmap, struct exmap_interface *interface)
 {
+	if (!EXMAP_HAS_MARK)
+		return -EOPNOTSUPP;
 	/* Pairs with the release in exmap_quarantine_give(): the other fields are set. */
 	if (likely(smp_load_acquire(&interface->quarantine.address)))
 		return 0;

@@ -222,7 +222,8 @@ static unsigned long exmap_surface_pages(unsigned long leaves)
  *
  * Allocates the directory and opens the gate. Page tables are made later, by exmap_populate().
  *
- * Return: 0; -ENOMEM; -EINVAL if the mapping is PROT_NONE.
+ * Return: 0; -ENOMEM; -EINVAL if the mapping is PROT_NONE, or if it is executable and exmap cannot
+ * do that on this processor.
  */
 int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma)
 {
@@ -235,6 +236,8 @@ int exmap_surface_map(struct exmap *exmap, struct vm_area_struct *vma)
 	 * page.
 	 */
 	if (!(vma->vm_flags & (VM_READ | VM_WRITE | VM_EXEC)))
+		return -EINVAL;
+	if (vma->vm_flags & EXMAP_VM_REFUSED)
 		return -EINVAL;
 	exmap->leaves = kvmalloc_array(nr, sizeof(*exmap->leaves),
 				       GFP_KERNEL_ACCOUNT | __GFP_NOWARN);

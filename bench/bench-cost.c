@@ -12,6 +12,8 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
+#include "tests/arch.h"
+
 #define TOTAL 4096U	/* pages per round */
 #define ROUNDS 3
 #define MAX_STRIDE 16
@@ -293,19 +295,16 @@ static void process_madvise_batches(void)
 	close(self);
 }
 
-/* Zero a page as the kernel does. The clock counts each byte as an instruction. */
 static int zero(char *page)
 {
-	size_t left = EXMAP_PAGE_SIZE;
-
-	__asm__ volatile("rep stosb" : "+D"(page), "+c"(left) : "a"(0) : "memory");
+	arch_zero_page(page);
 	return 0;
 }
 
 /* The costs that no call can avoid: a system call, an ioctl that is refused, zeroing a page. */
 static void floors(void)
 {
-	static char page[4096];
+	static char page[4096] __attribute__((aligned(4096)));
 	unsigned int i;
 
 	spent = 0;

@@ -19,6 +19,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "arch.h"
+
 /* A test, as TEST() defines it. Fields that TEST() does not name are zero. */
 struct test {
 	const char *name;
@@ -28,6 +30,7 @@ struct test {
 	const char *needs;	/* the test is skipped without this file */
 	const char *needs_env;	/* the test is skipped without the file that this variable names */
 	bool needs_module;	/* the test does not exist if $EXMAP_BACKEND is set */
+	const char *needs_arch;	/* the test is skipped on processors of another name (arch.h) */
 	const char *needs_cpu;	/* the test is skipped without this flag in /proc/cpuinfo */
 	const char *expects;	/* a kernel message with this text is no complaint */
 };
@@ -123,6 +126,8 @@ static const char *missing_for(const struct test *test)
 {
 	const char *file = test->needs_env ? getenv(test->needs_env) : NULL;
 
+	if (test->needs_arch && strcmp(test->needs_arch, ARCH_NAME))
+		return test->needs_arch;
 	if (test->needs_cpu && !cpu_has(test->needs_cpu))
 		return test->needs_cpu;
 	if (test->needs_env && !file)

@@ -14,17 +14,18 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 
+#include "arch.h"
 #include "common.h"
 
 #define FILE_PAGES 1024		/* pages of the file or device that the tests use */
 #define PAGE_WORDS (PAGE / sizeof(uint64_t))
 
-static inline __attribute__((target("sse4.2"))) uint64_t crc32c(const uint64_t *word, size_t nr)
+static inline CRC32C_TARGET uint64_t crc32c(const uint64_t *word, size_t nr)
 {
 	uint64_t crc = ~0U;
 
 	while (nr--)
-		crc = __builtin_ia32_crc32di(crc, *word++);
+		crc = CRC32C_STEP(crc, *word++);
 	return crc;
 }
 

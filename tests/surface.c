@@ -51,6 +51,16 @@ TEST(mmap_without_access_is_einval)
 	assert_ok(map_surface(fd, MIB));
 }
 
+/* exmap does not keep arm64's instruction caches in step with the pages. */
+TEST(mmap_executable_is_einval, .needs_arch = "arm64")
+{
+	int fd = exmap_open();
+
+	assert_errno(mmap(NULL, MIB, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED, fd,
+			  EXMAP_OFF_EXMAP), EINVAL);
+	assert_ok(map_surface(fd, MIB));
+}
+
 TEST(mmap_offsets_in_between_are_einval)
 {
 	int fd = exmap_open();

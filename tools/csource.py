@@ -37,5 +37,5 @@ def headers():
 def built():
     """The files of which Kbuild makes the module."""
     text = (TOP / "Kbuild").read_text(encoding="utf-8").replace("\\\n", " ")
-    objects = re.search(r"^exmap-y := (.*)$", text, re.M).group(1)
+    objects = " ".join(re.findall(r"^exmap-\S+ \S?= (.*)$", text, re.M))
     return [name.replace(".o", ".c") for name in objects.split()]
