@@ -184,6 +184,7 @@ static __always_inline void exmap_flush_tlb(struct mm_struct *mm, unsigned long 
  * names, which are not exported, and passes the calls on.
  */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
+#define EXMAP_HAS_SECONDARY_TLBS
 DECLARE_STATIC_CALL(exmap_secondary_tlbs, __mmu_notifier_arch_invalidate_secondary_tlbs);
 #define EXMAP_KSYM_SECONDARY(X) \
 	X(exmap_secondary_tlbs, __mmu_notifier_arch_invalidate_secondary_tlbs)

@@ -12,7 +12,7 @@
 #include "exmap.h"
 #include "ksyms.h"
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
+#ifdef EXMAP_HAS_SECONDARY_TLBS
 /* The module's own function of this name. Only the inline functions of asm/tlbflush.h call it. */
 void __mmu_notifier_arch_invalidate_secondary_tlbs(struct mm_struct *mm, unsigned long start,
 						   unsigned long end)

@@ -3,6 +3,7 @@
  * All differences between processors in the tests and the benchmarks.
  *
  *   ARCH_NAME                 the name of the processor, as for needs_arch of struct test
+ *   ARCH_DEFERS               1 if EXMAP_FREE_DEFER has an effect, or 0
  *   ARCH_ADDRESS_SPACES       how many pages user space may have. One of them is this kernel's
  *   CRC32C_TARGET             attribute of a function that uses CRC32C_STEP
  *   CRC32C_STEP(crc, word)    add a word to a CRC-32C, with one instruction
@@ -16,6 +17,7 @@
 #if defined(__x86_64__)
 
 #define ARCH_NAME "x86-64"
+#define ARCH_DEFERS 1
 #define ARCH_ADDRESS_SPACES { (1UL << 35) - 1 }	/* four levels of page tables */
 #define CRC32C_TARGET __attribute__((target("sse4.2")))
 #define CRC32C_STEP(crc, word) __builtin_ia32_crc32di(crc, word)
@@ -31,6 +33,7 @@ static inline void arch_zero_page(char *page)
 #elif defined(__aarch64__)
 
 #define ARCH_NAME "arm64"
+#define ARCH_DEFERS 0
 #define ARCH_ADDRESS_SPACES { 1UL << 36, 1UL << 40 }	/* CONFIG_ARM64_VA_BITS of 48 or 52 */
 #define CRC32C_TARGET __attribute__((target("+crc")))
 #define CRC32C_STEP(crc, word) __builtin_aarch64_crc32cx(crc, word)
