@@ -13,7 +13,7 @@
 
 #define SURFACE_BYTES (UINT64_C(1) << 36)	/* at least, and 8 times the file */
 #define SURFACE_MOST (UINT64_C(1) << 43)	/* what lies behind is not served */
-#define POOL_PAGES 256				/* at least */
+#define POOL_PAGES 64				/* at least */
 #define BATCH 64				/* the most blocks that are evicted at a time */
 #define WINDOW_BYTES (UINT64_C(256) << 10)	/* the most that a scan reads at a time */
 
