@@ -442,7 +442,7 @@ static long call_clone(struct world *w)
 
 static long call_resize(struct world *w)
 {
-	struct exmap_ioctl_resize resize = { .buffer_size = 2 * POOL };
+	struct exmap_ioctl_resize resize = { .buffer_size = POOL + 100 };
 
 	return ioctl(w->fd, EXMAP_IOCTL_RESIZE, &resize);
 }

@@ -104,7 +104,7 @@ TEST(faulty_pages_are_not_recycled, .needs = HARD_OFFLINE)
 static void pinned_pages_are_kept(uint64_t flags)
 {
 	/* Pages charged for the array of interfaces, the interface and its quarantine. */
-	const int overhead = 1 + 4 + (flags & EXMAP_FREE_DEFER ? 2 : 0);
+	const int overhead = 1 + 4 + (flags & EXMAP_FREE_DEFER ? 3 : 0);
 	struct iovec iov = { .iov_len = 10 * PAGE };
 	struct exmap *ex;
 	char buffer[PAGE];
