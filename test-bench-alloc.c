@@ -19,20 +19,24 @@ static const struct option options[] = {
 	{ }
 };
 
-static int variant;	/* one of the options above, or 0 */
+static int variant;	/* SHARED_FD, OWN_EXMAP, BASELINE or 0 */
+static bool defer;
 static unsigned int quarantine = 512;	/* the most pages that a thread defers */
 static const char *baseline;
 static int self;	/* pidfd of this process */
 
 static void option(int value, const char *argument)
 {
-	if (value == QUARANTINE) {
+	if (value == QUARANTINE)
 		quarantine = bench_number("--quarantine", argument, 1, EXMAP_MAX_QUARANTINE);
-		value = DEFER;
-	}
-	if (variant && variant != value)
-		bench_fail("--shared-fd, --own-exmap, --defer and --baseline exclude each other");
-	variant = value;
+	if (value == QUARANTINE || value == DEFER)
+		defer = true;
+	else if (variant && variant != value)
+		bench_fail("--shared-fd, --own-exmap and --baseline exclude each other");
+	else
+		variant = value;
+	if (defer && variant && variant != OWN_EXMAP)
+		bench_fail("--defer and --quarantine go with --own-exmap only");
 	if (value != BASELINE)
 		return;
 	if (strcmp(argument, "madvise") && strcmp(argument, "process_madvise"))
@@ -52,7 +56,7 @@ static const struct bench_program program = {
 	"      --shared-fd        one fd for all threads, not a clone for each; the scenario is\n"
 	"                         1if-shared instead of 1if\n"
 	"      --own-exmap        an exmap for each thread: the threads share the process, but\n"
-	"                         nothing of exmap; the scenario is 1if-own\n"
+	"                         nothing of exmap; the scenario begins with 1if-own\n"
 	"      --defer            free with EXMAP_FREE_DEFER, and use an address again only\n"
 	"                         after its flush; the scenario is 1if-deferred\n"
 	"      --quarantine PAGES the same with a quarantine of 1 to 16384 pages per thread,\n"
@@ -68,7 +72,15 @@ static const struct bench_program program = {
 /* Batches of a thread. With --defer, its quarantine is flushed before an address comes again. */
 static unsigned int batches(void)
 {
-	return variant == DEFER ? 1 + (2 * quarantine - 1 + bench.batch) / bench.batch : 1;
+	return defer ? 1 + (2 * quarantine - 1 + bench.batch) / bench.batch : 1;
+}
+
+static void set_quarantine(const struct exmap *exmap)
+{
+	int err = exmap_quarantine(exmap, quarantine);
+
+	if (err)
+		bench_fail("a quarantine of %u pages: %s", quarantine, exmap_strerror(err));
 }
 
 /* Open an exmap like that of bench_setup(). Only the place of its surface may differ. */
@@ -80,6 +92,7 @@ static void attach_own(struct exmap *exmap, struct exmap_interface *interface)
 		err = exmap_attach(exmap, interface);
 	if (err)
 		bench_fail("an exmap for one thread: %s", exmap_strerror(err));
+	set_quarantine(exmap);
 }
 
 static void one_interface(struct bench_thread *thread)
@@ -93,7 +106,7 @@ static void one_interface(struct bench_thread *thread)
 		bench_attach_shared(&interface, thread->id);
 	else
 		bench_attach(&interface, thread->id);
-	exmap_defer(&interface, variant == DEFER);
+	exmap_defer(&interface, defer);
 	bench_alloc_free(thread, &interface, &interface, batches());
 }
 
@@ -176,27 +189,21 @@ static void run_baseline(void)
 /* The name of the scenario in the output. */
 static const char *scenario(void)
 {
-	static char name[16];
+	const char *base = variant == SHARED_FD ? "1if-shared" : variant == OWN_EXMAP ? "1if-own" :
+		"1if";
+	static char name[32];
 
-	switch (variant) {
-	case SHARED_FD:
-		return "1if-shared";
-	case OWN_EXMAP:
-		return "1if-own";
-	case DEFER:
-		if (quarantine == 512)
-			return "1if-deferred";
-		snprintf(name, sizeof(name), "1if-%u", quarantine);
-		return name;
-	default:
-		return "1if";
-	}
+	if (!defer)
+		return base;
+	if (quarantine == 512)
+		snprintf(name, sizeof(name), "%s-deferred", base);
+	else
+		snprintf(name, sizeof(name), "%s-%u", base, quarantine);
+	return name;
 }
 
 int main(int argc, char **argv)
 {
-	int err;
-
 	bench_options(argc, argv, &program);
 	if (baseline) {
 		run_baseline();
@@ -204,9 +211,7 @@ int main(int argc, char **argv)
 	}
 	bench_need_pages();
 	bench_setup(bench.threads, batches());
-	err = exmap_quarantine(&bench.exmap, quarantine);
-	if (err)
-		bench_fail("a quarantine of %u pages: %s", quarantine, exmap_strerror(err));
+	set_quarantine(&bench.exmap);
 	bench_run(scenario(), one_interface);
 	return 0;
 }

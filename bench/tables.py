@@ -47,6 +47,8 @@ CONTENTION_ROWS = (  # scenario, least ratio to one thread with 1 IF, name
     ("1if-shared", None, "1 IF, one file descriptor for both"),
     ("1if-own", None, "an exmap for each, in the same process"),
     ("1if-apart", None, "a process for each, which is what these processors can do"),
+    ("1if-own-16384", None, "an exmap for each, with one shootdown per 16384 pages"),
+    ("1if-apart-16384", None, "a process for each, with one shootdown per 16384 pages"),
     ("pool", 0.75,
      "pool, one allocates and the other frees: pages per instruction, on one processor"),
     ("pool-calls", 0.75, "the same without the program and its waiting: the calls alone"),
@@ -427,7 +429,8 @@ def apart(files):
     lines = [pathlib.Path(file).read_text(encoding="utf-8").strip().split(",") for file in files]
     rate = sum(float(line[3]) for line in lines)
     mean = sum(float(line[4]) for line in lines) / len(lines)
-    return f"1if-apart,{len(lines)},{lines[0][2]},{rate:.0f},{mean:.4f}"
+    scenario = lines[0][0].replace("1if", "1if-apart", 1)
+    return f"{scenario},{len(lines)},{lines[0][2]},{rate:.0f},{mean:.4f}"
 
 
 def main():
