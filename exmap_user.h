@@ -3,9 +3,9 @@
  * exmap for programs: the calls of linux/exmap.h in a form that is hard to get wrong.
  *
  * All functions are inline, for C11 and C++17, so there is no library to link. For other languages,
- * libexmap.so.1 has the same functions (lib/libexmap.c). A page has 4 KiB; pages are counted from the start of the surface. A function that returns an int or a
- * long returns a negative errno if it fails. No function prints anything. exmap_user(3) is the
- * reference, and lists all errors.
+ * libexmap.so.1 has the same functions (lib/libexmap.c). A page has 4 KiB; pages are counted from
+ * the start of the surface. A function that returns an int or a long returns a negative errno if it
+ * fails. No function prints anything. exmap_user(3) is the reference, and lists all errors.
  *
  * All threads of the process that opened an exmap may use its struct exmap. Only one thread at
  * a time may use a struct exmap_interface.
@@ -195,8 +195,8 @@ EXMAP_LIBRARY int exmap_batch_add(struct exmap_interface *interface, uint64_t pa
 }
 
 /*
- * Let the kernel, or what takes its place, carry out the first @nr entries. Returns how many of them failed, or a negative
- * errno.
+ * Let the kernel, or exmap_madvise.h, carry out the first @nr entries. Returns how many of them
+ * failed, or a negative errno.
  */
 static inline int exmap_call(struct exmap_interface *interface, unsigned int opcode,
 			     unsigned int nr, uint64_t flags)
@@ -275,8 +275,8 @@ EXMAP_LIBRARY unsigned int exmap_batch_pages(const struct exmap_interface *inter
  *	EXMAP_OP_FREE from now on
  *
  * With deferred shootdowns there is one for 512 pages, even if each call frees only a few;
- * exmap_quarantine() sets another number. Until the shootdown, readers may still find what was in a page, and writes to it are lost: see
- * exmap(4).
+ * exmap_quarantine() sets another number. Until the shootdown, readers may still find what was in a
+ * page, and writes to it are lost: see exmap(4).
  */
 EXMAP_LIBRARY void exmap_defer(struct exmap_interface *interface, int on)
 {
@@ -288,10 +288,14 @@ EXMAP_LIBRARY void exmap_defer(struct exmap_interface *interface, int on)
  * @exmap: the exmap; nothing has been deferred yet
  * @pages: 1 to EXMAP_MAX_QUARANTINE, for each interface; 512 without this call
  *
+ * Without the module this does nothing, as exmap_defer() does.
+ *
  * Return: 0; -EBUSY if something has been deferred; or another negative errno.
  */
-static inline int exmap_quarantine(const struct exmap *exmap, unsigned int pages)
+EXMAP_LIBRARY int exmap_quarantine(const struct exmap *exmap, unsigned int pages)
 {
+	if (exmap->madvise)
+		return pages && pages <= EXMAP_MAX_QUARANTINE ? 0 : -EINVAL;
 	return ioctl(exmap->fd, EXMAP_IOCTL_QUARANTINE, (unsigned long)pages) ? -errno : 0;
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of exmap_madvise.h: the functions of exmap_user.h without the module. The tests in the other
- * tests/user-*.c run without it, too, if EXMAP_BACKEND=madvise is set. The Makefile builds this as C
- * and as C++.
+ * Tests of exmap_madvise.h: the functions of exmap_user.h without the module. The tests in the
+ * other tests/user-*.c run without it, too, if EXMAP_BACKEND=madvise is set. The Makefile builds
+ * this as C and as C++.
  */
 #include <pthread.h>
 
@@ -26,6 +26,8 @@ TEST(madvise_opens_no_device)
 	ck_assert_int_eq(exmap.fd, -1);
 	close(file);
 	ck_assert_int_eq(exmap_own_fd(&interface), 0);
+	ck_assert_int_eq(exmap_quarantine(&exmap, EXMAP_MAX_QUARANTINE), 0);
+	ck_assert_int_eq(exmap_quarantine(&exmap, EXMAP_MAX_QUARANTINE + 1), -EINVAL);
 	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_READ, 1), 1);
 	ck_assert(all_bytes(page_at(&exmap, 1), 'B'));
 	ck_assert_int_eq(exmap_sync(&exmap), 0);
