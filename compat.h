@@ -28,7 +28,7 @@
  */
 #if !defined(EXMAP_ANY_KERNEL) && \
 	(EXMAP_KERNEL < KERNEL_VERSION(6, 1, 0) || EXMAP_KERNEL >= KERNEL_VERSION(7, 4, 0))
-#error "exmap supports Linux 6.1 to 7.3; make KCFLAGS=-DEXMAP_ANY_KERNEL builds it for other kernels"
+#error "exmap supports Linux 6.1 to 7.3; make KCFLAGS=-DEXMAP_ANY_KERNEL builds it for others"
 #endif
 
 #include <linux/fs.h>

@@ -380,8 +380,10 @@ static long exmap_trim_range(struct exmap *exmap, u64 page, u64 pages)
 	all = (exmap->end - exmap->start) >> PAGE_SHIFT;
 	if (page > all || pages > all - page)
 		return -EFAULT;
+	if (!pages)
+		pages = all - page;
 	return exmap_trim_tables(exmap, exmap->start + (page << PAGE_SHIFT),
-				 pages ? exmap->start + ((page + pages) << PAGE_SHIFT) : exmap->end);
+				 exmap->start + ((page + pages) << PAGE_SHIFT));
 }
 
 static noinline long exmap_call_trim(struct exmap *exmap, struct exmap_ioctl_trim __user *arg)

@@ -89,8 +89,8 @@
  *     of exmap->mapping  registers during a shootdown   quarantine->lock, flush.lock
  *   PTE lock             PTEs of one page table         mmap_lock, interface->lock,
  *     spinlock                                          quarantine->lock, reap_lock
- *   bucket of            a chain of the reading index,  interface->lock, PTE lock
- *     exmap->reading     stale slots
+ *   bucket of            a chain of the reading index,  mmap_lock, interface->lock,
+ *     exmap->reading     stale slots                    PTE lock
  *     bit spinlock
  *   pool->lock           the depot and the books        any of the above, but i_mmap_rwsem
  *     spinlock                                          and a bucket's
@@ -194,7 +194,7 @@ struct exmap_bundle {
 enum exmap_shortage {
 	EXMAP_SHORT_CEILING,	/* all pages below the ceiling are in use */
 	EXMAP_SHORT_MEMORY,	/* the system or the memory cgroup has no page for the pool */
-	EXMAP_SHORT_TABLES,	/* nor one for a page table */
+	EXMAP_SHORT_TABLES,	/* the system or the memory cgroup has none for a page table */
 	EXMAP_SHORTAGES
 };
 
@@ -355,14 +355,14 @@ struct exmap_watch {
 };
 
 /**
- * struct exmap_flush - flushes that threads share; see exmap_shootdown()
+ * struct exmap_shared_flush - flushes that threads share; see exmap_shootdown()
  * @lock: held while a flush is under way
  * @join_lock: guards @start and @end
  * @start: first address of all ranges whose owners wait for the next flush
  * @end: first address after them; 0 if nobody waits. May be read without @join_lock
  * @nr: number of flushes that somebody waited for; changed under @lock and @join_lock
  */
-struct exmap_flush {
+struct exmap_shared_flush {
 	struct mutex lock;
 	spinlock_t join_lock;
 	unsigned long start;
@@ -410,8 +410,9 @@ struct exmap_leaf {
  *
  * @deferred: some FREE has put its flush off; set once, before the first such page is unmapped
  * @quarantine_size: the most pages in a quarantine that is made from now on
- * @surplus: number of pages that pool->taken exceeds pool->most by, because the ceiling was lowered;
- *	changed under pool->lock, may be read without. It is here because every call reads it
+ * @surplus: number of pages that pool->taken exceeds pool->most by, because the ceiling was
+ *	lowered; changed under pool->lock, may be read without. It is here because every call reads
+ *	it
  * @reading_shift: @reading has 1 << (64 - this) buckets; set before @reading
  * @reading: the reading index (reading.c), or NULL as long as nothing was read; set once
  *
@@ -475,7 +476,7 @@ struct exmap {
 	struct list_head neighbors;
 	struct llist_node remains;
 
-	struct exmap_flush flush ____cacheline_aligned_in_smp;
+	struct exmap_shared_flush flush ____cacheline_aligned_in_smp;
 	struct exmap_pool pool ____cacheline_aligned_in_smp;
 };
 

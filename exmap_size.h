@@ -82,7 +82,7 @@ EXMAP_LIBRARY long exmap_trim_tables(struct exmap *exmap, uint64_t page, uint64_
  * struct exmap_shortages - how often calls have found no memory, by cause
  * @ceiling: all pages of the pool were in use
  * @memory: the system or the memory cgroup had no page for the pool
- * @tables: nor one for a page table
+ * @tables: the system or the memory cgroup had no page for a page table
  */
 struct exmap_shortages {
 	uint64_t ceiling;

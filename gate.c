@@ -194,8 +194,8 @@ unsigned long exmap_reap_skip(const struct exmap *exmap, unsigned long address, 
 /*
  * Unmap a part of the surface and give its pages back to the system, so that generic code finds no
  * page there. The gate is closed. Generic code may be freeing empty page tables of the surface at
- * the same time, but never a table of pmd_t, which the directory refers to. (trim.c frees those, with
- * mmap_lock and the VMA locked for writing.)
+ * the same time, but never a table of pmd_t, which the directory refers to. (trim.c frees those,
+ * with mmap_lock and the VMA locked for writing.)
  *
  * Other notifiers may not have been told of this range yet, and some are told only after the fact.
  * exmap_shootdown() therefore tells them before any page is released.

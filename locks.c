@@ -10,6 +10,7 @@
  *   - i_mmap_rwsem: lockdep knows one kind of it for all files, and would take another file's for
  *     ours. exmap_shootdown() does not tell lockdep of it either.
  *   - The bit spinlocks of the reading index, because lockdep does not know bit spinlocks.
+ *   - The lock of exmap_tokens: the kernel's list_lru has it, and no list exists yet.
  *   - exmap_queues_lock, because it is never held together with another lock.
  */
 #include <linux/init.h>

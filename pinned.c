@@ -148,8 +148,8 @@ static void exmap_pinned_leave(struct exmap *exmap, unsigned int nr)
  * @leave: remove all of them from the books, because the caller gives them back to the system
  *
  * Looks at up to EXMAP_PINNED_LOOK pages, those first that were not looked at for the longest time.
- * Pages that fresh ones have replaced, and a surplus, go back to the system in any case. Takes pool->lock. Does not
- * sleep.
+ * Pages that fresh ones have replaced, and a surplus, go back to the system in any case. Takes
+ * pool->lock. Does not sleep.
  *
  * Return: the number of pages in @page, which the caller owns.
  */
@@ -235,7 +235,9 @@ void exmap_pinned_drain(struct exmap *exmap)
 	WRITE_ONCE(pool->nr_pinned, 0);
 	WRITE_ONCE(pool->taken, pool->taken - nr);
 	exmap_rss_add(exmap->mm, -(long)nr);
-	/* The charge for replaced pages and surplus goes with the orphans, or ends with the pool. */
+	/*
+	 * The charge for replaced pages and a surplus goes with the orphans, or ends with the pool.
+	 */
 	WRITE_ONCE(pool->most, pool->ceiling);
 	WRITE_ONCE(exmap->surplus, 0);
 	spin_unlock(&pool->lock);

@@ -118,7 +118,9 @@ static inline struct page *exmap_stock_pop(struct exmap *exmap, struct exmap_int
  */
 static inline void exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface)
 {
-	/* A hint. Pairs with exmap_pool_resize(), which looks at every interface after setting it. */
+	/*
+	 * A hint. Pairs with exmap_pool_resize(). exmap_resize() then looks at every interface.
+	 */
 	if (unlikely(interface->nr_full > EXMAP_STOCK_FULL || READ_ONCE(exmap->surplus)))
 		__exmap_stock_trim(exmap, interface);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What ALLOC and READ need before pages can come to a range of the surface: page tables, enough free
- * pages, and no flush that is due.
+ * What ALLOC and READ need before pages can come to a range of the surface: page tables, enough
+ * free pages, and no flush that is due.
  */
 #include <linux/mm.h>
 
@@ -53,9 +53,9 @@ static unsigned long exmap_no_table(const struct exmap *exmap, unsigned long add
 }
 
 /*
- * Maximum retries if the kernel frees a page table while exmap_populate() makes it. Another thread
- * can cause that with madvise() at any time. -ENOMEM can also mean that memory is short, and then
- * each retry may wake the OOM killer.
+ * Maximum retries if the kernel frees a page table while exmap_populate() makes it; bounded, because
+ * another thread can cause that with madvise() at any time. -ENOMEM can also mean that memory is
+ * short.
  */
 #define EXMAP_TABLE_TRIES 16
 

@@ -272,8 +272,8 @@ bool exmap_quarantine_flush(struct exmap *exmap, struct exmap_quarantine *quaran
 
 	lockdep_assert_held(&interface->lock);
 	/*
-	 * Pairs with exmap_quarantine_settle() and exmap_free_defer(). Pages are added only under the
-	 * lock of the quarantine's own interface, which exmap_gate_close() holds.
+	 * Pairs with exmap_quarantine_settle() and exmap_free_defer(). Pages are added only under
+	 * the lock of the quarantine's own interface, which exmap_gate_close() holds.
 	 */
 	if (!smp_load_acquire(&quarantine->nr))
 		return false;
@@ -300,8 +300,8 @@ int exmap_quarantine_flush_killable(struct exmap *exmap, struct exmap_quarantine
 
 	lockdep_assert_held(&interface->lock);
 	/*
-	 * Pairs with exmap_quarantine_settle() and exmap_free_defer(). If it misses a page, the FREE
-	 * of that page is still at work.
+	 * Pairs with exmap_quarantine_settle() and exmap_free_defer(). If it misses a page, the
+	 * FREE of that page is still at work.
 	 */
 	if (!smp_load_acquire(&quarantine->nr))
 		return 0;
@@ -492,7 +492,9 @@ static long exmap_quarantine_remap_from(struct exmap_walk *walk,
 		if (!*link)
 			continue;
 		page = *exmap_quarantine_page(quarantine, *link - 1);
-		/* Others still hold it, and must not see what happens to its address from now on. */
+		/*
+		 * Others still hold it, and must not see what is written at its address from now on.
+		 */
 		if (!exmap_page_is_good(page))
 			continue;
 		exmap_quarantine_remove(quarantine, link);

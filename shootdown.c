@@ -67,7 +67,7 @@ static void exmap_shootdown_send(struct exmap *exmap, unsigned long start, unsig
 /* Flush a range, and those of all who wait for this flush. flush->lock is held. */
 static void exmap_shootdown_lead(struct exmap *exmap, unsigned long start, unsigned long end)
 {
-	struct exmap_flush *flush = &exmap->flush;
+	struct exmap_shared_flush *flush = &exmap->flush;
 
 	/* Pairs with exmap_shootdown_join(): their PTEs are cleared before this flush begins. */
 	spin_lock(&flush->join_lock);
@@ -91,7 +91,7 @@ static void exmap_shootdown_lead(struct exmap *exmap, unsigned long start, unsig
 static noinline bool exmap_shootdown_join(struct exmap *exmap, unsigned long start,
 					  unsigned long end)
 {
-	struct exmap_flush *flush = &exmap->flush;
+	struct exmap_shared_flush *flush = &exmap->flush;
 	bool leads;
 	u64 nr;
 
@@ -133,7 +133,7 @@ static noinline bool exmap_shootdown_join(struct exmap *exmap, unsigned long sta
  */
 bool exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end)
 {
-	struct exmap_flush *flush = &exmap->flush;
+	struct exmap_shared_flush *flush = &exmap->flush;
 
 	if (unlikely(!mutex_trylock(&flush->lock)))
 		return exmap_shootdown_join(exmap, start, end);

@@ -29,7 +29,7 @@
 
 #include <asm/tlb.h>
 
-/* How often a part is tried again if a call that is about to map a page keeps it from being freed. */
+/* The most tries for a part in which a call is about to map a page, which keeps its tables. */
 #define EXMAP_TRIM_TRIES 16
 
 /*
@@ -64,8 +64,8 @@ static bool exmap_table_empty(const struct exmap_part *part, unsigned long addre
 	return true;
 }
 
-/* Whether it is worth while to close the gate for a part. A hint, because the gate is open. */
-static bool exmap_part_worthy(const struct exmap_part *part)
+/* Whether a part seems to have an empty table. A hint, because the gate is open. */
+static bool exmap_part_has_empty(const struct exmap_part *part)
 {
 	unsigned long address;
 
@@ -162,7 +162,7 @@ static long exmap_trim_next(struct exmap *exmap, unsigned long *address, unsigne
 	part.end = pud_addr_end(part.start, end);
 	part.pmds = part.start < end ? exmap_pmds(exmap, part.start) : NULL;
 	*address = part.start;
-	if (part.pmds && exmap_part_worthy(&part))
+	if (part.pmds && exmap_part_has_empty(&part))
 		tables = exmap_part_trim(&part);
 	if (tables >= 0 && part.pmds)
 		*address = part.end;
