@@ -110,8 +110,8 @@ static inline void exmap_madvise_close(struct exmap_madvise *to)
 }
 
 /*
- * Do what SETUP does for @surface. @setup->fd stays the caller's. Returns 0, with *@opened set; or a
- * negative errno.
+ * Do what SETUP does for @surface. @setup->fd stays the caller's. Returns 0, with *@opened set; or
+ * a negative errno.
  */
 static inline int exmap_madvise_open(struct exmap_madvise **opened, char *surface,
 				     uint64_t surface_pages, const struct exmap_ioctl_setup *setup)
@@ -408,7 +408,8 @@ static inline int exmap_madvise_action(struct exmap_madvise *to, struct exmap_io
 	if (action->opcode > EXMAP_OP_WRITE || action->flags & ~known ||
 	    action->iov_len > EXMAP_USER_INTERFACE_PAGES)
 		return -EINVAL;
-	if (to->backing < 0 && (action->opcode == EXMAP_OP_READ || action->opcode == EXMAP_OP_WRITE))
+	if (to->backing < 0 &&
+	    (action->opcode == EXMAP_OP_READ || action->opcode == EXMAP_OP_WRITE))
 		return -EOPNOTSUPP;
 	memset(&call, 0, sizeof(call));
 	call.to = to;

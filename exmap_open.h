@@ -84,20 +84,25 @@ EXMAP_LIBRARY const char *exmap_strerror(int err)
 {
 	switch (-err) {
 	case ENOENT:
-		return "/dev/exmap does not exist: load the module (modprobe exmap); or the path of the backing file does not exist";
+		return "/dev/exmap does not exist: load the module (modprobe exmap); "
+		       "or the path of the backing file does not exist";
 	case EACCES:
-		return "no permission for /dev/exmap (ask the administrator to add you to its group), or for the path of the backing file";
+		return "no permission for /dev/exmap (ask the administrator to add you to its "
+		       "group), or for the path of the backing file";
 	case ENOMEM:
-		return "pool and interfaces are above RLIMIT_MEMLOCK (raise ulimit -l, or use fewer pages), or no memory or address space is left";
+		return "pool and interfaces are above RLIMIT_MEMLOCK (raise ulimit -l, or use fewer "
+		       "pages), or no memory or address space is left";
 	case EPERM:
-		return "RLIMIT_MEMLOCK is 0 (raise ulimit -l), or the exmap belongs to another process (open one after fork)";
+		return "RLIMIT_MEMLOCK is 0 (raise ulimit -l), or the exmap belongs to another "
+		       "process (open one after fork)";
 	case EBADF:
 		return "the backing file is not open for reading";
 	case EISDIR:
 	case ESPIPE:
 		return "the backing file must be a regular file or a block device";
 	case EINVAL:
-		return "a number is out of range (1 to 1024 interfaces, at least 1 page), a flag is unknown, or the backing file is neither a regular file nor a block device";
+		return "a number is out of range (1 to 1024 interfaces, at least 1 page), a flag is "
+		       "unknown, or the backing file is neither a regular file nor a block device";
 	case EMFILE:
 		return "too many files are open: close some, or raise ulimit -n";
 	case ENXIO:

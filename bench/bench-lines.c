@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Calls of 512 single pages, for QEMU's plugin lines-plugin.c, which lists the cache lines that
- * each call reads and writes. This program prints what the plugin cannot know: which call is which, and
- * which page frames hold entries and page tables.
+ * each call reads and writes. This program prints what the plugin cannot know: which call is which,
+ * and which page frames hold entries and page tables.
  */
 #include "batch.h"
 #include "lines.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
- * The buffer manager of bufferpool.h at work: threads read and update pages of a file, and no update
- * may be lost.
+ * The buffer manager of bufferpool.h at work: threads read and update pages of a file, and no
+ * update may be lost.
  * To compile: gcc -O2 -D_GNU_SOURCE -pthread bufferpool.c -o bufferpool
  */
 #include <argp.h>

@@ -5,8 +5,8 @@
  * there. The only other thing that a page needs is one word, its state: no hash table, no pointers
  * to frames. The program decides which pages are in memory, by exmap, or by pread and madvise.
  *
- * A program sets pool, pages, size and file, calls open_memory(), and starts threads. A thread calls
- * attach(), fixes and reads pages, and calls detach().
+ * A program sets pool, pages, size and file, calls open_memory(), and starts threads. A thread
+ * calls attach(), fixes and reads pages, and calls detach().
  */
 #ifndef BUFFERPOOL_H
 #define BUFFERPOOL_H
@@ -86,9 +86,14 @@ static _Atomic uint64_t *page_at(uint64_t nr)
 
 static bool without_exmap(unsigned int opcode, uint64_t nr)
 {
-	return opcode == EXMAP_OP_READ ? pread(file, page_at(nr), size, nr * size) == (ssize_t)size :
-	       opcode == EXMAP_OP_WRITE ? pwrite(file, page_at(nr), size, nr * size) == (ssize_t)size :
-	       madvise(page_at(nr), size, MADV_DONTNEED) == 0;
+	switch (opcode) {
+	case EXMAP_OP_READ:
+		return pread(file, page_at(nr), size, nr * size) == (ssize_t)size;
+	case EXMAP_OP_WRITE:
+		return pwrite(file, page_at(nr), size, nr * size) == (ssize_t)size;
+	default:
+		return madvise(page_at(nr), size, MADV_DONTNEED) == 0;
+	}
 }
 
 /* Returns whether all pages were done. */
@@ -213,7 +218,7 @@ static void bring(const uint64_t *nr, size_t count)
 
 	transfer(EXMAP_OP_READ, nr, count);
 	for (size_t i = 0; i < count; i++) {
-		/* A place is vacant, because room was reserved: most often it is behind the hand. */
+		/* A place is vacant, because room was reserved; mostly it is behind the hand. */
 		do
 			none = 0;
 		while (!atomic_compare_exchange_weak(&clock_face[vacant++ % pool], &none,
@@ -279,7 +284,8 @@ static _Atomic uint64_t *fix_exclusive(uint64_t nr)
 
 	for (;; sched_yield()) {
 		state = get(nr);
-		if ((LOCK(state) == UNLOCKED || LOCK(state) == MARKED) && try_lock(nr, state, LOCKED)) {
+		if ((LOCK(state) == UNLOCKED || LOCK(state) == MARKED) &&
+		    try_lock(nr, state, LOCKED)) {
 			dirty[nr] = true;
 			return page_at(nr);
 		}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests with a virtual machine of KVM that has the surface as its memory. The guest's program is for
- * x86.
+ * Tests with a virtual machine of KVM that has the surface as its memory. The guest's program is
+ * for x86.
  */
 #include <linux/kvm.h>
 

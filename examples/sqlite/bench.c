@@ -351,7 +351,8 @@ int main(int argc, char **argv)
 {
 	const struct argp argp = {
 		options, option, "DATABASE",
-		.doc = "Measure SQLite on DATABASE, which is filled if it does not exist, with and without exmap. Writes CSV; all figures but the rate are for one operation."
+		.doc = "Measure SQLite on DATABASE, which is filled if it does not exist, with and "
+		       "without exmap. Writes CSV; all figures but the rate are for one operation."
 	};
 	char *slash;
 

@@ -111,7 +111,8 @@ static char *status(const struct file *file)
 	if (!pages)
 		return sqlite3_mprintf("off: %s", file->error ? exmap_strerror(file->error) :
 				       "PRAGMA mmap_size sets the size of the pool");
-	return sqlite3_mprintf("pool=%u resident=%u pinned=%lu hits=%lu reads=%lu read=%lu evicted=%lu forgotten=%lu",
+	return sqlite3_mprintf("pool=%u resident=%u pinned=%lu hits=%lu reads=%lu read=%lu "
+			       "evicted=%lu forgotten=%lu",
 			       pages->capacity, pages->count, pages->pinned, pages->hits,
 			       pages->reads, pages->read, pages->evicted, pages->forgotten);
 }

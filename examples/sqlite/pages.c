@@ -365,11 +365,12 @@ const void *pages_find(const struct pages *pages, uint64_t offset, uint64_t amou
 
 void pages_write(struct pages *pages, const void *data, uint64_t offset, uint64_t amount)
 {
+	const uint64_t size = UINT64_C(1) << pages->shift;
 	const char *from = data;
 	uint64_t here;
 
 	for (; amount; offset += here, from += here, amount -= here) {
-		here = (UINT64_C(1) << pages->shift) - (offset & ((UINT64_C(1) << pages->shift) - 1));
+		here = size - (offset & (size - 1));
 		if (here > amount)
 			here = amount;
 		if (is_valid(pages, offset >> pages->shift))

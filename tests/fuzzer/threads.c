@@ -582,8 +582,8 @@ static void *run_thread(void *argument)
 	static const struct step steps[] = {
 		{ 1500, own_touch }, { 800, any_touch }, { 1500, any_action }, { 1500, own_proxy },
 		{ 200, any_hammer }, { 500, any_entries }, { 500, any_proxy }, { 200, any_stats },
-		{ 60, any_madvise }, { 60, any_trim }, { 40, any_mapping }, { 20, any_clone }, { 2, any_fork },
-		{ 8, any_replace }, { 300, own_flush }, { 300, own_defer }, { 100, any_flush },
+		{ 60, any_madvise }, { 60, any_trim }, { 40, any_mapping }, { 20, any_clone },
+		{ 2, any_fork }, { 8, any_replace }, { 300, own_flush }, { 300, own_defer }, { 100, any_flush },
 		{ 10000, own_action },
 	};
 	const struct thread *thread = argument;

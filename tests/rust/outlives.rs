@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! This must not compile: a reference to a page outlives the page. make tries it, and tests/shell/rust
-//! looks at what the compiler says.
+//! This must not compile: a reference to a page outlives the page. make tries it, and
+//! tests/shell/rust looks at what the compiler says.
 
 use exmap::Exmap;
 
