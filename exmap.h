@@ -253,10 +253,10 @@ struct exmap_pool {
  * struct exmap_counts - what an interface has done so far
  * @allocs: pages mapped by ALLOC, or by a touch
  * @frees: pages unmapped by FREE
+ * @flushes: TLB shootdowns
  * @reads: pages mapped by READ
  * @writes: pages written by WRITE
  * @steals: pages taken from other interfaces
- * @flushes: TLB shootdowns
  */
 struct exmap_counts {
 	u64 allocs;
@@ -312,10 +312,11 @@ struct exmap_quarantine {
  *	not 0, the shrinker takes nothing from the stock. Needs no lock
  * @in_flight: number of pages that are being read from the file, and neither free nor mapped.
  *	Needs no lock
- * @ended: asynchronous calls whose requests are done, and which a worker has not taken yet; see
- *	exmap_io_work(). Needs no lock
  * @counts: may be read without @lock. The surface holds as many pages as all interfaces have
  *	mapped, less what they and the notifier (exmap->unmapped) have unmapped
+ * @ended: asynchronous calls whose requests are done, and which a worker has not taken yet; see
+ *	exmap_io_work(). Needs no lock. Behind the cache lines that ALLOC and FREE write, because
+ *	the CPU at which a request ends writes to it
  * @quarantine: pages that it has unmapped with EXMAP_FREE_DEFER
  * @charge: for @user, @loaded, @limbo and the first @empty
  *
@@ -336,8 +337,8 @@ struct exmap_interface {
 	u64 pushes;
 	atomic_t fillers;
 	atomic_t in_flight;
-	struct llist_head ended;
 	struct exmap_counts counts;
+	struct llist_head ended;
 	struct exmap_quarantine quarantine;
 	struct exmap_charge charge;
 } ____cacheline_aligned_in_smp;
