@@ -161,8 +161,8 @@ int exmap_pool_resize(struct exmap *exmap, unsigned long pages)
 		return err;
 	spin_lock(&pool->lock);
 	/*
-	 * The pool's end gives parts of its charge away. It comes after the surface's death, and
-	 * takes pool->lock to begin. Pairs with exmap_gate_close().
+	 * exmap_pinned_drain() gives a part of the charge to orphans. It runs after the surface's
+	 * death, and takes pool->lock. Pairs with exmap_gate_close().
 	 */
 	if (READ_ONCE(exmap->gate) == EXMAP_GATE_DEAD) {
 		err = -EPROTO;

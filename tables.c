@@ -93,8 +93,9 @@ static struct exmap_leaf *exmap_leaf_get(struct exmap *exmap, unsigned long addr
 
 /*
  * Whether there is memory for the page tables of an address. The kernel allocates page tables in a
- * way that calls the OOM killer if there is none. So allocate and free as many pages first, in the
- * way in which the pool does. Freed pages stay charged to the memcg in advance, on this CPU.
+ * way that calls the OOM killer if memory is short. So allocate and free as many pages first, in
+ * the way in which the pool does. The memcg keeps the charge of freed pages for a while, on this
+ * CPU, and uses it for the page tables.
  */
 static bool exmap_tables_fit(const struct exmap_leaf *leaf, unsigned long address)
 {
