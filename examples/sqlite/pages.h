@@ -69,7 +69,7 @@ int pages_open(struct pages **pages, const char *path, uint64_t bytes);
 void pages_close(struct pages *pages);
 
 /**
- * pages_get - have a page in memory and pin it there
+ * pages_get - bring a page into memory and pin it there
  * @pages: the pages
  * @offset: of the page in the file, in bytes; a multiple of @amount
  * @amount: size of the page, in bytes: a power of two from 512 to 65536. The size can change while
