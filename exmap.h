@@ -206,7 +206,7 @@ enum exmap_shortage {
  * @empty: stack of empty bundles, linked in the same way
  * @bundles: number of bundles that were allocated along with pages and still exist. Always enough
  *	to hold all of @taken, so that a page can be put back without allocating
- * @taken: pages taken from the system, at most @most; may be read without @lock
+ * @taken: pages taken from the system, at most @most + exmap->surplus; may be read without @lock
  * @most: @ceiling, plus the pinned pages that were replaced by fresh ones (see pinned.c); may be
  *	read without @lock
  * @pushes: counts full bundles and pinned pages that came in
