@@ -91,18 +91,6 @@ static unsigned long exmap_map_range(struct exmap_walk *walk, struct exmap_inter
 	return address;
 }
 
-/* Give pages of a surplus back that a flush has just brought to the stock, so that none is used. */
-static void exmap_drop_surplus(struct exmap_walk *walk, struct exmap_interface *interface)
-{
-	/* Pairs with exmap_pool_resize(). */
-	const unsigned long surplus = READ_ONCE(walk->exmap->surplus);
-
-	if (likely(!surplus))
-		return;
-	exmap_walk_unlock(walk);
-	exmap_stock_drain(walk->exmap, interface, surplus);
-}
-
 /*
  * Make sure that no flush is due in a range for which exmap_prepare() has returned 0: map the pages
  * in quarantine again, and flush what others hold. Counts the pages it maps, and adds their number
@@ -129,8 +117,6 @@ static int exmap_alloc_deferred(struct exmap_walk *walk, struct exmap_interface 
 		err = exmap_walk_flush(walk, interface, address);
 	if (err)
 		exmap_walk_leave(walk, interface);
-	else
-		exmap_drop_surplus(walk, interface);
 	return err;
 }
 
