@@ -514,14 +514,20 @@ unsigned int exmap_install(struct exmap_walk *walk, struct exmap_interface *inte
 void exmap_discard(struct exmap *exmap, struct exmap_interface *interface,
 		   struct exmap_slot *slot, unsigned int nr, int err)
 {
-	atomic_sub(nr, &interface->in_flight);
-	for (; nr; nr--, slot++) {
+	unsigned int left;
+
+	for (left = nr; left; left--, slot++) {
 		exmap_reading_end(exmap, slot);
 		if (exmap_pinned_sort(exmap, &slot->page, 1))
 			exmap_pool_release(exmap, &slot->page, 1);
 		slot->page = NULL;
 		slot->error = slot->error ?: err;
 	}
+	/*
+	 * After all slots have left the index, because exmap_part_find_busy() compares this number
+	 * with theirs, and pairs with this.
+	 */
+	(void)atomic_fetch_sub_release(nr, &interface->in_flight);
 }
 
 /**

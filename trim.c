@@ -88,7 +88,8 @@ static bool exmap_part_find_busy(struct exmap_part *part)
 
 	bitmap_zero(part->busy, PTRS_PER_PMD);
 	for (i = 0; i < exmap_nr_interfaces(exmap); i++)
-		in_flight += atomic_read(&exmap->interfaces[i].in_flight);
+		/* Before the index. Pairs with exmap_discard(), which needs no lock. */
+		in_flight += atomic_read_acquire(&exmap->interfaces[i].in_flight);
 	return !in_flight || (exmap_has_reading(exmap) &&
 		exmap_reading_tables(exmap, part->start & PUD_MASK, part->busy) >= in_flight);
 }
