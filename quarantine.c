@@ -113,6 +113,9 @@ static noinline int exmap_quarantine_make(struct exmap *exmap,
 	int err;
 
 	BUILD_BUG_ON(EXMAP_MAX_QUARANTINE > U16_MAX);
+	/* This FREE fails. EXMAP_IOCTL_QUARANTINE may still set another size. */
+	if (!exmap_has_surface(exmap))
+		return -EPROTO;
 	/* Charge before allocating, because a user at the limit may come here with every FREE. */
 	err = exmap_charge_resident(exmap->mm, exmap_quarantine_bundles(&new) +
 				    DIV_ROUND_UP(exmap_quarantine_bytes(&new), PAGE_SIZE),
@@ -144,8 +147,8 @@ static noinline int exmap_quarantine_make(struct exmap *exmap,
  * May sleep for memory.
  *
  * Return: 0; -ENOMEM if no memory is available, the charge would exceed RLIMIT_MEMLOCK, or the
- * caller is being killed; -EOPNOTSUPP if this processor has no mark. On each error, the caller
- * flushes at once.
+ * caller is being killed; -EOPNOTSUPP if this processor has no mark; -EPROTO if there is no surface
+ * yet. On each error, the caller flushes at once.
  */
 int exmap_quarantine_setup(struct exmap *exmap, struct exmap_interface *interface)
 {
@@ -371,7 +374,10 @@ static void exmap_quarantine_index(struct exmap_quarantine *quarantine)
 	quarantine->indexed = i;
 }
 
-/* Remove a page, to which @link refers in the index. The last page takes its place. */
+/*
+ * Remove a page, to which @link refers in the index. The last page takes its place. The PTE of the
+ * removed page is locked.
+ */
 static void exmap_quarantine_remove(struct exmap_quarantine *quarantine, u16 *link)
 {
 	const unsigned int i = *link - 1, last = quarantine->nr - 1;
@@ -386,7 +392,10 @@ static void exmap_quarantine_remove(struct exmap_quarantine *quarantine, u16 *li
 		*exmap_quarantine_page(quarantine, i) = *exmap_quarantine_page(quarantine, last);
 	}
 	quarantine->indexed = last;
-	/* After the mark of the removed page. Pairs with exmap_quarantine_lock(). */
+	/*
+	 * The PTE of the removed page is locked until the page is mapped there. Whoever sees this
+	 * number and then locks the PTE sees that page. Pairs with exmap_quarantine_lock().
+	 */
 	smp_store_release(&quarantine->nr, last);
 }
 

@@ -131,6 +131,25 @@ TEST(size_of_a_quarantine)
 	assert_deferred(ex, 1);
 }
 
+/* A FREE that fails because there is no surface yet does not decide the size. */
+TEST(size_of_a_quarantine_after_free_without_surface, .needs_arch = "x86-64")
+{
+	struct exmap ex = { .fd = exmap_open() };
+
+	assert_ok(exmap_setup(ex.fd, 1, 1000, 0));
+	ex.interface[0] = map_interface(ex.fd, 0);
+	ck_assert_ptr_ne(ex.interface[0], MAP_FAILED);
+	ck_assert_int_eq(defer(&ex, 0, 0, 1), -EPROTO);
+	ck_assert_int_eq(defer(&ex, 0, 0, 2), -EPROTO);
+	assert_ok(ioctl(ex.fd, EXMAP_IOCTL_QUARANTINE, 1000));
+	ex.surface = map_surface(ex.fd, 1000 * PAGE);
+	ck_assert_ptr_ne(ex.surface, MAP_FAILED);
+	ck_assert_int_eq(alloc(&ex, 0, 0, 1000), 1000);
+	ck_assert_int_eq(defer(&ex, 0, 0, 1000), 1000);
+	assert_deferred(&ex, 1000);
+	ck_assert_int_eq(flushes(&ex), 0);
+}
+
 /* Every way to free pages fills a quarantine up to its size, and then flushes it once. */
 TEST(one_flush_for_each_quarantine)
 {
