@@ -85,7 +85,7 @@
  *     mutex                                             quarantine->lock, reap_lock
  *   flush.join_lock      who waits for the next flush   the above, flush.lock
  *     spinlock
- *   i_mmap_rwsem         for reading: no MMU notifier   interface->lock,               S
+ *   i_mmap_rwsem         for reading: no MMU notifier   interface->lock, reap_lock,    S
  *     of exmap->mapping  registers during a shootdown   quarantine->lock, flush.lock
  *   PTE lock             PTEs of one page table         mmap_lock, interface->lock,
  *     spinlock                                          quarantine->lock, reap_lock
