@@ -183,6 +183,7 @@ int exmap_io_begin(struct exmap_io *io, struct exmap *exmap,
 	io->interface = interface;
 	io->opcode = opcode;
 	io->probe = false;
+	io->merges = false;
 	io->ioprio = ioprio;
 	io->flags = 0;
 	io->nr = 0;
@@ -249,8 +250,7 @@ void exmap_io_request(struct exmap_io *io, struct exmap_iov *iov, unsigned int n
  * @start: first address
  * @len: bytes. exmap_io_check_range() has returned 0 for the range
  *
- * A range that begins where the last entry ends becomes a part of that entry, if the caller waits.
- * For one who does not, see exmap_io_divide().
+ * If @io->merges, a range that begins where the last entry ends becomes a part of that entry.
  */
 void exmap_io_add(struct exmap_io *io, unsigned long start, unsigned long len)
 {

@@ -91,6 +91,7 @@ enum exmap_io_waiter {
  * @interface: where pages come from and go to
  * @opcode: EXMAP_OP_READ, EXMAP_OP_ALLOC or EXMAP_OP_WRITE
  * @probe: leave out entries whose first page is mapped
+ * @merges: a range that begins where the last entry ends becomes a part of that entry
  * @ioprio: I/O priority of the caller
  * @flags: IOCB_DSYNC and IOCB_SYNC: written data must be on the device when the call ends
  * @nr: number of entries
@@ -127,6 +128,7 @@ struct exmap_io {
 	struct exmap_interface *interface;
 	unsigned int opcode;
 	bool probe;
+	bool merges;
 	unsigned short ioprio;
 	int flags;
 	unsigned int nr;

@@ -11,6 +11,7 @@
 #include "compat.h"
 #include "exmap.h"
 #include "io.h"
+#include "pool.h"
 #include "trace.h"
 
 /* The most entries that exmap_io_add_iter() makes of an iterator. */
@@ -22,12 +23,24 @@ static unsigned long exmap_io_max_ranges(const struct iov_iter *iter)
 	return iter->nr_segs + exmap_io_ranges(iov_iter_count(iter));
 }
 
+/*
+ * Whether adjacent buffers may be one entry. An entry gets all of its pages or none, but if free
+ * pages are scarce, the first of the buffers are to get theirs. So the interface must have enough.
+ * If the caller does not wait, see exmap_io_divide().
+ */
+static bool exmap_io_may_merge(const struct exmap_io *io, const struct iov_iter *iter)
+{
+	return !io->tell && (exmap_io_writes(io) ||
+		exmap_stock(io->interface) >= iov_iter_count(iter) >> PAGE_SHIFT);
+}
+
 /* Make entries of an iterator's buffers. Returns 0 or an error. */
 static int exmap_io_add_iter(struct exmap_io *io, struct iov_iter *iter)
 {
 	unsigned long start, len;
 	int err;
 
+	io->merges = exmap_io_may_merge(io, iter);
 	while (iov_iter_count(iter)) {
 		start = exmap_iter_address(iter);
 		len = exmap_iter_len(iter);
