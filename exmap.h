@@ -94,14 +94,14 @@
  *     bit spinlock
  *   pool->lock           the depot and the books        any of the above, but i_mmap_rwsem
  *     spinlock                                          and a bucket's
- *   exmap->gate_lock     gate, closers, openings        exmap->lock, mmap_lock
- *     spinlock
+ *   exmap->gate_lock     gate, closers, openings        exmap->lock, mmap_lock,
+ *     spinlock                                          pool->transit (SETUP)
  *   watch->lock          watch->exmaps                  exmap->lock, mmap_lock
  *     spinlock
  *   exmap_pools_srcu     for reading: a pool that the   any whose holder may allocate  S
  *     SRCU (reclaim.c)   shrinker has from the list
- *   exmap_pools_lock     the list of pools, and what    exmap->lock (SETUP); in the
- *     spinlock           each has to spare              shrinker, exmap_pools_srcu
+ *   exmap_pools_lock     the list of pools, and what    exmap->lock, pool->transit (SETUP);
+ *     spinlock           each has to spare              in the shrinker, exmap_pools_srcu
  *   lock of exmap_tokens the kernel's: the tokens       exmap->lock, pool->transit,
  *     spinlock (token.c) of a memory cgroup             exmap_pools_srcu
  *   exmap_orphans_lock   the list of orphans            mmap_lock

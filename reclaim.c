@@ -35,10 +35,11 @@ static void exmap_bundle_free_all(struct exmap_bundle **stack)
 
 /**
  * exmap_pool_expose - let the shrinker take back a pool's free pages
- * @exmap: has just been set up; exmap->lock is held
+ * @exmap: has just been set up; exmap->lock is held, and pool->transit for writing
  */
 void exmap_pool_expose(struct exmap *exmap)
 {
+	lockdep_assert_held_write(&exmap->pool.transit);
 	spin_lock(&exmap_pools_lock);
 	list_add_tail(&exmap->pool.sibling, &exmap_pools);
 	refcount_set(&exmap->pool.lookers, 1);

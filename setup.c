@@ -218,6 +218,11 @@ int exmap_setup(struct exmap *exmap, const struct exmap_ioctl_setup *setup, stru
 	exmap->file = file ? get_file(file) : NULL;
 	exmap->max_interfaces = setup->max_interfaces;
 	exmap->flags = setup->flags;
+	/*
+	 * Other threads may use the interfaces at once, but take no page from the system before the
+	 * pool is exposed. Otherwise exmap_token_follow() could replace the token meanwhile.
+	 */
+	down_write(&exmap->pool.transit);
 	spin_lock(&exmap->gate_lock);
 	/*
 	 * Publish the array last, because a reader that sees it relies on the fields above. Pairs
@@ -226,6 +231,7 @@ int exmap_setup(struct exmap *exmap, const struct exmap_ioctl_setup *setup, stru
 	smp_store_release(&exmap->interfaces, interfaces);
 	spin_unlock(&exmap->gate_lock);
 	exmap_pool_expose(exmap);
+	up_write(&exmap->pool.transit);
 	return 0;
 
 destroy_pool:

@@ -81,7 +81,8 @@ int exmap_token_make(struct exmap *exmap)
 
 /**
  * exmap_token_show - let reclaim of the memcg find a pool
- * @exmap: exmap_token_make() has succeeded, and pool->lookers is not 0
+ * @exmap: exmap_token_make() has succeeded, and pool->lookers is not 0. pool->transit is held for
+ *	writing, so that exmap_token_follow() does not free the token meanwhile
  */
 void exmap_token_show(struct exmap *exmap)
 {
