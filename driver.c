@@ -366,8 +366,12 @@ static noinline long exmap_call_resize(struct exmap *exmap, struct exmap_ioctl_r
 	err = exmap_resize(exmap, resize.buffer_size);
 	if (err)
 		return err;
-	/* Pairs with exmap_pool_leave(). */
-	return put_user(READ_ONCE(exmap->surplus), &arg->surplus);
+	/*
+	 * If another thread takes the memory away meanwhile, that is too late for an error, which
+	 * would say that nothing has changed. Pairs with exmap_pool_leave().
+	 */
+	(void)put_user(READ_ONCE(exmap->surplus), &arg->surplus);
+	return 0;
 }
 
 /* EXMAP_TRIM_TABLES for a range of the surface. @pages is 0 for the rest of the surface. */
@@ -380,6 +384,7 @@ static long exmap_trim_range(struct exmap *exmap, u64 page, u64 pages)
 	all = (exmap->end - exmap->start) >> PAGE_SHIFT;
 	if (page > all || pages > all - page)
 		return -EFAULT;
+	page = array_index_nospec(page, all + 1);
 	if (!pages)
 		pages = all - page;
 	return exmap_trim_tables(exmap, exmap->start + (page << PAGE_SHIFT),

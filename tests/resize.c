@@ -150,11 +150,19 @@ TEST(resize_refuses_what_makes_no_sense)
 {
 	struct exmap_ioctl_resize resize_to = { .buffer_size = 5 };
 	struct exmap *ex = exmap_new(MIB, 10, 1);
+	struct exmap_ioctl_resize *read_only;
 	int fd = exmap_open();
 
+	read_only = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ck_assert_ptr_ne(read_only, MAP_FAILED);
+	read_only->buffer_size = 5;
+	assert_ok(mprotect(read_only, PAGE, PROT_READ));
 	ck_assert_int_eq(resize(ex, 0), -EINVAL);
 	ck_assert_int_eq(resize(ex, 1UL << 60), -EINVAL);
 	assert_errno(ioctl(ex->fd, EXMAP_IOCTL_RESIZE, NULL), EFAULT);
+	/* There is no room for the answer, so nothing changes. */
+	assert_errno(ioctl(ex->fd, EXMAP_IOCTL_RESIZE, read_only), EFAULT);
+	assert_size(ex, 10, 0, 0);
 	assert_errno(ioctl(fd, EXMAP_IOCTL_RESIZE, &resize_to), EBADF);
 	assert_errno(ioctl(fd, EXMAP_IOCTL_TRIM, &(struct exmap_ioctl_trim){ }), EBADF);
 	assert_errno(ioctl(ex->fd, EXMAP_IOCTL_TRIM, NULL), EFAULT);
