@@ -23,20 +23,14 @@ static void exmap_interface_fetch(struct exmap *exmap, struct exmap_interface *i
 
 /*
  * Give at most @want pages back to the system: from one interface, and the depot's if there are
- * fewer there.
+ * fewer there. Always takes the interface's lock: then either this finds what a call has put into
+ * the stock, or that call has seen the surplus that this is about, in exmap_stock_trim().
  */
 static unsigned long exmap_interface_give(struct exmap *exmap, struct exmap_interface *interface,
 					  unsigned long want)
 {
 	unsigned long pages = 0;
 
-	/*
-	 * Hints. They pair with exmap_stock_add(), exmap_free_defer(), exmap_quarantine_end() and
-	 * __exmap_stock_trim().
-	 */
-	if (!exmap_stock(interface) && !READ_ONCE(interface->quarantine.nr) &&
-	    !READ_ONCE(exmap->pool.nr_full))
-		return 0;
 	/* Without a surface there are no free pages. */
 	if (exmap_enter(exmap, interface))
 		return 0;
