@@ -118,12 +118,50 @@ int exmap_pool_setup(struct exmap *exmap, unsigned long pages)
 	return err;
 }
 
+/*
+ * Free a bundle that the pool does not need any more, if the depot has an empty one. Otherwise a
+ * user could keep bundles for a ceiling that is not charged any more. pool->lock is held. Returns
+ * whether it has freed one.
+ */
+static bool exmap_bundle_trim(struct exmap *exmap)
+{
+	struct exmap_pool *pool = &exmap->pool;
+
+	lockdep_assert_held(&pool->lock);
+	if (!pool->empty ||
+	    pool->taken + EXMAP_BUNDLE_PAGES > pool->bundles * EXMAP_BUNDLE_PAGES)
+		return false;
+	exmap_bundle_free(exmap_bundle_pop(&pool->empty));
+	pool->bundles--;
+	exmap_rss_add(exmap->mm, -1);
+	return true;
+}
+
+/**
+ * exmap_pool_trim_bundles - free bundles that the pool does not need any more
+ * @exmap: has been set up; no lock is held
+ *
+ * May sleep.
+ */
+void exmap_pool_trim_bundles(struct exmap *exmap)
+{
+	struct exmap_pool *pool = &exmap->pool;
+	bool freed;
+
+	do {
+		spin_lock(&pool->lock);
+		freed = exmap_bundle_trim(exmap);
+		spin_unlock(&pool->lock);
+		cond_resched();
+	} while (freed);
+}
+
 /**
  * exmap_pool_leave - remove pages from the books of a pool
  * @exmap: the exmap; pool->lock is held
- * @nr: number of pages
+ * @nr: number of pages, at most EXMAP_BUNDLE_PAGES
  *
- * If the pool has a surplus, the charge goes down with it.
+ * If the pool has a surplus, the charge goes down with it, and so does the number of bundles.
  */
 void exmap_pool_leave(struct exmap *exmap, unsigned long nr)
 {
@@ -137,6 +175,8 @@ void exmap_pool_leave(struct exmap *exmap, unsigned long nr)
 	surplus = pool->taken - min(pool->taken, pool->most);
 	exmap_charge_less(exmap->mm, exmap->surplus - surplus, &pool->charge);
 	WRITE_ONCE(exmap->surplus, surplus);
+	/* One is enough for EXMAP_BUNDLE_PAGES pages, and no caller removes more at a time. */
+	exmap_bundle_trim(exmap);
 }
 
 /**

@@ -165,6 +165,7 @@ struct exmap_bundle *exmap_bundle_pop(struct exmap_bundle **stack);
 struct exmap_bundle *exmap_depot_pop(struct exmap_pool *pool);
 int exmap_pool_setup(struct exmap *exmap, unsigned long pages);
 int exmap_pool_resize(struct exmap *exmap, unsigned long pages);
+void exmap_pool_trim_bundles(struct exmap *exmap);
 void exmap_pool_leave(struct exmap *exmap, unsigned long nr);
 void exmap_pool_release(struct exmap *exmap, struct page **page, unsigned int nr);
 

@@ -123,8 +123,9 @@ bool exmap_depot_drain_one(struct exmap *exmap)
 	spin_lock(&pool->lock);
 	bundle = exmap_depot_pop(pool);
 	if (bundle) {
-		exmap_pool_leave(exmap, EXMAP_BUNDLE_PAGES);
+		/* First, because exmap_pool_leave() may free a bundle that is not needed. */
 		pool->bundles--;
+		exmap_pool_leave(exmap, EXMAP_BUNDLE_PAGES);
 		exmap_rss_add(exmap->mm, -(long)EXMAP_BUNDLE_PAGES - 1);
 	}
 	spin_unlock(&pool->lock);

@@ -51,7 +51,7 @@ static unsigned long exmap_interface_give(struct exmap *exmap, struct exmap_inte
  * @exmap: has been set up; the caller holds no lock
  * @want: the most pages to give
  *
- * Looks at every place once. May sleep.
+ * Looks at every place once, and frees bundles that are not needed. May sleep.
  *
  * Return: the number of pages. It is less than @want if no more are free, or if the caller is being
  * killed.
@@ -76,6 +76,7 @@ unsigned long exmap_pool_give(struct exmap *exmap, unsigned long want)
 		pages += exmap_interface_give(exmap, &exmap->interfaces[i], want - pages);
 		cond_resched();
 	}
+	exmap_pool_trim_bundles(exmap);
 	return pages;
 }
 
@@ -95,7 +96,8 @@ int exmap_resize(struct exmap *exmap, unsigned long pages)
 	/* Pairs with exmap_pool_leave(). */
 	unsigned long surplus = READ_ONCE(exmap->surplus);
 
-	if (!err && surplus)
+	/* Without a surplus, bundles may still be left of a larger pool. */
+	if (!err)
 		exmap_pool_give(exmap, surplus);
 	return err;
 }
