@@ -70,8 +70,8 @@ struct exmap_io_run {
  *   CALLER > NOWAIT  exmap_io_perform_nowait(), before the first window
  *   CALLER > NOBODY  exmap_io_prepare(), once it has all pages of the last window
  *   NOBODY > CALLER  exmap_io_start_window(), if all requests end before it has submitted the last
- *   NOBODY > WORKER  exmap_io_take_calls()
- *   NOWAIT > WORKER  exmap_io_take_calls()
+ *   NOBODY > WORKER  exmap_io_take_calls(), exmap_io_end_calls()
+ *   NOWAIT > WORKER  exmap_io_take_calls(), exmap_io_end_calls()
  *
  * Only the task that has the call changes the state, and never between the first request of a
  * window and the end of its last. The context that takes io->pending to 0 has the call from then

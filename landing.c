@@ -316,8 +316,8 @@ static void exmap_io_work_rest(struct work_struct *work);
 /*
  * Take calls off the front of a list until they have EXMAP_IO_LANDING pages. Calls that need more
  * I/O, and the rest of the list, get works of their own. So other works have their turn, of the
- * same user and of others. Unpins the pages of WRITE. Returns the list of calls taken. Sets
- * *@reads to the number of pages of those that are READs.
+ * same user and of others. The first call needs no more I/O. Unpins the pages of WRITE. Returns the
+ * list of calls taken. Sets *@reads to the number of pages of those that are READs.
  */
 static struct llist_node *exmap_io_take_calls(struct llist_node *rest, unsigned int *reads)
 {
@@ -368,12 +368,27 @@ static void exmap_io_map_calls(struct llist_node *calls)
 		exmap_walk_leave(&walk, interface);
 }
 
-/* The end of asynchronous calls on the same interface whose requests are done. */
+/*
+ * The end of asynchronous calls on the same interface whose requests are done. The first is the
+ * one whose work this is.
+ *
+ * If it needs more I/O, it keeps this work, and the others get another. Otherwise it could end
+ * first, and its memory could become a call of another user. The kernel would take that call's work
+ * for this one, and let it wait until this one is done, which may wait for locks of this user.
+ */
 static void exmap_io_end_calls(struct llist_node *calls)
 {
-	struct exmap_io *io, *next;
+	struct exmap_io *io = llist_entry(calls, struct exmap_io, ended), *next;
 	unsigned int reads;
 
+	if (unlikely(!exmap_io_is_whole(io))) {
+		if (calls->next)
+			exmap_io_queue(llist_entry(calls->next, struct exmap_io, ended),
+				       exmap_io_work_rest);
+		io->waiter = EXMAP_IO_WORKER;
+		exmap_io_work_alone(&io->work);
+		return;
+	}
 	calls = exmap_io_take_calls(calls, &reads);
 	if (reads)
 		exmap_io_map_calls(calls);

@@ -370,8 +370,8 @@ static unsigned long exmap_shrinker_scan(struct shrinker *shrinker, struct shrin
 /**
  * exmap_pool_init - register the shrinker
  *
- * The kernel calls the shrinker when the system is short of memory, and when a memory cgroup is
- * that has a token (see token.c).
+ * The kernel calls the shrinker when the system is short of memory, and when a memory cgroup that
+ * has a token is (see token.c).
  *
  * Return: 0 or -ENOMEM.
  */
