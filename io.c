@@ -258,7 +258,7 @@ void exmap_io_add(struct exmap_io *io, unsigned long start, unsigned long len)
 	unsigned long piece;
 
 	start = exmap_io_clamp(io->exmap, start);
-	if (last && !io->tell && last->end == start &&
+	if (last && io->merges && last->end == start &&
 	    start + len - last->start <= EXMAP_IO_WINDOW * PAGE_SIZE) {
 		last->end += len;
 		return;

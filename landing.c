@@ -282,8 +282,11 @@ void exmap_io_undo(struct exmap_io *io)
 	exmap_io_land(io);
 }
 
-/* The end of one asynchronous call, with I/O. */
-static void exmap_io_work_alone(struct work_struct *work)
+/*
+ * The end of one asynchronous call, with I/O. Not inline, so that tests/shell/no-indirect-call finds
+ * its call of @tell here.
+ */
+static noinline void exmap_io_work_alone(struct work_struct *work)
 {
 	struct exmap_io *io = container_of(work, struct exmap_io, work);
 	const struct cred *cred = override_creds(io->cred);
