@@ -6,6 +6,8 @@
 #
 #	$temporary	the directory
 #	$slowdown	how many times longer everything takes here: $EXMAP_TEST_SLOWDOWN (vm/init)
+#	$examples	no if tests of programs, not of the module, are left out: $EXMAP_TEST_PROGRAMS
+#			(vm/check); also on a slow machine, whose kernel looks for bugs of the module
 #	$failed		1 if a test has failed: then the script's exit status is 1
 #
 # Tests change the machine and need root.
@@ -13,7 +15,8 @@
 . "$(dirname "${BASH_SOURCE[0]}")/../tools/prologue.sh"
 
 # shellcheck disable=SC2034  # the tests use it
-slowdown=${EXMAP_TEST_SLOWDOWN:-1}
+slowdown=${EXMAP_TEST_SLOWDOWN:-1} examples=${EXMAP_TEST_PROGRAMS:-yes}
+[ "$slowdown" = 1 ] || examples=no
 failed=0
 temporary=$(mktemp -d)
 undo=()
@@ -59,23 +62,22 @@ skip()
 	echo "ok - $1 # SKIP $2"
 }
 
-# on_fast_machines NAME: end a test of a program that a slow kernel, which looks for bugs of the
-# module, would teach nothing
-on_fast_machines()
+# only_programs NAME: end a test of programs, not of the module, if it does not run on this kernel
+only_programs()
 {
-	[ "$slowdown" = 1 ] && return
-	skip "$1" "the machine is slow"
+	[ "$examples" = no ] || return 0
+	skip "$1" "it tests programs, which is done on another kernel"
 	exit
 }
 
 # test_programs: print the test programs, one a line. Every source in tests/ is one; those of
-# exmap_user.h are also built as C++, which a slow machine does not run.
+# exmap_user.h are also built as C++, which is run along with other tests of programs.
 test_programs()
 {
 	local source
 	for source in test-exmap.c tests/*.c; do
 		echo "./${source%.c}"
-		[[ $source != tests/user* || $slowdown != 1 ]] || echo "./${source%.c}-cxx"
+		[[ $source != tests/user* || $examples = no ]] || echo "./${source%.c}-cxx"
 	done
 }
 
