@@ -294,6 +294,13 @@ static void wait_to_go(int go)
 	ck_assert_int_eq(read(go, &byte, 1), 1);
 }
 
+/* Let the process go on with its checks, and wait until it has ended well. */
+static void let_go(pid_t pid, int go[2])
+{
+	ck_assert_int_eq(write(go[1], "", 1), 1);
+	wait_child(pid, 0);
+}
+
 static void touch_much(int go)
 {
 	touch_memory(36 * MIB);
@@ -327,8 +334,7 @@ TEST(memcg_gets_free_pages_for_another_process, .needs = MEMCG)
 		_exit(0);
 	}
 	wait_child(other, 0);
-	ck_assert_int_eq(write(go[1], "", 1), 1);
-	wait_child(pid, 0);
+	let_go(pid, go);
 	ck_assert_int_eq(cgroup_events("oom_kill"), 0);
 	cgroup_settle();
 	assert_ok(rmdir(cgroup));
@@ -350,8 +356,7 @@ TEST(memcg_reclaim_gets_free_pages, .needs = MEMCG)
 	if (!cgroup_write("memory.reclaim", "40M"))
 		ck_assert_int_eq(errno, EAGAIN);
 	ck_assert_int_ge(before - cgroup_kib(), 39 * 1024);
-	ck_assert_int_eq(write(go[1], "", 1), 1);
-	wait_child(pid, 0);
+	let_go(pid, go);
 	cgroup_settle();
 	assert_ok(rmdir(cgroup));
 }
@@ -410,8 +415,7 @@ TEST(memcg_removed_before_its_exmap, .needs = MEMCG)
 	for (int i = 0; cgroup_kib() > 20 * 1024 && i < 100; i++)
 		usleep(100000);
 	ck_assert_int_le(cgroup_kib(), 20 * 1024);
-	ck_assert_int_eq(write(go[1], "", 1), 1);
-	wait_child(pid, 0);
+	let_go(pid, go);
 	cgroup_settle();
 	assert_ok(rmdir(cgroup));
 }
