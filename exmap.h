@@ -4,7 +4,8 @@
  *
  * Files, from top to bottom. A file calls what is below it in this list, never what is above
  * it (tools/arrows checks that):
- *   driver.c      the device: who may do what; ioctl, fadvise, mmap
+ *   driver.c      the device and its open files; mmap
+ *   ioctl.c       the calls of ioctl and fadvise: their arguments
  *   fdinfo.c      what /proc/PID/fdinfo/FD shows
  *   locks.c       tells lockdep the order of the locks
  *   resize.c      the pool's ceiling changes; free pages go back to the system on request
@@ -36,9 +37,10 @@
  *   arm64.c       the flush of arm64, and functions that it needs; other processors do without
  *   trace.c       tracepoints
  * Headers: this one has the structs, and the functions of all files that have no other header.
- * entry.h: entries, and their answers. pool.h: free pages, from refill.c to charge.c. reading.h:
- * the reading index. walk.h: a look into the page tables. io.h: a READ or WRITE under way.
- * compat.h: every difference between kernel versions. arch.h: every difference between processors.
+ * file.h: an open file. entry.h: entries, and their answers. pool.h: free pages, from refill.c to
+ * charge.c. reading.h: the reading index. walk.h: a look into the page tables. io.h: a READ or
+ * WRITE under way. compat.h: every difference between kernel versions. arch.h: every difference
+ * between processors.
  *
  * Who owns what:
  *   - An open file owns a struct exmap_file. It points to the struct exmap that open made, or,
@@ -480,24 +482,6 @@ struct exmap {
 	struct exmap_shared_flush flush ____cacheline_aligned_in_smp;
 	struct exmap_pool pool ____cacheline_aligned_in_smp;
 };
-
-/**
- * struct exmap_file - an open file of /dev/exmap
- * @mm: the mm that opened it
- * @exmap: the exmap that its calls work on; changed by CLONE, at most once
- * @first: the exmap that open made, if CLONE has changed @exmap; or NULL. It is kept because a
- *	call on another thread may still use it
- * @mapping: the file's own address_space, without pages, instead of the device's. FREE takes its
- *	i_mmap_rwsem, which FREE at other exmaps then does not touch
- *
- * In cache lines of its own; each call reads the first.
- */
-struct exmap_file {
-	struct mm_struct *mm;
-	struct exmap *exmap;
-	struct exmap *first;
-	struct address_space mapping ____cacheline_aligned_in_smp;
-} ____cacheline_aligned_in_smp;
 
 struct exmap_queue;
 struct exmap_walk;

@@ -283,7 +283,7 @@ int exmap_make_interface(struct exmap *exmap, struct exmap_interface *interface)
 		interface->empty = new.empty;
 		/*
 		 * Publish last, because a reader that sees the page relies on the bundles. Pairs
-		 * with exmap_find_interface().
+		 * with exmap_interface_used().
 		 */
 		smp_store_release(&interface->user, new.user);
 		used = true;
