@@ -6,8 +6,9 @@
 #
 #	$temporary	the directory
 #	$slowdown	how many times longer everything takes here: $EXMAP_TEST_SLOWDOWN (vm/init)
-#	$examples	no if tests of programs, not of the module, are left out: $EXMAP_TEST_PROGRAMS
-#			(vm/check); also on a slow machine, whose kernel looks for bugs of the module
+#	$once		no if what vm/check runs on one kernel only is left out: $EXMAP_TEST_ONCE
+#	$examples	no if tests of programs, not of the module, are left out: if $once is no, and on
+#			a slow machine, whose kernel looks for bugs of the module
 #	$failed		1 if a test has failed: then the script's exit status is 1
 #
 # Tests change the machine and need root.
@@ -15,7 +16,9 @@
 . "$(dirname "${BASH_SOURCE[0]}")/../tools/prologue.sh"
 
 # shellcheck disable=SC2034  # the tests use it
-slowdown=${EXMAP_TEST_SLOWDOWN:-1} examples=${EXMAP_TEST_PROGRAMS:-yes}
+slowdown=${EXMAP_TEST_SLOWDOWN:-1}
+once=${EXMAP_TEST_ONCE:-yes}
+examples=$once
 [ "$slowdown" = 1 ] || examples=no
 failed=0
 temporary=$(mktemp -d)
