@@ -386,7 +386,7 @@ static void *integrity_worker(void *arg)
 	uint64_t generation[FILE_PAGES / WORKERS] = { }, page[BATCH];
 	struct worker *w = arg;
 
-	for (int round = 0; round < ROUNDS && !w->error[0]; round++) {
+	for (int round = 0; round < scaled(ROUNDS) && !w->error[0]; round++) {
 		unsigned int at = rand_r(&w->seed) % share, step = rand_r(&w->seed) % 8 * 2 + 1;
 
 		for (int i = 0; i < BATCH; i++)
