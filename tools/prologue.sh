@@ -47,7 +47,7 @@ fail()
 # and with the variables that the scripts read
 as_root()
 {
-	local variables=EXMAP_CACHE,EXMAP_MIRROR,EXMAP_VM_TIMEOUT,JOBS,KERNEL,QEMU_INCLUDE
+	local variables=EXMAP_CACHE,EXMAP_MIRROR,EXMAP_VM_TIMEOUT,BRIEF,JOBS,KERNEL,QEMU_INCLUDE
 
 	[ "$(id -u)" = 0 ] || exec sudo --preserve-env="$variables" \
 		"$checkout/$script" "$@"
