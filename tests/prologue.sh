@@ -15,7 +15,6 @@
 # shellcheck source=tools/prologue.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../tools/prologue.sh"
 
-# shellcheck disable=SC2034  # the tests use it
 slowdown=${EXMAP_TEST_SLOWDOWN:-1}
 once=${EXMAP_TEST_ONCE:-yes}
 examples=$once
