@@ -334,8 +334,7 @@ static int exmap_io_gather(struct exmap_io *io)
 		entry->nr = ret;
 		io->nr_slots += ret;
 	}
-	exmap_walk_unlock(&walk);
-	exmap_leave(io->interface);
+	exmap_walk_leave(&walk, io->interface);
 	return 0;
 }
 

@@ -119,10 +119,8 @@ static __always_inline int exmap_io_read_slot(struct exmap_io *io, unsigned int 
 	ret = exmap_enter(io->exmap, io->interface) ?:
 		exmap_reserve(&walk, io->interface, address, address + PAGE_SIZE, true, false,
 			      slot);
-	if (ret >= 0) {
-		exmap_walk_unlock(&walk);
-		exmap_leave(io->interface);
-	}
+	if (ret >= 0)
+		exmap_walk_leave(&walk, io->interface);
 	if (ret <= 0) {
 		/* An error, or a page is mapped there already. */
 		*slot = (struct exmap_slot){ .address = address, .error = ret };

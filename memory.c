@@ -369,7 +369,8 @@ static void exmap_unreserve(struct exmap *exmap, struct exmap_interface *interfa
  * exmap_reserve - take a private page for each absent page of a range
  * @walk: the gate is open; this may leave a table locked
  * @interface: its lock is held. The lock may be released and taken again; on success it is held and
- *	the gate is open. On an error the interface has been left, with exmap_walk_leave()
+ *	the gate is open, and the caller releases it with exmap_walk_leave(), because the stock may
+ *	have got more pages than it needs. On an error the interface has been left in the same way
  * @start: first address
  * @end: first address after the range
  * @reads: the pages are going to be read: enter each slot into the reading index, which exists
@@ -430,8 +431,6 @@ again:
 			exmap_reading_begin(exmap, &slot[nr]);
 		nr++;
 	}
-	/* exmap_prepare() may have brought more than the absent pages need. */
-	exmap_stock_trim(exmap, interface);
 	atomic_add(nr, &interface->in_flight);
 	return nr;
 }

@@ -29,8 +29,10 @@ static void exmap_bundle_free_all(struct exmap_bundle **stack)
 {
 	struct exmap_bundle *bundle;
 
-	while ((bundle = exmap_bundle_pop(stack)))
+	while ((bundle = exmap_bundle_pop(stack))) {
 		exmap_bundle_free(bundle);
+		cond_resched();
+	}
 }
 
 /**

@@ -85,6 +85,7 @@ static void exmap_strip_interfaces(struct exmap *exmap, struct exmap_interface *
 		exmap_stock_destroy(&interfaces[i]);
 		free_page((unsigned long)interfaces[i].user);
 		interfaces[i].user = NULL;
+		cond_resched();
 	}
 }
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tests of the pool: how free pages get to the interface that needs them, the shrinker, what the
- * kernel accounts to the process, and that a long refill lets other tasks run.
+ * Tests of the pool: how free pages get to the interface that needs them, the shrinker, and what the
+ * kernel accounts to the process.
  */
-#include "cpu.h"
 #include "worker.h"
 
 /*
@@ -444,96 +443,6 @@ TEST(pool_counts_as_pinned)
 	assert_ok(munmap(ex->surface, ex->size));
 	close(ex->fd);
 	ck_assert_int_eq(kib_of("/proc/self/status", "VmPin:"), 0);
-}
-
-/*
- * Memory from the system
- */
-
-/* A real-time thread, and the longest time for which it did not get the CPU. */
-struct ticker {
-	atomic_bool stop;
-	atomic_bool runs;
-	atomic_long gap;	/* nanoseconds */
-};
-
-static long nanoseconds(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000000000L + now.tv_nsec;
-}
-
-/* Sleep for 50 microseconds again and again, and record the longest gap between two wakeups. */
-static void *tick(void *arg)
-{
-	const struct sched_param priority = { .sched_priority = 1 };
-	const struct timespec period = { .tv_nsec = 50000 };
-	struct ticker *t = arg;
-	long last, now;
-
-	if (pthread_setschedparam(pthread_self(), SCHED_FIFO, &priority))
-		abort();
-	last = nanoseconds();
-	while (!atomic_load(&t->stop)) {
-		nanosleep(&period, NULL);
-		now = nanoseconds();
-		if (now - last > atomic_load(&t->gap))
-			atomic_store(&t->gap, now - last);
-		last = now;
-		atomic_store(&t->runs, true);
-	}
-	return NULL;
-}
-
-/*
- * Allocate @pages pages that come from the system. Returns for which share of the call the ticker
- * had to wait.
- */
-static double longest_wait(struct ticker *t, int pages)
-{
-	struct exmap_user_interface *interface;
-	struct exmap ex = { .fd = exmap_open(), .size = pages * PAGE };
-	long time;
-
-	assert_ok(exmap_setup(ex.fd, 1, pages, 0));
-	ex.surface = map_surface(ex.fd, ex.size);
-	assert_ok(ex.surface);
-	interface = map_interface(ex.fd, 0);
-	assert_ok(interface);
-	ex.interface[0] = interface;
-	entry(&ex, 0, 0, 0, pages);
-	atomic_store(&t->gap, 0);
-	time = nanoseconds();
-	ck_assert_int_eq(action(ex.fd, 0, EXMAP_OP_ALLOC, 1, 0), 0);
-	time = nanoseconds() - time;
-	assert_ok(munmap(ex.surface, ex.size));
-	assert_ok(munmap(interface, PAGE));
-	close(ex.fd);
-	return (double)atomic_load(&t->gap) / time;
-}
-
-/*
- * ALLOC of a long entry lets other tasks run, even if the kernel does not preempt itself.
- * tests/all --la57 runs this test with such a kernel.
- */
-TEST(alloc_of_a_long_entry_lets_others_run)
-{
-	struct ticker t = { };
-	double share = 1;
-	pthread_t thread;
-
-	run_on(1);
-	ck_assert(!pthread_create(&thread, NULL, tick, &t));
-	while (!atomic_load(&t.runs))
-		sched_yield();
-	/* The host may have stopped the virtual machine meanwhile, so one good try is enough. */
-	for (int i = 0; i < 20 && share > 0.5; i++)
-		share = longest_wait(&t, 4095);
-	atomic_store(&t.stop, true);
-	ck_assert(!pthread_join(thread, NULL));
-	ck_assert_msg(share <= 0.5, "other tasks waited for %.0f %% of the call", share * 100);
 }
 
 int main(int argc, char **argv)
