@@ -35,6 +35,7 @@
 #include <linux/list_lru.h>
 #include <linux/lockdep.h>
 #include <linux/memcontrol.h>
+#include <linux/cpuset.h>
 #include <linux/mempolicy.h>
 #include <linux/mm.h>
 #include <linux/page_table_check.h>
@@ -105,8 +106,38 @@ static inline struct mempolicy *exmap_vma_policy(struct vm_area_struct *vma, uns
 	return &policy;
 }
 #define EXMAP_VMA_POLICY .get_policy = exmap_vma_policy,
+
+/*
+ * Returns the NUMA node that the kernel takes the current task's pages from, or NUMA_NO_NODE if that
+ * is not always the same one. Only the task itself replaces its policy. But when its cpuset changes,
+ * mpol_rebind_task() changes both sets of nodes, and this may see one of them half changed. So the
+ * result is a hint, and always a node that struct exmap_pool has a depot for.
+ */
+static inline int exmap_policy_node(void)
+{
+	const struct mempolicy *policy = current->mempolicy;
+	const nodemask_t *nodes = &cpuset_current_mems_allowed;
+	const int local = numa_mem_id();
+	int first;
+
+	if (policy && policy->mode != MPOL_LOCAL) {
+		if (policy->mode != MPOL_BIND && policy->mode != MPOL_PREFERRED &&
+		    policy->mode != MPOL_PREFERRED_MANY)
+			return NUMA_NO_NODE;
+		nodes = &policy->nodes;
+	}
+	if (node_isset(local, *nodes))
+		return local;
+	first = first_node(*nodes);
+	return nodes_weight(*nodes) == 1 && first < nr_node_ids ? first : NUMA_NO_NODE;
+}
 #else
 #define EXMAP_VMA_POLICY
+
+static inline int exmap_policy_node(void)
+{
+	return NUMA_NO_NODE;
+}
 #endif
 
 /**

@@ -52,7 +52,7 @@
  *   - A page is at any time in one of these places. Only the holder of the lock that guards the
  *     place may move it:
  *       the system                not counted in pool->taken
- *       a bundle of the depot     pool->lock
+ *       the depot                 pool->lock
  *       a bundle of an interface  interface->lock
  *       on the surface            the PTE lock (see below)
  *       unmapped, not flushed     interface->limbo, or a FREE of one page itself;
@@ -129,13 +129,14 @@
  * Glossary:
  *   bundle      one page of kernel memory that holds pointers to up to 512 free pages
  *   ceiling     the most pages that a pool may take from the system
- *   depot       the bundles of a pool that belong to no interface
+ *   depot       the free pages of a pool that belong to no interface: in bundles, or loose
  *   entry       a user's request: a number of adjacent pages, in one struct exmap_iov
  *   gate        open while calls may use the page tables of the surface; closed while the kernel
  *               changes them
  *   interface   what one thread works with: entries, and free pages
  *   leaf        a page of the directory: it finds the page tables of 512 GiB
  *   limbo       pages that a call has unmapped and not yet flushed
+ *   loose       a free page of the depot that is in no bundle
  *   orphan      a page that others still hold after its pool was drained
  *   pool        all pages of an exmap, on the surface or not
  *   quarantine  pages that FREE has unmapped and whose flush is put off beyond the call
@@ -201,17 +202,29 @@ enum exmap_shortage {
 };
 
 /**
+ * struct exmap_depot - the part of a pool's depot for one NUMA node
+ * @full: stack of full bundles, linked through their struct page. The last page of each is of this
+ *	node (exmap_bundle_node()), and so are most of the others
+ * @loose: list of free pages of this node that are in no bundle, linked through page->lru
+ * @nr_free: number of pages in both; may be read without pool->lock, which guards all fields
+ */
+struct exmap_depot {
+	struct exmap_bundle *full;
+	struct list_head loose;
+	unsigned long nr_free;
+};
+
+/**
  * struct exmap_pool - the physical pages of an exmap
- * @lock: guards the fields before @transit
- * @full: stack of full bundles, linked through their struct page
- * @nr_full: number of bundles on @full; may be read without @lock
- * @empty: stack of empty bundles, linked in the same way
+ * @lock: guards the fields before @transit, and @depot
+ * @nr_free: number of pages in the depot; may be read without @lock
+ * @empty: stack of empty bundles, linked through their struct page
  * @bundles: number of bundles that were allocated along with pages and still exist. Always enough
  *	to hold all of @taken, so that a page can be put back without allocating
  * @taken: pages taken from the system, at most @most + exmap->surplus; may be read without @lock
  * @most: @ceiling, plus the pinned pages that were replaced by fresh ones (see pinned.c); may be
  *	read without @lock
- * @pushes: counts full bundles and pinned pages that came in
+ * @pushes: counts how many times pages came to the depot, or to @pinned
  * @pinned: list of pages of @taken that others still hold, linked through page->lru
  * @nr_pinned: length of @pinned; may be read without @lock
  * @transit: held for reading while pages are between the system and an interface; held for
@@ -226,11 +239,11 @@ enum exmap_shortage {
  * @shortages: how often a call found no memory, for each cause; needs no lock
  * @ceiling: the most pages to take that nobody else holds; changed under @lock, may be read without
  * @charge: for @most and exmap->surplus, less what orphans have taken over (see pinned.c); @lock
+ * @depot: for each NUMA node that the system may have
  */
 struct exmap_pool {
 	spinlock_t lock;
-	struct exmap_bundle *full;
-	unsigned long nr_full;
+	unsigned long nr_free;
 	struct exmap_bundle *empty;
 	unsigned long bundles;
 	unsigned long taken;
@@ -249,6 +262,7 @@ struct exmap_pool {
 
 	unsigned long ceiling;
 	struct exmap_charge charge;
+	struct exmap_depot depot[];
 };
 
 /**
@@ -310,6 +324,8 @@ struct exmap_quarantine {
  * @nr_limbo: number of pages in @limbo; 0 if @lock is not held
  * @pushes: counts how many times pages came in
  * @victim: number of the interface that the last steal was from
+ * @node: the NUMA node that its pages should be of: the home of the thread that last looked for
+ *	pages outside the stock. NUMA_NO_NODE if it may be any, or if there was no such thread
  * @fillers: number of tasks in exmap_stock_fill(), which may release @lock for a while. If it is
  *	not 0, the shrinker takes nothing from the stock. Needs no lock
  * @in_flight: number of pages that are being read from the file, and neither free nor mapped.
@@ -335,7 +351,8 @@ struct exmap_interface {
 	struct exmap_bundle *empty;
 	struct exmap_bundle *limbo;
 	unsigned int nr_limbo;
-	unsigned int victim;
+	u16 victim;
+	s16 node;
 	u64 pushes;
 	atomic_t fillers;
 	atomic_t in_flight;

@@ -8,6 +8,9 @@
  * own. So an interface takes the depot's lock at most once per 512 pages, and not at all if it
  * frees what it allocates.
  *
+ * If the system has several NUMA nodes, the depot has a part for each. An interface that frees pages
+ * of another node than its own puts them there as loose pages, once per call and node.
+ *
  * Bundles cannot run out. Each interface brings three: the loaded one, limbo and a spare. (Those of
  * its quarantine always stay there.) Another pool->bundles came with the pages, at least one per
  * 512 pages of pool->taken. Suppose that a page comes back and the interface's own bundles are
@@ -73,20 +76,131 @@ struct exmap_bundle *exmap_bundle_pop(struct exmap_bundle **stack)
 }
 
 /**
+ * exmap_home_node - the NUMA node that the current task's free pages should come from
+ *
+ * Return: the node; or NUMA_NO_NODE if it makes no difference, because there is only one node, or
+ * because the task's memory policy spreads pages over several.
+ */
+int exmap_home_node(void)
+{
+	return likely(nr_online_nodes == 1) ? NUMA_NO_NODE : exmap_policy_node();
+}
+
+/* Change the number of pages in the depot of one node. pool->lock is held. */
+static void exmap_depot_count(struct exmap_pool *pool, struct exmap_depot *depot, long more)
+{
+	lockdep_assert_held(&pool->lock);
+	WRITE_ONCE(depot->nr_free, depot->nr_free + more);
+	WRITE_ONCE(pool->nr_free, pool->nr_free + more);
+}
+
+/* Count an arrival of pages in the depot, so that a hunt looks again. pool->lock is held. */
+static void exmap_depot_pushed(struct exmap_pool *pool)
+{
+	lockdep_assert_held(&pool->lock);
+	/* Count after @nr_free. Pairs with the acquire in exmap_pool_pushes(). */
+	smp_store_release(&pool->pushes, pool->pushes + 1);
+}
+
+/**
+ * exmap_depot_push - put a full bundle into the depot
+ * @pool: the pool; pool->lock is held
+ * @bundle: the bundle, which goes to the part of its node
+ */
+void exmap_depot_push(struct exmap_pool *pool, struct exmap_bundle *bundle)
+{
+	/* On a system with one node, this need not read the struct page. */
+	int node = nr_node_ids == 1 ? 0 : exmap_bundle_node(bundle, EXMAP_BUNDLE_PAGES);
+	struct exmap_depot *depot = &pool->depot[node];
+
+	exmap_bundle_push(&depot->full, bundle);
+	exmap_depot_count(pool, depot, EXMAP_BUNDLE_PAGES);
+	exmap_depot_pushed(pool);
+}
+
+/* The first and the last node whose depots a caller asks for, with a node or with NUMA_NO_NODE. */
+static int exmap_depot_first(int node)
+{
+	return node == NUMA_NO_NODE ? 0 : node;
+}
+
+static int exmap_depot_last(int node)
+{
+	return node == NUMA_NO_NODE ? (int)nr_node_ids - 1 : node;
+}
+
+/**
  * exmap_depot_pop - take a full bundle out of the depot
  * @pool: the pool; pool->lock is held
+ * @node: the NUMA node whose pages are wanted, or NUMA_NO_NODE for any
  *
  * Return: the bundle, or NULL if the depot has no full one.
  */
-struct exmap_bundle *exmap_depot_pop(struct exmap_pool *pool)
+struct exmap_bundle *exmap_depot_pop(struct exmap_pool *pool, int node)
 {
+	int last = exmap_depot_last(node), i;
 	struct exmap_bundle *bundle;
 
 	lockdep_assert_held(&pool->lock);
-	bundle = exmap_bundle_pop(&pool->full);
-	if (bundle)
-		WRITE_ONCE(pool->nr_full, pool->nr_full - 1);
-	return bundle;
+	for (i = exmap_depot_first(node); i <= last; i++) {
+		bundle = exmap_bundle_pop(&pool->depot[i].full);
+		if (bundle) {
+			exmap_depot_count(pool, &pool->depot[i], -(long)EXMAP_BUNDLE_PAGES);
+			return bundle;
+		}
+	}
+	return NULL;
+}
+
+/**
+ * exmap_depot_add - add loose pages of one NUMA node to the depot
+ * @pool: the pool; takes pool->lock
+ * @node: the node
+ * @pages: free pages, linked through page->lru, in the order in which they are to be handed out.
+ *	The list is empty afterwards
+ * @nr: number of pages
+ */
+void exmap_depot_add(struct exmap_pool *pool, int node, struct list_head *pages, unsigned int nr)
+{
+	struct exmap_depot *depot = &pool->depot[node];
+
+	spin_lock(&pool->lock);
+	list_splice_init(pages, &depot->loose);
+	exmap_depot_count(pool, depot, nr);
+	exmap_depot_pushed(pool);
+	spin_unlock(&pool->lock);
+}
+
+/**
+ * exmap_depot_take - take loose pages out of the depot
+ * @pool: the pool; pool->lock is held
+ * @node: the NUMA node whose pages are wanted, or NUMA_NO_NODE for any
+ * @page: receives the pages; the last is to be handed out first, as in a bundle
+ * @most: the most pages to take
+ *
+ * Return: the number of pages.
+ */
+unsigned int exmap_depot_take(struct exmap_pool *pool, int node, struct page **page,
+			      unsigned int most)
+{
+	int last = exmap_depot_last(node), i;
+	struct page *taken, *next;
+	unsigned int nr = 0, before;
+
+	lockdep_assert_held(&pool->lock);
+	for (i = exmap_depot_first(node); i <= last && nr < most; i++) {
+		before = nr;
+		list_for_each_entry_safe(taken, next, &pool->depot[i].loose, lru) {
+			if (nr == most)
+				break;
+			list_del(&taken->lru);
+			/* From the end on, because a stock hands out its last page first. */
+			page[most - 1 - nr++] = taken;
+		}
+		exmap_depot_count(pool, &pool->depot[i], -(long)(nr - before));
+	}
+	memmove(page, page + most - nr, nr * sizeof(*page));
+	return nr;
 }
 
 /**
@@ -102,11 +216,14 @@ struct exmap_bundle *exmap_depot_pop(struct exmap_pool *pool)
 int exmap_pool_setup(struct exmap *exmap, unsigned long pages)
 {
 	struct exmap_pool *pool = &exmap->pool;
+	unsigned int node;
 	int err;
 
 	lockdep_assert_held(&exmap->lock);
 	pool->ceiling = pages;
 	pool->most = pages;
+	for (node = 0; node < nr_node_ids; node++)
+		INIT_LIST_HEAD(&pool->depot[node].loose);
 	INIT_LIST_HEAD(&pool->pinned);
 	INIT_LIST_HEAD(&pool->sibling);
 	err = exmap_charge_pages(exmap->mm, pages, &pool->charge);

@@ -17,6 +17,7 @@
 #include "exmap.h"
 
 /* refill.c */
+bool exmap_stock_fetch(struct exmap *exmap, struct exmap_interface *interface, int node);
 bool __exmap_stock_draw(struct exmap *exmap, struct exmap_interface *interface, unsigned int want);
 int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, unsigned int want);
 
@@ -31,7 +32,7 @@ void exmap_free_interfaces(struct exmap *exmap, struct exmap_interface *interfac
 			   unsigned int nr);
 void exmap_pool_put_interfaces(struct exmap *exmap);
 void exmap_pool_drain(struct exmap *exmap);
-bool exmap_depot_drain_one(struct exmap *exmap);
+unsigned int exmap_depot_drain_one(struct exmap *exmap, unsigned long want);
 void exmap_pool_destroy(struct exmap *exmap);
 
 /* stock.c */
@@ -82,7 +83,7 @@ static inline bool exmap_stock_draw(struct exmap *exmap, struct exmap_interface 
 	if (likely(exmap_stock(interface) >= want))
 		return true;
 	/* A hint, as in exmap_stock_fetch(). */
-	return READ_ONCE(exmap->pool.nr_full) && __exmap_stock_draw(exmap, interface, want);
+	return READ_ONCE(exmap->pool.nr_free) && __exmap_stock_draw(exmap, interface, want);
 }
 
 /**
@@ -150,7 +151,22 @@ static __always_inline bool exmap_page_is_good(struct page *page)
 	return page_ref_count(page) == 1 && !PageHWPoison(page);
 }
 
+/**
+ * exmap_bundle_node - the NUMA node that a bundle counts as
+ * @bundle: a bundle
+ * @nr: number of pages in it, not 0
+ *
+ * Return: the node of the page that would be handed out first.
+ */
+static inline int exmap_bundle_node(const struct exmap_bundle *bundle, unsigned int nr)
+{
+	return page_to_nid(bundle->page[nr - 1]);
+}
+
 /* pool.c */
+
+/* The most loose pages that are taken at a time. Pointers to them are on the stack. */
+#define EXMAP_LOOSE_TAKE 64U
 
 /*
  * Charged to the memcg of the caller; after a touch, to that of the process. If there is no page,
@@ -162,7 +178,12 @@ struct exmap_bundle *exmap_bundle_alloc(void);
 void exmap_bundle_free(struct exmap_bundle *bundle);
 void exmap_bundle_push(struct exmap_bundle **stack, struct exmap_bundle *bundle);
 struct exmap_bundle *exmap_bundle_pop(struct exmap_bundle **stack);
-struct exmap_bundle *exmap_depot_pop(struct exmap_pool *pool);
+int exmap_home_node(void);
+void exmap_depot_push(struct exmap_pool *pool, struct exmap_bundle *bundle);
+struct exmap_bundle *exmap_depot_pop(struct exmap_pool *pool, int node);
+void exmap_depot_add(struct exmap_pool *pool, int node, struct list_head *pages, unsigned int nr);
+unsigned int exmap_depot_take(struct exmap_pool *pool, int node, struct page **page,
+			      unsigned int most);
 int exmap_pool_setup(struct exmap *exmap, unsigned long pages);
 int exmap_pool_resize(struct exmap *exmap, unsigned long pages);
 void exmap_pool_trim_bundles(struct exmap *exmap);

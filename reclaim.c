@@ -108,35 +108,42 @@ void exmap_pool_synchronize(void)
 }
 
 /**
- * exmap_depot_drain_one - give one full bundle of the depot back to the system
+ * exmap_depot_drain_one - give a full bundle or a few loose pages of the depot back to the system
  * @exmap: has been set up
+ * @want: the most pages to give
  *
  * The books are updated before pool->lock is dropped, because a task that finds the depot empty may
  * rely on them: it may be about to check the counters of the mm, or to report that no page is left.
  *
- * Return: false if there is no full bundle.
+ * Return: the number of pages; 0 if the depot has none, or only bundles that are larger than @want.
  */
-bool exmap_depot_drain_one(struct exmap *exmap)
+unsigned int exmap_depot_drain_one(struct exmap *exmap, unsigned long want)
 {
+	struct page *loose[EXMAP_LOOSE_TAKE], **page = loose;
 	struct exmap_pool *pool = &exmap->pool;
-	struct exmap_bundle *bundle;
-	unsigned int i;
+	struct exmap_bundle *bundle = NULL;
+	unsigned int i, nr;
 
 	spin_lock(&pool->lock);
-	bundle = exmap_depot_pop(pool);
+	if (want >= EXMAP_BUNDLE_PAGES)
+		bundle = exmap_depot_pop(pool, NUMA_NO_NODE);
 	if (bundle) {
+		page = bundle->page;
+		nr = EXMAP_BUNDLE_PAGES;
 		/* First, because exmap_pool_leave() may free a bundle that is not needed. */
 		pool->bundles--;
-		exmap_pool_leave(exmap, EXMAP_BUNDLE_PAGES);
-		exmap_rss_add(exmap->mm, -(long)EXMAP_BUNDLE_PAGES - 1);
+		exmap_rss_add(exmap->mm, -1);
+	} else {
+		nr = exmap_depot_take(pool, NUMA_NO_NODE, loose,
+				      min_t(unsigned long, want, EXMAP_LOOSE_TAKE));
 	}
+	exmap_pool_leave(exmap, nr);
+	exmap_rss_add(exmap->mm, -(long)nr);
 	spin_unlock(&pool->lock);
-	if (!bundle)
-		return false;
-	for (i = 0; i < EXMAP_BUNDLE_PAGES; i++)
-		put_page(bundle->page[i]);
+	for (i = 0; i < nr; i++)
+		put_page(page[i]);
 	exmap_bundle_free(bundle);
-	return true;
+	return nr;
 }
 
 /**
@@ -157,7 +164,7 @@ void exmap_pool_drain(struct exmap *exmap)
 		exmap_stock_drain(exmap, interface, ULONG_MAX);
 		mutex_unlock(&interface->lock);
 	}
-	while (exmap_depot_drain_one(exmap))
+	while (exmap_depot_drain_one(exmap, ULONG_MAX))
 		cond_resched();
 	exmap_pinned_drain(exmap);
 }
@@ -302,18 +309,27 @@ static unsigned long exmap_shrinker_count(struct shrinker *shrinker, struct shri
 	return exmap_shrinker_is_global(sc) ? READ_ONCE(exmap_spare) : spare;
 }
 
+/* Give at least @want pages of the depot back to the system, if it has them. Returns the number. */
+static unsigned long exmap_depot_shrink(struct exmap *exmap, unsigned long want)
+{
+	unsigned long pages = 0;
+	unsigned int nr;
+
+	while (pages < want && (nr = exmap_depot_drain_one(exmap, ULONG_MAX)))
+		pages += nr;
+	return pages;
+}
+
 /*
  * Give at least @want pages of a pool back to the system, if it has them. Returns the number of
  * pages.
  */
 static unsigned long exmap_pool_shrink(struct exmap *exmap, unsigned long want)
 {
+	unsigned long pages = exmap_depot_shrink(exmap, want);
 	struct exmap_interface *interface;
-	unsigned long pages = 0;
 	unsigned int i;
 
-	while (pages < want && exmap_depot_drain_one(exmap))
-		pages += EXMAP_BUNDLE_PAGES;
 	/*
 	 * exmap_pinned_shrink() takes the pinned pages in turn, so a few calls are enough. The read
 	 * pairs with exmap_pinned_add() and exmap_pinned_take().
@@ -340,6 +356,9 @@ static unsigned long exmap_pool_shrink(struct exmap *exmap, unsigned long want)
 		}
 		exmap_shrinker_unlock(interface);
 	}
+	/* If there are several NUMA nodes, the flushes may have put pages there. */
+	if (pages < want)
+		pages += exmap_depot_shrink(exmap, want - pages);
 	return pages;
 }
 

@@ -19,25 +19,49 @@
 #define POOL_GROW_PAGES 64
 
 /*
- * Move a full bundle from the depot to the stock. Returns false if the depot has none. The
- * interface's lock is held.
+ * Move a few loose pages from the depot to the stock. Returns false if the depot has none. The
+ * interface's lock is held. Not inline, because of the stack, which the kernel may clear.
  */
-static bool exmap_stock_fetch(struct exmap *exmap, struct exmap_interface *interface)
+static noinline bool exmap_stock_fetch_loose(struct exmap *exmap, struct exmap_interface *interface,
+					     int node)
+{
+	struct page *loose[EXMAP_LOOSE_TAKE];
+	unsigned int nr;
+
+	spin_lock(&exmap->pool.lock);
+	nr = exmap_depot_take(&exmap->pool, node, loose, EXMAP_LOOSE_TAKE);
+	spin_unlock(&exmap->pool.lock);
+	if (!nr)
+		return false;
+	exmap_stock_add(exmap, interface, loose, nr);
+	return true;
+}
+
+/**
+ * exmap_stock_fetch - move pages from the depot to the stock: a full bundle, or a few loose pages
+ * @exmap: the exmap
+ * @interface: its lock is held
+ * @node: the NUMA node whose pages are wanted, or NUMA_NO_NODE for any
+ *
+ * Takes pool->lock. Does not sleep.
+ *
+ * Return: false if the depot has no such page.
+ */
+bool exmap_stock_fetch(struct exmap *exmap, struct exmap_interface *interface, int node)
 {
 	struct exmap_pool *pool = &exmap->pool;
+	const unsigned long *hint = node == NUMA_NO_NODE ? &pool->nr_free :
+		&pool->depot[node].nr_free;
 	struct exmap_bundle *bundle;
 
-	/*
-	 * Pairs with __exmap_stock_trim() and exmap_depot_pop(). If it misses a bundle, the hunt
-	 * finds it.
-	 */
-	if (!READ_ONCE(pool->nr_full))
+	/* Pairs with exmap_depot_count(). If it misses a page, the hunt finds it. */
+	if (!READ_ONCE(*hint))
 		return false;
 	spin_lock(&pool->lock);
-	bundle = exmap_depot_pop(pool);
+	bundle = exmap_depot_pop(pool, node);
 	spin_unlock(&pool->lock);
 	if (!bundle)
-		return false;
+		return exmap_stock_fetch_loose(exmap, interface, node);
 	exmap_stock_push_full(interface, bundle);
 	exmap_stock_pushed(interface);
 	return true;
@@ -55,9 +79,24 @@ static bool exmap_stock_fetch(struct exmap *exmap, struct exmap_interface *inter
  */
 bool __exmap_stock_draw(struct exmap *exmap, struct exmap_interface *interface, unsigned int want)
 {
+	interface->node = exmap_home_node();
 	while (exmap_stock(interface) < want)
-		if (!exmap_stock_fetch(exmap, interface))
+		if (!exmap_stock_fetch(exmap, interface, interface->node))
 			return false;
+	return true;
+}
+
+/* exmap_stock_unpin(), if there are pinned pages. Not inline, because of the stack. */
+static noinline bool __exmap_stock_unpin(struct exmap *exmap, struct exmap_interface *interface)
+{
+	struct page *page[EXMAP_PINNED_LOOK];
+	unsigned int nr;
+
+	nr = exmap_pinned_take(exmap, page, false);
+	nr = exmap_pinned_sort(exmap, page, nr);
+	if (!nr)
+		return false;
+	exmap_stock_add(exmap, interface, page, nr);
 	return true;
 }
 
@@ -67,21 +106,11 @@ bool __exmap_stock_draw(struct exmap *exmap, struct exmap_interface *interface, 
  */
 static bool exmap_stock_unpin(struct exmap *exmap, struct exmap_interface *interface)
 {
-	struct page *page[EXMAP_PINNED_LOOK];
-	unsigned int nr;
-
 	/*
 	 * Pairs with exmap_pinned_add() and exmap_pinned_take(). If it misses a page, the hunt
 	 * finds it.
 	 */
-	if (likely(!READ_ONCE(exmap->pool.nr_pinned)))
-		return false;
-	nr = exmap_pinned_take(exmap, page, false);
-	nr = exmap_pinned_sort(exmap, page, nr);
-	if (!nr)
-		return false;
-	exmap_stock_add(exmap, interface, page, nr);
-	return true;
+	return unlikely(READ_ONCE(exmap->pool.nr_pinned)) && __exmap_stock_unpin(exmap, interface);
 }
 
 /* Look at all pinned pages once, until the stock has @want pages. The interface's lock is held. */
@@ -132,9 +161,10 @@ static long exmap_pool_reserve(struct exmap *exmap, unsigned long nr)
 /*
  * Take up to 1 << *@order zeroed pages from the system, and set *@order to what it got. Reclaim is
  * allowed only for a single page: waiting for a larger block is not worth it while smaller ones are
- * free. Returns the first page, each page with a reference of its own; or NULL.
+ * free. @gfp is for a single page. Returns the first page, each page with a reference of its own; or
+ * NULL.
  */
-static struct page *exmap_pool_take(unsigned int *order)
+static struct page *exmap_pool_take(unsigned int *order, gfp_t gfp)
 {
 	struct page *page;
 
@@ -145,7 +175,7 @@ static struct page *exmap_pool_take(unsigned int *order)
 			return page;
 		}
 	}
-	return alloc_page(POOL_GFP | __GFP_ZERO);
+	return alloc_page(gfp | __GFP_ZERO);
 }
 
 /*
@@ -165,7 +195,8 @@ static unsigned long exmap_grow_size(const struct exmap *exmap, unsigned long wa
 /*
  * Add pages from the system to the stock, for a call that wants @want pages in all. Releases the
  * interface's lock meanwhile, because allocation may sleep. Returns the number of pages, 0 if the
- * ceiling is reached, or -ENOMEM, with the lock held again; or -EINTR, with the lock released.
+ * ceiling is reached, -ENOMEM, or -EAGAIN if the depot has free pages of another NUMA node and the
+ * system has none without reclaim, with the lock held again; or -EINTR, with the lock released.
  */
 static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interface,
 			     unsigned int want)
@@ -176,6 +207,8 @@ static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interf
 	 * with pool->lock held.
 	 */
 	const unsigned long taken = READ_ONCE(pool->taken), most = READ_ONCE(pool->most);
+	/* A hint. Pairs with exmap_depot_count(). */
+	const bool foreign = READ_ONCE(pool->nr_free);
 	struct page *block = NULL, *page;
 	unsigned long size;
 	unsigned int order;
@@ -196,8 +229,8 @@ static long exmap_stock_grow(struct exmap *exmap, struct exmap_interface *interf
 		goto out;
 
 	order = ilog2(reserved);
-	block = exmap_pool_take(&order);
-	nr = block ? 1L << order : -ENOMEM;
+	block = exmap_pool_take(&order, foreign ? POOL_GFP & ~__GFP_DIRECT_RECLAIM : POOL_GFP);
+	nr = block ? 1L << order : foreign ? -EAGAIN : -ENOMEM;
 	spin_lock(&pool->lock);
 	exmap_pool_leave(exmap, reserved - max(nr, 0L));
 	spin_unlock(&pool->lock);
@@ -225,16 +258,25 @@ out:
 	return killed ? -EINTR : nr;
 }
 
+/* Whether the page that would be stolen first is of a node. The victim's lock is held. */
+static bool exmap_stock_is_of(const struct exmap_interface *victim, int node)
+{
+	if (likely(node == NUMA_NO_NODE))
+		return true;
+	return node == (victim->nr_full ? exmap_bundle_node(victim->full, EXMAP_BUNDLE_PAGES) :
+			exmap_bundle_node(victim->loaded, victim->count));
+}
+
 /*
  * Move some of @victim's pages to @interface, about @want. The locks of both are held. Returns
- * false if @victim has none.
+ * false if @victim has none of @node, which may be NUMA_NO_NODE.
  */
 static bool exmap_stock_rob(struct exmap *exmap, struct exmap_interface *interface,
-			    struct exmap_interface *victim, unsigned int want)
+			    struct exmap_interface *victim, int node, unsigned int want)
 {
 	unsigned int nr = EXMAP_BUNDLE_PAGES;
 
-	if (!exmap_stock(victim))
+	if (!exmap_stock(victim) || !exmap_stock_is_of(victim, node))
 		return false;
 	if (victim->nr_full) {
 		exmap_stock_push_full(interface, exmap_stock_pop_full(victim));
@@ -251,7 +293,7 @@ static bool exmap_stock_rob(struct exmap *exmap, struct exmap_interface *interfa
 }
 
 static bool exmap_stock_try_rob(struct exmap *exmap, struct exmap_interface *interface,
-				unsigned int from, unsigned int want)
+				unsigned int from, int node, unsigned int want)
 {
 	struct exmap_interface *victim = &exmap->interfaces[from];
 	bool robbed;
@@ -259,7 +301,7 @@ static bool exmap_stock_try_rob(struct exmap *exmap, struct exmap_interface *int
 	/* exmap_stock() is a hint here. exmap_stock_rob() looks again with the lock held. */
 	if (victim == interface || !exmap_stock(victim) || !mutex_trylock(&victim->lock))
 		return false;
-	robbed = exmap_stock_rob(exmap, interface, victim, want);
+	robbed = exmap_stock_rob(exmap, interface, victim, node, want);
 	mutex_unlock(&victim->lock);
 	if (robbed)
 		interface->victim = from;
@@ -269,9 +311,10 @@ static bool exmap_stock_try_rob(struct exmap *exmap, struct exmap_interface *int
 /*
  * Steal pages from another interface without waiting for a lock. Try the last victim first, then
  * the fuller of two picked at random, then all others in turn from there on (section 4.2 of the
- * paper, "Virtual-Memory Assisted Buffer Management"). The interface's lock is held.
+ * paper, "Virtual-Memory Assisted Buffer Management"). @node is the NUMA node whose pages are
+ * wanted, or NUMA_NO_NODE. The interface's lock is held.
  */
-static bool exmap_stock_steal(struct exmap *exmap, struct exmap_interface *interface,
+static bool exmap_stock_steal(struct exmap *exmap, struct exmap_interface *interface, int node,
 			      unsigned int want)
 {
 	unsigned int all = exmap_nr_interfaces(exmap);
@@ -280,13 +323,13 @@ static bool exmap_stock_steal(struct exmap *exmap, struct exmap_interface *inter
 	unsigned int b = reciprocal_scale(random << 16, all);
 	unsigned int i;
 
-	if (exmap_stock_try_rob(exmap, interface, interface->victim, want))
+	if (exmap_stock_try_rob(exmap, interface, interface->victim, node, want))
 		return true;
 	/* Hints: both change while this looks. */
 	if (exmap_stock(&exmap->interfaces[a]) < exmap_stock(&exmap->interfaces[b]))
 		a = b;
 	for (i = 0; i < all; i++)
-		if (exmap_stock_try_rob(exmap, interface, (a + i) % all, want))
+		if (exmap_stock_try_rob(exmap, interface, (a + i) % all, node, want))
 			return true;
 	return false;
 }
@@ -295,8 +338,8 @@ static bool exmap_stock_steal(struct exmap *exmap, struct exmap_interface *inter
 static u64 exmap_pool_pushes(struct exmap *exmap)
 {
 	/*
-	 * Pairs with the releases in __exmap_stock_trim() and exmap_pinned_add(). A reader of the
-	 * new count also sees the nr_full or nr_pinned that goes with it.
+	 * Pairs with the releases in exmap_depot_pushed() and exmap_pinned_add(). A reader of the
+	 * new count also sees the nr_free or nr_pinned that goes with it.
 	 */
 	u64 pushes = smp_load_acquire(&exmap->pool.pushes);
 	unsigned int i;
@@ -330,7 +373,8 @@ static int exmap_stock_collect(struct exmap *exmap, struct exmap_interface *inte
 	if (mutex_lock_killable_nested(&victim->lock, SINGLE_DEPTH_NESTING))
 		return -EINTR;
 	while (exmap_stock(interface) < want &&
-	       exmap_stock_rob(exmap, interface, victim, want - exmap_stock(interface)))
+	       exmap_stock_rob(exmap, interface, victim, NUMA_NO_NODE,
+			       want - exmap_stock(interface)))
 		;
 	mutex_unlock(&victim->lock);
 	return 0;
@@ -367,7 +411,9 @@ static int exmap_stock_hunt(struct exmap *exmap, struct exmap_interface *interfa
 	}
 	do {
 		pushes = exmap_pool_pushes(exmap);
-		exmap_stock_draw(exmap, interface, want);
+		while (exmap_stock(interface) < want &&
+		       exmap_stock_fetch(exmap, interface, NUMA_NO_NODE))
+			;
 		exmap_stock_unpin_all(exmap, interface, want);
 		for (i = 0; !err && i < exmap_nr_interfaces(exmap); i++)
 			err = exmap_stock_collect(exmap, interface, &exmap->interfaces[i], want);
@@ -415,6 +461,10 @@ static int exmap_stock_more(struct exmap *exmap, struct exmap_interface *interfa
 		got = exmap_stock_grow(exmap, interface, want);
 		if (got > 0 || got == -EINTR)
 			return min(got, 0L);
+		if (got == -EAGAIN) {
+			exmap_stock_fetch(exmap, interface, NUMA_NO_NODE);
+			return 0;
+		}
 		/*
 		 * Allocation failed: treat the current size as the ceiling, unless some pages go
 		 * back to the system.
@@ -425,7 +475,12 @@ static int exmap_stock_more(struct exmap *exmap, struct exmap_interface *interfa
 	got = exmap_quarantine_flush_killable(exmap, &interface->quarantine, interface);
 	if (got < 0)
 		goto killed;
-	if (got || exmap_stock_steal(exmap, interface, more))
+	/* With NUMA_NO_NODE, the first steal takes pages of any node. */
+	if (got || exmap_stock_steal(exmap, interface, interface->node, more))
+		return 0;
+	if (interface->node != NUMA_NO_NODE &&
+	    (exmap_stock_fetch(exmap, interface, NUMA_NO_NODE) ||
+	     exmap_stock_steal(exmap, interface, NUMA_NO_NODE, more)))
 		return 0;
 	err = exmap_stock_hunt(exmap, interface, want, *limit);
 	if (err == -ENOMEM && *limit == ULONG_MAX &&
@@ -446,8 +501,9 @@ killed:
  * @want: number of pages
  *
  * Takes them from the depot; from pages that others held; from the system, up to the ceiling; from
- * its own quarantine; and from other interfaces. New pages are charged to the caller's memcg, or to
- * the active one. May sleep and allocate.
+ * its own quarantine; and from other interfaces. The depot's and other interfaces' pages of another
+ * NUMA node than the caller's come last. New pages are charged to the caller's memcg, or to the
+ * active one. May sleep and allocate.
  *
  * Return: 0, and the pages stay in the stock as long as the lock is held; -ENOMEM if the exmap does
  * not have that many free pages, and the system has none or the ceiling is reached; -EINTR if the
@@ -462,12 +518,14 @@ int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, uns
 
 	lockdep_assert_held(&interface->lock);
 	atomic_inc(&interface->fillers);
+	interface->node = exmap_home_node();
 	while (!err) {
 		/* A surplus is not to be used again. Pairs with exmap_pool_leave(). */
 		exmap_stock_drain(exmap, interface, READ_ONCE(exmap->surplus));
 		if (exmap_stock(interface) >= want)
 			break;
-		if (!exmap_stock_fetch(exmap, interface) && !exmap_stock_unpin(exmap, interface))
+		if (!exmap_stock_fetch(exmap, interface, interface->node) &&
+		    !exmap_stock_unpin(exmap, interface))
 			err = exmap_stock_more(exmap, interface, want, &limit);
 	}
 	atomic_dec(&interface->fillers);

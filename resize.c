@@ -7,24 +7,24 @@
 #include "exmap.h"
 #include "pool.h"
 
-/* Move a full bundle from the depot to an interface, if there is one. The interface is locked. */
-static void exmap_interface_fetch(struct exmap *exmap, struct exmap_interface *interface)
+/* Give at most @want pages of the depot back to the system. Returns the number of pages. */
+static unsigned long exmap_depot_give(struct exmap *exmap, unsigned long want)
 {
-	struct exmap_bundle *bundle;
+	unsigned long pages = 0;
+	unsigned int nr;
 
-	spin_lock(&exmap->pool.lock);
-	bundle = exmap_depot_pop(&exmap->pool);
-	spin_unlock(&exmap->pool.lock);
-	if (!bundle)
-		return;
-	exmap_stock_push_full(interface, bundle);
-	exmap_stock_pushed(interface);
+	while (pages < want && (nr = exmap_depot_drain_one(exmap, want - pages))) {
+		pages += nr;
+		cond_resched();
+	}
+	return pages;
 }
 
 /*
- * Give at most @want pages back to the system: from one interface, and the depot's if there are
- * fewer there. Always takes the interface's lock: then either this finds what a call has put into
- * the stock, or that call has seen the surplus that this is about, in exmap_stock_trim().
+ * Give at most @want pages back to the system: from one interface, and a bundle of the depot if
+ * there are fewer there. Always takes the interface's lock: then a call has either put its pages
+ * into the stock or the depot before, or it sees the surplus that this is about, in
+ * exmap_stock_sort() and exmap_stock_trim().
  */
 static unsigned long exmap_interface_give(struct exmap *exmap, struct exmap_interface *interface,
 					  unsigned long want)
@@ -38,7 +38,7 @@ static unsigned long exmap_interface_give(struct exmap *exmap, struct exmap_inte
 		if (exmap_stock(interface) < want)
 			exmap_quarantine_flush_killable(exmap, &interface->quarantine, interface);
 		if (exmap_stock(interface) < want)
-			exmap_interface_fetch(exmap, interface);
+			exmap_stock_fetch(exmap, interface, NUMA_NO_NODE);
 		pages = exmap_stock_drain(exmap, interface, want);
 		exmap_stock_trim(exmap, interface);
 	}
@@ -68,14 +68,13 @@ unsigned long exmap_pool_give(struct exmap *exmap, unsigned long want)
 		pages += exmap_pinned_shrink(exmap);
 		cond_resched();
 	}
-	while (pages + EXMAP_BUNDLE_PAGES <= want && exmap_depot_drain_one(exmap)) {
-		pages += EXMAP_BUNDLE_PAGES;
-		cond_resched();
-	}
+	pages += exmap_depot_give(exmap, want - pages);
 	for (i = 0; i < exmap_nr_interfaces(exmap) && pages < want; i++) {
 		pages += exmap_interface_give(exmap, &exmap->interfaces[i], want - pages);
 		cond_resched();
 	}
+	/* What the interfaces' calls, and the flushes above, have put there meanwhile. */
+	pages += exmap_depot_give(exmap, want - pages);
 	exmap_pool_trim_bundles(exmap);
 	return pages;
 }

@@ -55,7 +55,7 @@ struct exmap *exmap_create(void)
 	static atomic64_t last_id;
 	struct exmap *exmap;
 
-	exmap = kzalloc(sizeof(*exmap), GFP_KERNEL_ACCOUNT);
+	exmap = kzalloc(struct_size(exmap, pool.depot, nr_node_ids), GFP_KERNEL_ACCOUNT);
 	if (!exmap)
 		return NULL;
 	exmap->id = atomic64_inc_return(&last_id);
@@ -169,8 +169,10 @@ static struct exmap_interface *exmap_alloc_interfaces(struct exmap *exmap, unsig
 		exmap_uncharge_resident(exmap->mm, &exmap->charge);
 		return ERR_PTR(-ENOMEM);
 	}
-	for (i = 0; i < nr; i++)
+	for (i = 0; i < nr; i++) {
 		exmap_interface_locks_init(&interfaces[i]);
+		interfaces[i].node = NUMA_NO_NODE;
+	}
 	return interfaces;
 }
 

@@ -170,6 +170,50 @@ static __always_inline bool exmap_stock_copy(struct page **to, struct page **end
 	return counts == 1 && !(flags & __PG_HWPOISON);
 }
 
+/*
+ * Move the free pages that are of another NUMA node than the stock to the depot. Interfaces that
+ * are used on that node find them there. Returns the number of pages that are left in @page, in the
+ * same order. Pages that others hold stay there, too. The interface's lock is held.
+ *
+ * A surplus stays in the stock, where exmap_stock_trim() finds it.
+ */
+static noinline unsigned int exmap_stock_sort(struct exmap *exmap,
+					      struct exmap_interface *interface,
+					      struct page **page, unsigned int nr)
+{
+	/* At an interface that only frees, the pages of the thread's own node stay. */
+	int home = interface->node == NUMA_NO_NODE ? exmap_home_node() : interface->node;
+	unsigned int i, kept, moved;
+	LIST_HEAD(foreign);
+	int node;
+
+	lockdep_assert_held(&interface->lock);
+	/* Pairs with exmap_pool_resize(). exmap_resize() looks at the depot last. */
+	if (home == NUMA_NO_NODE || READ_ONCE(exmap->surplus))
+		return nr;
+	/* One node at a time. */
+	do {
+		node = NUMA_NO_NODE;
+		kept = 0;
+		for (i = 0; i < nr; i++) {
+			int own = page_to_nid(page[i]);
+
+			if (own == home || (node != NUMA_NO_NODE && own != node) ||
+			    !exmap_page_is_good(page[i])) {
+				page[kept++] = page[i];
+			} else {
+				node = own;
+				list_add_tail(&page[i]->lru, &foreign);
+			}
+		}
+		moved = nr - kept;
+		nr = kept;
+		if (moved)
+			exmap_depot_add(&exmap->pool, node, &foreign, moved);
+	} while (moved);
+	return nr;
+}
+
 /**
  * exmap_stock_settle - make unmapped pages free pages
  * @exmap: the exmap
@@ -180,6 +224,9 @@ static __always_inline bool exmap_stock_copy(struct page **to, struct page **end
  * The stock is a stack, so the pages go there from the last to the first. They are then handed out
  * in the order in which they were unmapped, and pages that were adjacent on the surface come
  * adjacent again.
+ *
+ * If the system has several NUMA nodes, pages of another node than the interface's go to the depot
+ * instead, and @page is changed.
  *
  * A page that others still hold is kept aside and not handed out again. A faulty page goes back to
  * the system. No lasting reference can be taken after the flush, because that takes a PTE.
@@ -196,6 +243,8 @@ void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
 	unsigned int count = interface->count;
 
 	lockdep_assert_held(&interface->lock);
+	if (unlikely(nr_online_nodes > 1))
+		nr = exmap_stock_sort(exmap, interface, page, nr);
 	for (;;) {
 		struct page **to = &interface->loaded->page[count];
 		unsigned int here = min_t(unsigned int, nr, EXMAP_BUNDLE_PAGES - count);
@@ -217,11 +266,16 @@ void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
 	exmap_stock_pushed(interface);
 }
 
-/* exmap_stock_put(), if the page is not good, or the loaded bundle is full. */
+/*
+ * exmap_stock_put(), if the page is not good, or the loaded bundle is full, or the system has
+ * several NUMA nodes.
+ */
 static noinline void exmap_stock_put_slow(struct exmap *exmap, struct exmap_interface *interface,
 					  struct page *page)
 {
-	if (exmap_page_is_good(page) || exmap_pinned_sort(exmap, &page, 1))
+	if (!exmap_page_is_good(page) && !exmap_pinned_sort(exmap, &page, 1))
+		return;
+	if (nr_online_nodes == 1 || exmap_stock_sort(exmap, interface, &page, 1))
 		exmap_stock_add(exmap, interface, &page, 1);
 }
 
@@ -237,7 +291,8 @@ static noinline void exmap_stock_put_slow(struct exmap *exmap, struct exmap_inte
 void exmap_stock_put(struct exmap *exmap, struct exmap_interface *interface, struct page *page)
 {
 	lockdep_assert_held(&interface->lock);
-	if (unlikely(!exmap_page_is_good(page) || interface->count == EXMAP_BUNDLE_PAGES)) {
+	if (unlikely(!exmap_page_is_good(page) || interface->count == EXMAP_BUNDLE_PAGES ||
+		     nr_online_nodes > 1)) {
 		exmap_stock_put_slow(exmap, interface, page);
 		return;
 	}
@@ -290,10 +345,7 @@ void __exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface)
 	while (interface->nr_full > EXMAP_STOCK_FULL) {
 		bundle = exmap_stock_pop_full(interface);
 		spin_lock(&pool->lock);
-		exmap_bundle_push(&pool->full, bundle);
-		WRITE_ONCE(pool->nr_full, pool->nr_full + 1);
-		/* Count after @nr_full. Pairs with the acquire in exmap_pool_pushes(). */
-		smp_store_release(&pool->pushes, pool->pushes + 1);
+		exmap_depot_push(pool, bundle);
 		spin_unlock(&pool->lock);
 	}
 }
@@ -308,8 +360,8 @@ void __exmap_stock_trim(struct exmap *exmap, struct exmap_interface *interface)
  */
 unsigned long exmap_pool_free_pages(struct exmap *exmap)
 {
-	/* Pairs with __exmap_stock_trim() and exmap_depot_pop(). */
-	unsigned long pages = READ_ONCE(exmap->pool.nr_full) * EXMAP_BUNDLE_PAGES;
+	/* Pairs with exmap_depot_count(). */
+	unsigned long pages = READ_ONCE(exmap->pool.nr_free);
 	unsigned int i;
 
 	for (i = 0; i < exmap_nr_interfaces(exmap); i++)

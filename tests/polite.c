@@ -21,7 +21,7 @@ struct other {
 	bool reads;		/* there are also READs */
 	atomic_bool runs;
 	atomic_bool stop;
-	atomic_long gap;	/* the longest time between the ends of two rounds, in nanoseconds */
+	atomic_long gap;	/* the longest time between the ends of two rounds, in ns */
 };
 
 static long nanoseconds(void)
@@ -62,8 +62,8 @@ static void *make_calls(void *arg)
 }
 
 /*
- * The number of pages in the pool: a multiple of 512. The module handles up to 512 pages at a time, so
- * this is several times as many.
+ * The number of pages in the pool: a multiple of 512. The module handles up to 512 pages at a time,
+ * so this is several times as many.
  */
 static long pool_pages(void)
 {

@@ -94,6 +94,28 @@ TEST(trim_tables_after_deferred_frees)
 	assert_pages_add_up(ex->fd);
 }
 
+/*
+ * A walk over addresses that are not used again keeps its page tables within 1 % of the pool, if it
+ * trims what it has left behind each time it has gone five times the size of the pool.
+ */
+TEST(trim_tables_behind_a_walk)
+{
+	const int pool = 64 * MIB / PAGE, interval = 5 * 64 / 2, step = 32;
+	struct exmap *ex = exmap_new(4 * GIB, pool, 1);
+	long before = tables_kib(), most = 0;
+
+	for (int table = 0; table < 4 * 512; table += step) {
+		walk(ex, (uint64_t)table * PER_TABLE, step);
+		if (tables_kib() - before > most)
+			most = tables_kib() - before;
+		if ((table + step) % interval == 0)
+			ck_assert_int_ge(trim_tables(ex, 0, (table + step) * PER_TABLE),
+					 interval - 1);
+	}
+	ck_assert_int_le(most, 64 * 1024 / 100 + 4 * step);
+	assert_pages_add_up(ex->fd);
+}
+
 TEST(trim_tables_refuses_what_makes_no_sense)
 {
 	struct exmap *ex = exmap_new(4 * MIB, 10, 1);
