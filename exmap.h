@@ -526,7 +526,8 @@ static inline bool exmap_has_surface(const struct exmap *exmap)
  * @reads: the slot was entered into the reading index
  * @stale: its address had another page since then. Guarded by the bucket's lock while the slot is
  *	in the index. After exmap_install() it also means that this page is gone again
- * @node: in the reading index, or unhashed; guarded by the bucket's lock
+ * @node: in the reading index, or unhashed; guarded by the bucket's lock. The only slot of a chain
+ *	enters and leaves without the lock
  */
 struct exmap_slot {
 	unsigned long address;

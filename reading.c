@@ -13,9 +13,12 @@
  * interface's lock that the reader held, and a thread that maps a page in the new table saw the
  * gate open again.
  *
- * The lock of a bucket is a bit in its head, used as a spinlock. No lock is taken inside it. A
- * chain has one slot for each page in flight for its addresses. A marked slot leaves the chain. So
- * each slot is looked at once per address, however often one address is read at the same time.
+ * The lock of a bucket is a bit in its head, used as a spinlock. No lock is taken inside it. Most
+ * chains have a single slot, which enters and leaves by one atomic exchange of the head, without
+ * the lock. The exchange fails if somebody holds the lock.
+ *
+ * A chain has one slot for each page in flight for its addresses. A marked slot leaves the chain.
+ * So each slot is looked at once per address, however often one address is read at the same time.
  */
 #include <linux/log2.h>
 #include <linux/mm.h>
@@ -81,29 +84,6 @@ void exmap_reading_destroy(struct exmap *exmap)
 	exmap_rss_add(exmap->mm, -exmap_reading_pages(64 - exmap->reading_shift));
 }
 
-static struct hlist_bl_head *exmap_reading_slot_bucket(const struct exmap *exmap,
-						       const struct exmap_slot *slot)
-{
-	return exmap_reading_bucket(exmap->reading, exmap->reading_shift,
-				    slot->address >> PAGE_SHIFT);
-}
-
-/**
- * exmap_reading_begin - enter a slot into the reading index
- * @exmap: has a reading index
- * @slot: its address is set. The PTE lock under which the page was absent is still held
- */
-void exmap_reading_begin(struct exmap *exmap, struct exmap_slot *slot)
-{
-	struct hlist_bl_head *bucket = exmap_reading_slot_bucket(exmap, slot);
-
-	slot->reads = true;
-	slot->stale = false;
-	hlist_bl_lock(bucket);
-	hlist_bl_add_head(&slot->node, bucket);
-	hlist_bl_unlock(bucket);
-}
-
 /**
  * exmap_reading_tables - find the page tables that slots will need
  * @exmap: has a reading index; its gate is closed
@@ -132,29 +112,6 @@ unsigned long exmap_reading_tables(struct exmap *exmap, unsigned long start, uns
 		hlist_bl_unlock(bucket);
 	}
 	return slots;
-}
-
-/**
- * exmap_reading_end - remove a slot from the reading index
- * @exmap: the exmap
- * @slot: the slot. If its page is going to be mapped, the PTE lock is held until it is
- *
- * Return: true if its address had a page since exmap_reading_begin(); false otherwise, and false if
- * the slot was never in the index.
- */
-bool exmap_reading_end(struct exmap *exmap, struct exmap_slot *slot)
-{
-	struct hlist_bl_head *bucket;
-	bool stale;
-
-	if (!slot->reads)
-		return false;
-	bucket = exmap_reading_slot_bucket(exmap, slot);
-	hlist_bl_lock(bucket);
-	hlist_bl_del_init(&slot->node);
-	stale = slot->stale;
-	hlist_bl_unlock(bucket);
-	return stale;
 }
 
 /**

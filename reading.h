@@ -14,8 +14,6 @@
 int __exmap_reading_setup(struct exmap *exmap);
 void exmap_reading_destroy(struct exmap *exmap);
 unsigned long exmap_reading_tables(struct exmap *exmap, unsigned long start, unsigned long *tables);
-void exmap_reading_begin(struct exmap *exmap, struct exmap_slot *slot);
-bool exmap_reading_end(struct exmap *exmap, struct exmap_slot *slot);
 void __exmap_reading_mark(struct hlist_bl_head *bucket, unsigned long address);
 void exmap_reading_mark_range(struct exmap *exmap, unsigned long address, unsigned int nr);
 
@@ -60,6 +58,93 @@ exmap_reading_bucket(struct hlist_bl_head *reading, unsigned int shift, unsigned
 	return &reading[(page / 8 * GOLDEN_RATIO_64 >> shift) ^ page % 8];
 }
 
+static __always_inline struct hlist_bl_head *
+exmap_reading_slot_bucket(const struct exmap *exmap, const struct exmap_slot *slot)
+{
+	return exmap_reading_bucket(exmap->reading, exmap->reading_shift,
+				    slot->address >> PAGE_SHIFT);
+}
+
+/**
+ * exmap_reading_begin - enter a slot into the reading index
+ * @exmap: has a reading index
+ * @slot: its address is set. The PTE lock under which the page was absent is still held
+ */
+static __always_inline void exmap_reading_begin(struct exmap *exmap, struct exmap_slot *slot)
+{
+	struct hlist_bl_head *bucket = exmap_reading_slot_bucket(exmap, slot);
+
+	slot->reads = true;
+	slot->stale = false;
+	slot->node.next = NULL;
+	slot->node.pprev = &bucket->first;
+	/* One exchange is enough if the chain is empty and nobody holds its lock. */
+	if (likely(!cmpxchg(&bucket->first, NULL, &slot->node)))
+		return;
+	hlist_bl_lock(bucket);
+	hlist_bl_add_head(&slot->node, bucket);
+	hlist_bl_unlock(bucket);
+}
+
+/**
+ * exmap_reading_end_bucket - exmap_reading_end() if the bucket is known
+ * @bucket: the bucket of the slot's address; not used if the slot was never in the index
+ * @slot: as for exmap_reading_end()
+ *
+ * Return: as exmap_reading_end().
+ */
+static __always_inline bool exmap_reading_end_bucket(struct hlist_bl_head *bucket,
+						     struct exmap_slot *slot)
+{
+	bool stale;
+
+	if (!slot->reads)
+		return false;
+	/*
+	 * If the slot is the only one in its chain, and nobody holds the chain's lock, one exchange
+	 * removes it. Slots are added in front, so the last slot of a chain stays the last, and the
+	 * first read is good enough. A slot in a chain is not stale. If __exmap_reading_mark() has
+	 * removed the slot, or is at work, then the exchange fails.
+	 */
+	if (likely(!READ_ONCE(slot->node.next) &&
+		   cmpxchg(&bucket->first, &slot->node, NULL) == &slot->node)) {
+		INIT_HLIST_BL_NODE(&slot->node);
+		return false;
+	}
+	hlist_bl_lock(bucket);
+	hlist_bl_del_init(&slot->node);
+	stale = slot->stale;
+	hlist_bl_unlock(bucket);
+	return stale;
+}
+
+/**
+ * exmap_reading_end - remove a slot from the reading index
+ * @exmap: the exmap
+ * @slot: the slot. If its page is going to be mapped, the PTE lock is held until it is
+ *
+ * Return: true if its address had a page since exmap_reading_begin(); false otherwise, and false if
+ * the slot was never in the index.
+ */
+static inline bool exmap_reading_end(struct exmap *exmap, struct exmap_slot *slot)
+{
+	return slot->reads &&
+		exmap_reading_end_bucket(exmap_reading_slot_bucket(exmap, slot), slot);
+}
+
+/**
+ * exmap_reading_mark_bucket - exmap_reading_mark() if the bucket is known
+ * @bucket: the bucket of @address
+ * @address: a page has just been mapped here, and the PTE lock is still held
+ */
+static __always_inline void exmap_reading_mark_bucket(struct hlist_bl_head *bucket,
+						      unsigned long address)
+{
+	/* exmap_reading_begin() runs under the same PTE lock, so a slot of this address is seen. */
+	if (unlikely(!hlist_bl_empty(bucket)))
+		__exmap_reading_mark(bucket, address);
+}
+
 /**
  * exmap_reading_mark - mark the slots of an address stale, because it has got a page
  * @reading: the reading index, read under the PTE lock
@@ -69,11 +154,7 @@ exmap_reading_bucket(struct hlist_bl_head *reading, unsigned int shift, unsigned
 static __always_inline void exmap_reading_mark(struct hlist_bl_head *reading, unsigned int shift,
 					       unsigned long page)
 {
-	struct hlist_bl_head *bucket = exmap_reading_bucket(reading, shift, page);
-
-	/* exmap_reading_begin() runs under the same PTE lock, so a slot of this address is seen. */
-	if (unlikely(!hlist_bl_empty(bucket)))
-		__exmap_reading_mark(bucket, page << PAGE_SHIFT);
+	exmap_reading_mark_bucket(exmap_reading_bucket(reading, shift, page), page << PAGE_SHIFT);
 }
 
 #endif /* EXMAP_READING_H */
