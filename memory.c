@@ -365,34 +365,26 @@ static void exmap_unreserve(struct exmap *exmap, struct exmap_interface *interfa
 	}
 }
 
-/**
- * exmap_reserve - take a private page for each absent page of a range
- * @walk: the gate is open; this may leave a table locked
- * @interface: its lock is held. The lock may be released and taken again; on success it is held and
- *	the gate is open, and the caller releases it with exmap_walk_leave(), because the stock may
- *	have got more pages than it needs. On an error the interface has been left in the same way
- * @start: first address
- * @end: first address after the range
- * @reads: the pages are going to be read: enter each slot into the reading index, which exists
- * @probe: take no page if the first page of the range is mapped
- * @slot: receives the pages and their addresses. It has room for the whole range, and must not move
- *	before exmap_install() or exmap_discard()
- *
- * May sleep and allocate, and may take mmap_lock to make page tables.
- *
- * Return: the number of slots set; or, with no page taken, an error of exmap_prepare(): -ENOMEM,
- * -EPROTO or -EINTR.
- */
-int exmap_reserve(struct exmap_walk *walk, struct exmap_interface *interface,
-		  unsigned long start, unsigned long end, bool reads, bool probe,
-		  struct exmap_slot *slot)
+/* Set a slot. The PTE lock under which its page was absent is still held: see reading.c. */
+static __always_inline void exmap_reserve_slot(struct exmap *exmap, struct exmap_slot *slot,
+					       unsigned long address, struct page *page,
+					       bool reads)
+{
+	*slot = (struct exmap_slot){ .address = address, .page = page };
+	if (reads)
+		exmap_reading_begin(exmap, slot);
+}
+
+/* exmap_reserve(), if the short way does not apply. */
+static noinline int exmap_reserve_range(struct exmap_walk *walk, struct exmap_interface *interface,
+					unsigned long start, unsigned long end, bool reads,
+					bool probe, struct exmap_slot *slot)
 {
 	struct exmap *exmap = walk->exmap;
 	unsigned long address;
 	struct page *page;
 	int err, nr = 0;
 
-	lockdep_assert_held(&interface->lock);
 	if (probe && start < end && exmap_mapped_page(walk, start))
 		end = start;
 again:
@@ -425,14 +417,91 @@ again:
 			nr = 0;
 			goto again;
 		}
-		slot[nr] = (struct exmap_slot){ .address = address, .page = page };
-		/* Enter it under the PTE lock under which the page was absent: see reading.c. */
-		if (reads)
-			exmap_reading_begin(exmap, &slot[nr]);
-		nr++;
+		exmap_reserve_slot(exmap, &slot[nr++], address, page, reads);
 	}
 	atomic_add(nr, &interface->in_flight);
 	return nr;
+}
+
+/**
+ * exmap_reserve - take a private page for each absent page of a range
+ * @walk: the gate is open; this may leave a table locked
+ * @interface: its lock is held. The lock may be released and taken again; on success it is held and
+ *	the gate is open, and the caller releases it with exmap_walk_leave(), because the stock may
+ *	have got more pages than it needs. On an error the interface has been left in the same way
+ * @start: first address
+ * @end: first address after the range
+ * @reads: the pages are going to be read: enter each slot into the reading index, which exists
+ * @probe: take no page if the first page of the range is mapped
+ * @slot: receives the pages and their addresses. It has room for the whole range, and must not move
+ *	before exmap_install() or exmap_discard()
+ *
+ * May sleep and allocate, and may take mmap_lock to make page tables.
+ *
+ * Return: the number of slots set; or, with no page taken, an error of exmap_prepare(): -ENOMEM,
+ * -EPROTO or -EINTR.
+ */
+int exmap_reserve(struct exmap_walk *walk, struct exmap_interface *interface,
+		  unsigned long start, unsigned long end, bool reads, bool probe,
+		  struct exmap_slot *slot)
+{
+	lockdep_assert_held(&interface->lock);
+	/*
+	 * The short way: one page, which is absent, and the loaded bundle has a page for it. If no
+	 * table is locked, there is none to unlock, which saves a call.
+	 */
+	if (end - start != PAGE_SIZE || unlikely(!interface->count) ||
+	    !(walk->lock ? exmap_walk_lock(walk, start) : exmap_walk_table(walk, start)) ||
+	    unlikely(!exmap_pte_is_empty(walk->table[pte_index(start)])))
+		return exmap_reserve_range(walk, interface, start, end, reads, probe, slot);
+	exmap_reserve_slot(walk->exmap, slot, start, exmap_stock_pop(walk->exmap, interface),
+			   reads);
+	atomic_inc(&interface->in_flight);
+	return 1;
+}
+
+/* exmap_install() of one slot. Returns whether its page was mapped. */
+static __always_inline bool exmap_install_slot(struct exmap_walk *walk,
+					       struct exmap_interface *interface,
+					       struct exmap_slot *slot)
+{
+	struct exmap *exmap = walk->exmap;
+	struct hlist_bl_head *bucket = NULL;
+	bool table, stale;
+	pte_t *pte, old;
+
+	/*
+	 * The table may be gone: MADV_DONTNEED may have freed it since exmap_reserve(), but not
+	 * trim.c, which leaves tables with slots. Treat that as if MADV_DONTNEED had come after
+	 * this call, and drop the page.
+	 */
+	table = !slot->error && exmap_walk_lock(walk, slot->address);
+	pte = table ? &walk->table[pte_index(slot->address)] : NULL;
+	old = table ? *pte : EXMAP_PTE_NONE;
+	if (likely(exmap_has_reading(exmap)))
+		bucket = exmap_reading_slot_bucket(exmap, slot);
+	/*
+	 * Take the slot out under the PTE lock. Nobody can map a page and mark this slot between
+	 * this and exmap_pte_set() below.
+	 */
+	stale = exmap_reading_end_bucket(bucket, slot);
+	if (likely(table && !stale && exmap_pte_free(old))) {
+		exmap_pte_set(exmap->mm, slot->address, pte,
+			      exmap_pte_make(exmap->pte, slot->page));
+		if (likely(bucket))
+			exmap_reading_mark_bucket(bucket, slot->address);
+		return true;
+	}
+	/*
+	 * A page in quarantine is gone, too, so a PTE with a flush due counts as absent. The flush
+	 * is not done here, because that takes a quarantine's lock.
+	 */
+	slot->stale = stale && !slot->error && !pte_present(old);
+	if (slot->stale)
+		slot->error = -EBUSY;
+	exmap_stock_put(exmap, interface, slot->page);
+	slot->page = NULL;
+	return false;
 }
 
 /**
@@ -452,10 +521,7 @@ again:
 unsigned int exmap_install(struct exmap_walk *walk, struct exmap_interface *interface,
 			   struct exmap_slot *slot, unsigned int nr)
 {
-	struct exmap *exmap = walk->exmap;
 	unsigned int mapped = 0;
-	bool table, stale;
-	pte_t *pte, old;
 
 	lockdep_assert_held(&interface->lock);
 	/*
@@ -464,39 +530,8 @@ unsigned int exmap_install(struct exmap_walk *walk, struct exmap_interface *inte
 	 */
 	smp_wmb();
 	atomic_sub(nr, &interface->in_flight);
-	for (; nr; nr--, slot++) {
-		/*
-		 * The table may be gone: MADV_DONTNEED may have freed it since exmap_reserve(),
-		 * but not trim.c, which leaves tables with slots.
-		 * Treat that as if MADV_DONTNEED had come after this call, and drop the page.
-		 */
-		table = !slot->error && exmap_walk_lock(walk, slot->address);
-		pte = table ? &walk->table[pte_index(slot->address)] : NULL;
-		old = table ? *pte : EXMAP_PTE_NONE;
-		/*
-		 * Take the slot out under the PTE lock. Nobody can map a page and mark this slot
-		 * between this and exmap_pte_set() below.
-		 */
-		stale = exmap_reading_end(exmap, slot);
-		if (likely(table && !stale && exmap_pte_free(old))) {
-			exmap_pte_set(exmap->mm, slot->address, pte,
-				      exmap_pte_make(exmap->pte, slot->page));
-			if (likely(exmap_has_reading(exmap)))
-				exmap_reading_mark(exmap->reading, exmap->reading_shift,
-						   slot->address >> PAGE_SHIFT);
-			mapped++;
-			continue;
-		}
-		/*
-		 * A page in quarantine is gone, too, so a PTE with a flush due counts as absent.
-		 * The flush is not done here, because that takes a quarantine's lock.
-		 */
-		slot->stale = stale && !slot->error && !pte_present(old);
-		if (slot->stale)
-			slot->error = -EBUSY;
-		exmap_stock_put(exmap, interface, slot->page);
-		slot->page = NULL;
-	}
+	for (; nr; nr--, slot++)
+		mapped += exmap_install_slot(walk, interface, slot);
 	return mapped;
 }
 
