@@ -594,6 +594,7 @@ ssize_t exmap_io_proxy(struct exmap *exmap, struct exmap_interface *interface,
 		       struct kiocb *iocb, struct iov_iter *iter, unsigned int opcode);
 
 /* io.c; what it shares with uring.c, proxy.c, landing.c and transfer.c only is in io.h */
+int exmap_io_read_page(struct exmap *exmap, struct exmap_interface *interface, unsigned long page);
 long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
 		     struct exmap_iov *iov, unsigned int nr, unsigned int opcode, bool probe);
 int exmap_io_init(void);

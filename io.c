@@ -491,6 +491,35 @@ static noinline long exmap_io_windows(struct exmap *exmap, struct exmap_interfac
 }
 
 /**
+ * exmap_io_read_page - READ of one page
+ * @exmap: has a backing file, and belongs to current->mm; mmap_lock is not held
+ * @interface: where the page comes from; its lock is not held
+ * @page: which page of the surface
+ *
+ * Return: how many pages it mapped, 1 or 0; -EFAULT if the page is beyond the surface; -EPROTO if
+ * there is no surface; -ENOMEM; -EINTR if the caller is being killed; or the error of the I/O.
+ */
+int exmap_io_read_page(struct exmap *exmap, struct exmap_interface *interface, unsigned long page)
+{
+	struct exmap_iov iov = exmap_one_page(page);
+	struct exmap_slot slot __exmap_uninitialized;
+	unsigned long pages;
+	int err;
+
+	if (!exmap_has_surface(exmap))
+		return -EPROTO;
+	pages = (exmap->end - exmap->start) >> PAGE_SHIFT;
+	/* The long way fails as well, and traces the error. */
+	if (unlikely(page >= pages))
+		return exmap_one_result(&iov, exmap_io_windows(exmap, interface, &iov, 1,
+							       EXMAP_OP_READ, false));
+	page = array_index_nospec(page, pages);
+	err = exmap_io_read_one(exmap, interface, exmap->start + (page << PAGE_SHIFT),
+				get_current_ioprio(), &slot) ?: slot.error;
+	return err ?: slot.page != NULL;
+}
+
+/**
  * exmap_io_action - carry out READ or WRITE
  * @exmap: has a backing file, and belongs to current->mm; mmap_lock is not held
  * @interface: where pages come from and go to; its lock is not held

@@ -218,6 +218,8 @@ int exmap_fadvise(struct file *file, loff_t offset, loff_t len, int advice)
 			return exmap_alloc_page(exmap, interface, offset >> PAGE_SHIFT);
 		if (what == EXMAP_ADVICE(EXMAP_OP_FREE, 0, 0))
 			return exmap_free_page(exmap, interface, offset >> PAGE_SHIFT);
+		if (what == EXMAP_ADVICE(EXMAP_OP_READ, 0, 0) && exmap->file)
+			return exmap_io_read_page(exmap, interface, offset >> PAGE_SHIFT);
 		if (what == EXMAP_ADVICE(EXMAP_OP_FREE, 0, EXMAP_FREE_DEFER))
 			return exmap_defer_page(exmap, interface, offset >> PAGE_SHIFT);
 	}
