@@ -34,6 +34,11 @@ static void exmap_io_result(const struct exmap_io *io, struct exmap_io_entry *en
 
 	entry->pages = 0;
 	entry->good = entry->end;
+	/* The most common result: one page, and this call has mapped it. */
+	if (entry->nr == 1 && !exmap_io_writes(io) && slot->page) {
+		entry->pages = 1;
+		return;
+	}
 	for (i = 0; i < entry->nr; i++) {
 		if (exmap_io_writes(io) && slot[i].address != expected)
 			entry->good = min(entry->good, expected);
