@@ -127,6 +127,9 @@ static bool exmap_io_refusable(const struct exmap_io *io, const struct exmap_io_
 
 	if (io->waiter != EXMAP_IO_NOWAIT || io->nr_runs > 1)
 		return false;
+	/* No device takes a page in pieces. */
+	if (run->nr == 1)
+		return true;
 	queue = bdev_get_queue(I_BDEV(io->exmap->file->f_mapping->host));
 	return run->nr <= queue_max_sectors(queue) >> PAGE_SECTORS_SHIFT &&
 	       run->nr <= queue_max_segments(queue);
@@ -231,12 +234,24 @@ static void exmap_io_divide(struct exmap_io *io)
 	}
 }
 
+/* exmap_io_divide() for a window of one page. */
+static void exmap_io_divide_one(struct exmap_io *io)
+{
+	bvec_set_page(&io->bvec[0], io->slot[0].page, PAGE_SIZE, 0);
+	io->run[0].io = io;
+	io->run[0].first = 0;
+	io->run[0].nr = 1;
+	io->nr_runs = 1;
+}
+
 /*
  * Submit one request per run, all under one plug. The first request always goes to the file. So
  * security modules, fanotify and access times see one read, as with preadv(), and can refuse it.
  * If they do, all other requests go to the file as well.
+ *
+ * Not inline, because its plug is large, and a window of one page needs none.
  */
-static void exmap_io_submit_runs(struct exmap_io *io)
+static noinline void exmap_io_submit_runs(struct exmap_io *io)
 {
 	struct block_device *bdev = exmap_io_bdev(io);
 	struct blk_plug plug;
@@ -264,7 +279,10 @@ bool exmap_io_start_window(struct exmap_io *io)
 {
 	const bool detached = exmap_io_is_detached(io);
 
-	exmap_io_divide(io);
+	if (io->nr_slots == 1)
+		exmap_io_divide_one(io);
+	else
+		exmap_io_divide(io);
 	atomic_set(&io->pending, 1);
 	if (!detached)
 		init_completion(&io->done);
