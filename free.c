@@ -282,10 +282,7 @@ static long exmap_free_later(struct exmap *exmap, struct exmap_interface *interf
 
 	if (mutex_lock_killable(&interface->quarantine.lock))
 		return -EINTR;
-	/*
-	 * Before the first page is unmapped. Pairs with exmap_alloc_deferred() and
-	 * exmap_defer_page(). All that set it store the same value.
-	 */
+	/* Pairs with exmap_call_quarantine() and exmap_defer_page(). All store the same value. */
 	if (!data_race(exmap->deferred))
 		WRITE_ONCE(exmap->deferred, true);
 	failed = exmap_free_entries(&unmap, interface, iov, nr, unmapped, true);

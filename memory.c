@@ -41,7 +41,7 @@ static struct page *exmap_mapped_page(struct exmap_walk *walk, unsigned long add
  * Does not sleep.
  *
  * Return: the number of pages dealt with. If it is less than @nr, the stock had no page for the
- * next one.
+ * next one, or a flush is due there.
  */
 unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *interface,
 			   unsigned long address, pte_t *pte, unsigned int nr,
@@ -53,8 +53,11 @@ unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *interfac
 	for (done = 0; done < nr; done++, pte++, address += PAGE_SIZE) {
 		struct page *page;
 
-		if (!exmap_pte_free(*pte))
+		if (!exmap_pte_free(*pte)) {
+			if (unlikely(exmap_pte_is_marked(*pte)))
+				break;
 			continue;
+		}
 		page = exmap_stock_pop(exmap, interface);
 		if (unlikely(!page))
 			break;
@@ -70,8 +73,9 @@ unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *interfac
 
 /*
  * Map pages of the stock in a range for which exmap_prepare() has returned 0. Adds the number of
- * pages mapped to @mapped. Returns the address where it stopped. That is before @end if the stock
- * ran out, because another thread freed pages that exmap_prepare() had counted as mapped.
+ * pages mapped to @mapped. Returns the address where it stopped. That is before @end if a flush is
+ * due there, or if the stock ran out, because another thread freed pages that exmap_prepare() had
+ * counted as mapped.
  */
 static unsigned long exmap_map_range(struct exmap_walk *walk, struct exmap_interface *interface,
 				     unsigned long address, unsigned long end, long *mapped)
@@ -100,18 +104,13 @@ static int exmap_alloc_deferred(struct exmap_walk *walk, struct exmap_interface 
 				unsigned long address, unsigned long end, long *mapped)
 {
 	long again;
-	int err = 0;
+	int err;
 
-	/*
-	 * Pairs with exmap_free_later(), which sets @deferred before it unmaps the first page. A
-	 * FREE that this read misses runs at the same time as this call, and counts as the later
-	 * one.
-	 */
-	if (likely(!READ_ONCE(walk->exmap->deferred)))
-		return 0;
 	again = exmap_quarantine_remap(walk, interface, address, end);
 	exmap_count(&interface->counts.allocs, again);
 	*mapped += again;
+	/* Other threads can free the same pages again and again, and bring the caller here. */
+	err = fatal_signal_pending(current) ? -EINTR : 0;
 	for (; !err && (address = exmap_quarantine_next(walk, address, end)) < end;
 	     address += PAGE_SIZE)
 		err = exmap_walk_flush(walk, interface, address);
@@ -137,17 +136,20 @@ static noinline int exmap_alloc_entry(struct exmap_walk *walk, struct exmap_inte
 		return err;
 	if (probe && address < end && exmap_mapped_page(walk, address))
 		return 0;
-	do {
-		err = exmap_prepare(walk, interface, address, end) ?:
-			exmap_alloc_deferred(walk, interface, address, end, mapped);
+	for (;;) {
+		err = exmap_prepare(walk, interface, address, end);
 		if (err)
 			return err;
 		before = *mapped;
 		address = exmap_map_range(walk, interface, address, end, mapped);
 		/* Count now: exmap_prepare() may release the lock and fail to get it back. */
 		exmap_count(&interface->counts.allocs, *mapped - before);
-	} while (address < end);
-	return 0;
+		if (likely(address >= end))
+			return 0;
+		err = exmap_alloc_deferred(walk, interface, address, end, mapped);
+		if (err)
+			return err;
+	}
 }
 
 /*
