@@ -51,7 +51,8 @@ exmap_shootdown_range(const struct exmap *exmap, unsigned long start, unsigned l
  * This does not use the kernel's inline wrappers, because they would tell lockdep that memory may
  * be reclaimed under an interface's lock. But a notifier's callback must not allocate memory.
  */
-static void exmap_shootdown_send(struct exmap *exmap, unsigned long start, unsigned long end)
+static __always_inline void exmap_shootdown_send(struct exmap *exmap, unsigned long start,
+						 unsigned long end)
 {
 	struct mmu_notifier_range range =
 		exmap_shootdown_range(exmap, start, end, MMU_NOTIFIER_RANGE_BLOCKABLE);
@@ -65,7 +66,8 @@ static void exmap_shootdown_send(struct exmap *exmap, unsigned long start, unsig
 }
 
 /* Flush a range, and those of all who wait for this flush. flush->lock is held. */
-static void exmap_shootdown_lead(struct exmap *exmap, unsigned long start, unsigned long end)
+static noinline void exmap_shootdown_lead(struct exmap *exmap, unsigned long start,
+					  unsigned long end)
 {
 	struct exmap_shared_flush *flush = &exmap->flush;
 
