@@ -513,6 +513,7 @@ int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, uns
 {
 	/* Once the pool has taken this many pages, the system has no more. */
 	unsigned long limit = ULONG_MAX;	/* not known yet */
+	unsigned long surplus;
 	/* Pairs with exmap_pool_resize(). */
 	int err = want > READ_ONCE(exmap->pool.ceiling) ? -ENOMEM : 0;
 
@@ -521,7 +522,9 @@ int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, uns
 	interface->node = exmap_home_node();
 	while (!err) {
 		/* A surplus is not to be used again. Pairs with exmap_pool_leave(). */
-		exmap_stock_drain(exmap, interface, READ_ONCE(exmap->surplus));
+		surplus = READ_ONCE(exmap->surplus);
+		if (unlikely(surplus))
+			exmap_stock_drain(exmap, interface, surplus);
 		if (exmap_stock(interface) >= want)
 			break;
 		if (!exmap_stock_fetch(exmap, interface, interface->node) &&
