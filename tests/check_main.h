@@ -30,7 +30,7 @@ struct test {
 	const char *needs;	/* the test is skipped without this file */
 	const char *needs_env;	/* the test is skipped without the file that this variable names */
 	bool needs_module;	/* the test does not exist if $EXMAP_BACKEND is set */
-	const char *needs_arch;	/* the test is skipped on processors of another name (arch.h) */
+	bool needs_defer;	/* the test is skipped if FREE never defers its flush (arch.h) */
 	const char *needs_cpu;	/* the test is skipped without this flag in /proc/cpuinfo */
 	const char *expects;	/* a kernel message with this text is no complaint */
 };
@@ -126,8 +126,8 @@ static const char *missing_for(const struct test *test)
 {
 	const char *file = test->needs_env ? getenv(test->needs_env) : NULL;
 
-	if (test->needs_arch && strcmp(test->needs_arch, ARCH_NAME))
-		return test->needs_arch;
+	if (test->needs_defer && !ARCH_DEFERS)
+		return "deferred flush on " ARCH_NAME;
 	if (test->needs_cpu && !cpu_has(test->needs_cpu))
 		return test->needs_cpu;
 	if (test->needs_env && !file)

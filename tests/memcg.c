@@ -198,7 +198,7 @@ static void use_too_much(void)
 }
 
 /* If the OOM killer ends a process with an exmap, all its memory is given back. */
-TEST(killed_for_memory, .needs = MEMCG, .expects = "Call Trace")
+TEST(killed_for_memory, .needs = MEMCG, .expects = ARCH_CALL_TRACE)
 {
 	int printk = open("/proc/sys/kernel/printk", O_RDWR);
 	char level[32] = { };

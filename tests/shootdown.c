@@ -16,30 +16,30 @@ static void *spinning_worker(void *arg)
 	return NULL;
 }
 
-/* TLB shootdowns that all CPUs have received since boot. */
-static long shootdowns(void)
+/* TLB shootdowns that this CPU has received since boot, among other interrupts of their kind. */
+static long shootdowns(int cpu)
 {
 	FILE *f = fopen("/proc/interrupts", "r");
-	char line[4096], *number, *next;
-	long sum = 0;
+	char line[4096], *number;
+	long count = 0;
 
 	ck_assert_ptr_nonnull(f);
-	while (fgets(line, sizeof(line), f))
-		if (strstr(line, "TLB:"))
-			for (number = strchr(line, ':') + 1;; number = next) {
-				sum += strtol(number, &next, 10);
-				if (next == number)
-					break;
-			}
+	while (fgets(line, sizeof(line), f)) {
+		if (!strstr(line, ARCH_SHOOTDOWNS))
+			continue;
+		number = strchr(line, ':') + 1;
+		for (int i = 0; i <= cpu; i++)
+			count = strtol(number, &number, 10);
+	}
 	fclose(f);
-	return sum;
+	return count;
 }
 
 /*
- * FREE sends one shootdown for a whole batch to the other CPU, not one per page. There are none
- * on arm64, which broadcasts its invalidations.
+ * FREE sends one shootdown for a whole batch to the other CPU, not one per page. On arm64, which
+ * broadcasts its invalidations, FREE sends none.
  */
-TEST(free_flushes_once_per_call, .needs_arch = "x86-64")
+TEST(free_flushes_once_per_call)
 {
 	struct exmap *ex = exmap_new(64 * MIB, 512, 2);
 	static atomic_bool spinning;
@@ -49,9 +49,10 @@ TEST(free_flushes_once_per_call, .needs_arch = "x86-64")
 	run_on(1);
 	ck_assert(!pthread_create(&thread, NULL, spinning_worker, &spinning));
 	run_on(0);
-	before = shootdowns();
+	before = shootdowns(1);
 	/* If the other CPU runs another task in a round, the kernel sends it no shootdown. */
-	for (rounds = 0; shootdowns() - before < 50; rounds++) {
+	for (rounds = 0; rounds < 50 || shootdowns(1) - before < 50 * ARCH_FLUSH_INTERRUPTS;
+	     rounds++) {
 		atomic_store(&spinning, false);
 		while (!atomic_load(&spinning))
 			;
@@ -62,7 +63,9 @@ TEST(free_flushes_once_per_call, .needs_arch = "x86-64")
 			entry(ex, 0, i, i * 31, 1);
 		ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_FREE, 512, 0), 0);
 	}
-	ck_assert_int_le(shootdowns() - before, 2 * rounds);
+	/* Other parts of the kernel send such interrupts, too, but not for each call. */
+	ck_assert_int_le(shootdowns(1) - before,
+			 rounds / 2 + 2 * rounds * ARCH_FLUSH_INTERRUPTS);
 }
 
 /*
