@@ -86,7 +86,7 @@ static void set_limit(struct file *file, sqlite3_int64 *bytes)
 	const sqlite3_int64 limit = *bytes;
 
 	*bytes = file->limit;
-	if (limit < 0 || limit == file->limit || (file->pages && file->pages->pinned))
+	if (limit < 0 || limit == file->limit || (file->pages && pages_pinned(file->pages)))
 		return;
 	close_pages(file);
 	if (limit == 0)
@@ -113,8 +113,9 @@ static char *status(const struct file *file)
 				       "PRAGMA mmap_size sets the size of the pool");
 	return sqlite3_mprintf("pool=%u resident=%u pinned=%lu hits=%lu reads=%lu read=%lu "
 			       "evicted=%lu forgotten=%lu",
-			       pages->capacity, pages->count, pages->pinned, pages->hits,
-			       pages->reads, pages->read, pages->evicted, pages->forgotten);
+			       pages->capacity, pages->count, pages_pinned(pages),
+			       pages->gets - pages->misses, pages->reads, pages->read,
+			       pages->evicted, pages->forgotten);
 }
 
 /* The WAL-index */

@@ -3,8 +3,6 @@
  * Pages of a file in memory: READ on a miss, with read-ahead for scans, and a clock over the blocks
  * that are in memory.
  */
-#include <pthread.h>
-#include <sched.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -18,89 +16,28 @@
 #define WINDOW_BYTES (UINT64_C(256) << 10)	/* the most that a scan reads at a time */
 
 /*
- * A state is a number of pins, times PIN, with these bits below it. A block that is QUEUED but not
- * VALID is to be read again. Its pages may be mapped or not.
+ * The exmap, with the file of a path: O_DIRECT, if the file system has it. The process may hold
+ * POSIX locks on the file, SQLite's, and would drop them if it closed a descriptor of the file.
  */
-enum state {
-	QUEUED = 1,	/* in the queue */
-	VALID = 2,	/* in memory, and equal to the file */
-	USED = 4,	/* found in memory since the clock's last visit */
-	PIN = 8,
-};
-
-/* A thread that opens an exmap. */
-struct opening {
-	struct exmap *exmap;
-	const char *path;
-	uint64_t surface_pages;
-	uint64_t pool_pages;
-	int public;	/* a descriptor of /dev/exmap */
+static int open_exmap(struct exmap *exmap, uint64_t surface_pages, uint64_t pool_pages,
+		      const char *path)
+{
+	const char *backend = getenv("EXMAP_BACKEND");
 	int err;
-};
 
-/* O_DIRECT, if the file system has it. */
-static int open_direct(const char *path)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
-
-	if (fd < 0 && errno == EINVAL)
-		fd = open(path, O_RDONLY | O_CLOEXEC);
-	return fd < 0 ? -errno : fd;
-}
-
-/*
- * A thread that shares no descriptors with the process any more. It opens file and exmap, and makes
- * @public another descriptor of the exmap. Its own descriptors go away with it.
- */
-static void *open_apart(void *arg)
-{
-	struct opening *opening = arg;
-	int file;
-
-	if (unshare(CLONE_FILES)) {
-		opening->err = -errno;
-		return NULL;
-	}
-	file = open_direct(opening->path);
-	if (file < 0) {
-		opening->err = file;
-		return NULL;
-	}
-	opening->err = exmap_open(opening->exmap, opening->surface_pages, opening->pool_pages, 1,
-				  file, 0);
-	if (!opening->err && ioctl(opening->public, EXMAP_IOCTL_CLONE, opening->exmap->fd)) {
-		opening->err = -errno;
-		exmap_close(opening->exmap);
-	}
-	return NULL;
-}
-
-/*
- * exmap_open() with the file of a path. A process that closes a descriptor of a file loses all its
- * POSIX locks on the file, those of SQLite too. A thread with descriptors of its own has none.
- */
-static int open_exmap(struct opening *opening)
-{
-	pthread_t thread;
-
-	opening->public = open("/dev/exmap", O_RDWR | O_CLOEXEC);
-	if (opening->public < 0)
-		return -errno;
-	opening->err = -pthread_create(&thread, NULL, open_apart, opening);
-	if (!opening->err)
-		pthread_join(thread, NULL);
-	if (opening->err)
-		close(opening->public);
-	else
-		opening->exmap->fd = opening->public;
-	return opening->err;
+	/* Without the module, the process would close a descriptor. */
+	if (backend && !strcmp(backend, "madvise"))
+		return -EOPNOTSUPP;
+	err = exmap_open_path(exmap, surface_pages, pool_pages, 1, path, O_RDONLY | O_DIRECT, 0);
+	if (err == -EINVAL)
+		err = exmap_open_path(exmap, surface_pages, pool_pages, 1, path, O_RDONLY, 0);
+	return err;
 }
 
 int pages_open(struct pages **out, const char *path, uint64_t bytes)
 {
 	struct pages *pages = calloc(1, sizeof(*pages));
-	struct opening opening = { .path = path, .pool_pages = bytes / EXMAP_PAGE_SIZE };
-	uint64_t surface = SURFACE_BYTES;
+	uint64_t surface = SURFACE_BYTES, surface_pages, pool_pages = bytes / EXMAP_PAGE_SIZE;
 	struct stat file;
 	int err;
 
@@ -113,13 +50,12 @@ int pages_open(struct pages **out, const char *path, uint64_t bytes)
 		surface = (uint64_t)file.st_size * 8;
 	if (surface > SURFACE_MOST)
 		surface = SURFACE_MOST;
-	if (opening.pool_pages < POOL_PAGES)
-		opening.pool_pages = POOL_PAGES;
-	if (opening.pool_pages > UINT32_MAX)
-		opening.pool_pages = UINT32_MAX;
-	opening.surface_pages = surface / EXMAP_PAGE_SIZE;
-	opening.exmap = &pages->exmap;
-	err = open_exmap(&opening);
+	if (pool_pages < POOL_PAGES)
+		pool_pages = POOL_PAGES;
+	if (pool_pages > UINT32_MAX)
+		pool_pages = UINT32_MAX;
+	surface_pages = surface / EXMAP_PAGE_SIZE;
+	err = open_exmap(&pages->exmap, surface_pages, pool_pages, path);
 	if (err)
 		goto no_exmap;
 	err = exmap_attach(&pages->exmap, &pages->interface);
@@ -128,21 +64,21 @@ int pages_open(struct pages **out, const char *path, uint64_t bytes)
 
 	err = -ENOMEM;
 	/* Only the parts that are used take memory. */
-	pages->state = mmap(NULL, opening.surface_pages * sizeof(*pages->state),
+	pages->state = mmap(NULL, surface_pages * sizeof(*pages->state),
 			    PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
 			    -1, 0);
 	if (pages->state == MAP_FAILED)
 		goto no_state;
-	pages->queue = malloc(opening.pool_pages * sizeof(*pages->queue));
+	pages->queue = malloc(pool_pages * sizeof(*pages->queue));
 	if (!pages->queue)
 		goto no_queue;
-	pages->pool_pages = opening.pool_pages;
+	pages->pool_pages = pool_pages;
 	pages->shift = __builtin_ctz(EXMAP_PAGE_SIZE);
 	*out = pages;
 	return 0;
 
 no_queue:
-	munmap(pages->state, opening.surface_pages * sizeof(*pages->state));
+	munmap(pages->state, surface_pages * sizeof(*pages->state));
 no_state:
 	exmap_detach(&pages->interface);
 no_interface:
@@ -193,11 +129,18 @@ static void drop(struct pages *pages, uint32_t block)
 	exmap_batch_add(&pages->interface, block * block_pages(pages), block_pages(pages));
 }
 
+/* FREE has failed. */
+static void give_up(struct pages *pages)
+{
+	pages->broken = 1;
+	pages->blocks = 0;
+}
+
 /* FREE what drop() has collected. */
 static void free_batch(struct pages *pages)
 {
 	if (pages->interface.nr && exmap_batch_run(&pages->interface, EXMAP_OP_FREE, 0))
-		pages->broken = 1;
+		give_up(pages);
 	exmap_batch_clear(&pages->interface);
 }
 
@@ -211,8 +154,8 @@ static void evict(struct pages *pages)
 	for (; left && nr < BATCH && nr <= pages->capacity / 8; left--) {
 		block = pop(pages);
 		state = pages->state[block];
-		if (state >= PIN || (state & (VALID | USED)) == (VALID | USED)) {
-			pages->state[block] &= ~USED;
+		if (state >= PAGES_PIN || (state & PAGES_VALID && state & PAGES_USED)) {
+			pages->state[block] &= ~PAGES_USED;
 			push(pages, block);
 		} else {
 			drop(pages, block);
@@ -244,7 +187,7 @@ static bool read_blocks(struct pages *pages, uint64_t block, uint32_t nr)
 
 	if (exmap_run(&pages->interface, EXMAP_OP_READ, first, count) != (long)count) {
 		if (exmap_run(&pages->interface, EXMAP_OP_FREE, first, count) < 0)
-			pages->broken = 1;
+			give_up(pages);
 		return false;
 	}
 	pages->reads++;
@@ -272,15 +215,15 @@ static bool fill(struct pages *pages, uint64_t block)
 {
 	uint32_t *state = &pages->state[block], nr = 1, i;
 
-	if (*state >= PIN)
+	if (*state >= PAGES_PIN)
 		return false;	/* somebody uses what was forgotten */
-	if (*state & QUEUED) {
+	if (*state & PAGES_QUEUED) {
 		if (exmap_run(&pages->interface, EXMAP_OP_FREE, block * block_pages(pages),
 			      block_pages(pages)) < 0)
-			pages->broken = 1;
+			give_up(pages);
 		if (pages->broken || !read_blocks(pages, block, 1))
 			return false;
-		*state |= VALID;
+		*state |= PAGES_VALID;
 		return true;
 	}
 	nr = window(pages, block);
@@ -297,7 +240,7 @@ static bool fill(struct pages *pages, uint64_t block)
 		pages->window = nr;
 	}
 	for (i = 0; i < nr; i++) {
-		state[i] = QUEUED | VALID;
+		state[i] = PAGES_QUEUED | PAGES_VALID;
 		push(pages, block + i);
 	}
 	pages->next = block + nr;
@@ -307,10 +250,12 @@ static bool fill(struct pages *pages, uint64_t block)
 /* The first page, or pages of another size than before. */
 static bool set_amount(struct pages *pages, unsigned int amount)
 {
-	if (pages->pinned)
+	if (pages_pinned(pages))
 		return false;
 	if (pages->amount)
 		pages_forget(pages, 0);
+	if (pages->broken)
+		return false;
 	pages->amount = amount;
 	pages->shift = __builtin_ctz(amount > EXMAP_PAGE_SIZE ? amount : EXMAP_PAGE_SIZE);
 	pages->blocks = pages->exmap.surface_pages / block_pages(pages);
@@ -320,38 +265,26 @@ static bool set_amount(struct pages *pages, unsigned int amount)
 	return true;
 }
 
-void *pages_get(struct pages *pages, uint64_t offset, unsigned int amount)
+void *pages_miss(struct pages *pages, uint64_t offset, unsigned int amount)
 {
 	uint64_t block;
-	uint32_t *state;
 
 	if (amount != pages->amount && !set_amount(pages, amount))
 		return NULL;
 	block = offset >> pages->shift;
-	if (block >= pages->blocks || pages->broken)
+	/* After set_amount(), no block is valid. */
+	if (block >= pages->blocks || !fill(pages, block))
 		return NULL;
-	state = &pages->state[block];
-	if (*state & VALID) {
-		*state |= USED;
-		pages->hits++;
-	} else if (!fill(pages, block)) {
-		return NULL;
-	}
-	*state += PIN;
-	pages->pinned++;
+	pages->state[block] += PAGES_PIN;
+	pages->gets++;
+	pages->misses++;
 	return pages->exmap.surface + offset;
-}
-
-void pages_put(struct pages *pages, uint64_t offset)
-{
-	pages->state[offset >> pages->shift] -= PIN;
-	pages->pinned--;
 }
 
 /* Whether a block of the surface is in memory and equal to the file. */
 static bool is_valid(const struct pages *pages, uint64_t block)
 {
-	return block < pages->blocks && pages->state[block] & VALID;
+	return block < pages->blocks && pages->state[block] & PAGES_VALID;
 }
 
 const void *pages_find(const struct pages *pages, uint64_t offset, uint64_t amount)
@@ -387,8 +320,8 @@ void pages_forget(struct pages *pages, uint64_t offset)
 		block = pop(pages);
 		if (block < first) {
 			push(pages, block);
-		} else if (pages->state[block] >= PIN) {
-			pages->state[block] &= ~VALID;
+		} else if (pages->state[block] >= PAGES_PIN) {
+			pages->state[block] &= ~PAGES_VALID;
 			push(pages, block);
 		} else {
 			drop(pages, block);

@@ -10,24 +10,36 @@
 
 #include "exmap_user.h"
 
+/*
+ * A state of a block is a number of pins, times PIN, with these bits below it. A block that is
+ * QUEUED but not VALID is to be read again. Its pages may be mapped or not.
+ */
+enum pages_state {
+	PAGES_QUEUED = 1,	/* in the queue */
+	PAGES_VALID = 2,	/* in memory, and equal to the file */
+	PAGES_USED = 4,		/* found in memory since the clock's last visit */
+	PAGES_PIN = 8,
+};
+
 /**
  * struct pages - the pages of one file
  * @exmap: the surface, with the file behind it
  * @interface: the only one
  * @pool_pages: the most pages of 4 KiB that can be in memory
- * @blocks: how many blocks the surface has
- * @state: a state for each block: see enum state in pages.c
+ * @blocks: how many blocks the surface has; 0 before the first page, and if @broken
+ * @state: a state for each block
  * @queue: the blocks that are in memory, oldest first; a ring
  * @capacity: the most blocks that can be in memory
  * @head: where in @queue the oldest block is
  * @count: how many blocks @queue has
  * @amount: size of the user's pages, in bytes; 0 before the first one
  * @shift: a block has 1 << @shift bytes
- * @pinned: how many pages_get() have no pages_put() yet
  * @next: the block behind the last one that was read, where a scan goes on
  * @window: how many blocks the last read was for
  * @broken: FREE has failed, which no program can repair; no page is served any more
- * @hits: calls of pages_get() that found their block in memory
+ * @gets: calls of pages_get() that returned a page
+ * @puts: calls of pages_put()
+ * @misses: calls of pages_get() that returned a page and had to read it
  * @reads: calls of READ
  * @read: how many blocks they have read
  * @evicted: how many blocks the clock has evicted
@@ -45,11 +57,10 @@ struct pages {
 	uint32_t count;
 	unsigned int amount;
 	unsigned int shift;
-	unsigned long pinned;
 	uint64_t next;
 	uint32_t window;
 	int broken;
-	unsigned long hits, reads, read, evicted, forgotten;
+	unsigned long gets, puts, misses, reads, read, evicted, forgotten;
 };
 
 /**
@@ -68,6 +79,9 @@ int pages_open(struct pages **pages, const char *path, uint64_t bytes);
  */
 void pages_close(struct pages *pages);
 
+/* The part of pages_get() for a page that is not in memory, or the first of its size. */
+void *pages_miss(struct pages *pages, uint64_t offset, unsigned int amount);
+
 /**
  * pages_get - bring a page into memory and pin it there
  * @pages: the pages
@@ -77,14 +91,34 @@ void pages_close(struct pages *pages);
  *
  * Return: its address; or NULL if it cannot be had: read it from the file.
  */
-void *pages_get(struct pages *pages, uint64_t offset, unsigned int amount);
+static inline void *pages_get(struct pages *pages, uint64_t offset, unsigned int amount)
+{
+	const uint64_t block = offset >> pages->shift;
+
+	if (amount != pages->amount || block >= pages->blocks ||
+	    !(pages->state[block] & PAGES_VALID))
+		return pages_miss(pages, offset, amount);
+	pages->state[block] = (pages->state[block] | PAGES_USED) + PAGES_PIN;
+	pages->gets++;
+	return pages->exmap.surface + offset;
+}
 
 /**
  * pages_put - undo pages_get()
  * @pages: the pages
  * @offset: of the page
  */
-void pages_put(struct pages *pages, uint64_t offset);
+static inline void pages_put(struct pages *pages, uint64_t offset)
+{
+	pages->state[offset >> pages->shift] -= PAGES_PIN;
+	pages->puts++;
+}
+
+/* How many pages_get() have no pages_put() yet. */
+static inline unsigned long pages_pinned(const struct pages *pages)
+{
+	return pages->gets - pages->puts;
+}
 
 /**
  * pages_find - look for bytes that are in memory

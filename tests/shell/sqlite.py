@@ -103,7 +103,7 @@ def page_sizes():
             change(connection)
             compare(connection)
             connection.execute("delete from t where id % 3 = 0")
-            connection.execute("pragma incremental_vacuum").fetchall()
+            connection.executescript("pragma incremental_vacuum")  # execute() takes one step only
             compare(connection)
             equal(one(connection, "pragma page_size"), page_size, "page_size")
             counts = status(connection)
@@ -112,6 +112,20 @@ def page_sizes():
             connection.execute("vacuum")
             compare(connection)
             connection.close()
+
+
+def truncation_frees(journal):
+    """What lies behind the end of the file leaves memory when the file is truncated."""
+    connection = connect()
+    fill(connection, 4096, journal)
+    equal(one(connection, "select count(*) from t where length(v) = 700"), ROWS, "count")
+    connection.execute("delete from t where id >= 20")
+    resident = status(connection)["resident"]
+    connection.executescript("pragma incremental_vacuum")  # execute() takes one step only
+    connection.execute("pragma wal_checkpoint(truncate)").fetchall()
+    pages = one(connection, "pragma page_count")
+    assert resident > pages >= status(connection)["resident"], (resident, pages, status(connection))
+    compare(connection)
 
 
 def vacuum_to_another_size():
@@ -204,6 +218,12 @@ def locks_are_kept():
         assert elsewhere("begin immediate").returncode != 0, "the lock is gone: pages closed"
         other.close()
         assert elsewhere("begin immediate").returncode != 0, "the lock is gone: other one closed"
+    # Without the module they could not be kept, so there are no pages.
+    os.environ["EXMAP_BACKEND"] = "madvise"
+    other = sqlite3.connect(f"file:{FILE}?vfs=exmap", uri=True)
+    size = one(other, f"pragma mmap_size = {POOL}")
+    assert elsewhere("begin immediate").returncode != 0, "the lock is gone: no module"
+    equal(size, 0, "mmap_size without the module")
     connection.execute("commit")
     equal(elsewhere("begin immediate").returncode, 0, "after the commit")
 
