@@ -161,14 +161,14 @@ def judged(value, budget, missed):
 
 def budget():
     """What reading and writing a page cost, and how that compares with pread and pwrite."""
-    cost = {(row[0], row[2]): float(row[4]) for row in sections()["budget"]}
+    cost = {(row[0], row[2]): row[4] for row in sections()["budget"]}
     for rows, call in ((BUDGET_ROWS, "pread"), (WRITE_ROWS, "pwrite")):
         if rows is WRITE_ROWS:
             yield ""
-        plain = cost[rows[0][0], "1"]
+        plain = float(cost[rows[0][0], "1"])
         yield from heading("", "instructions per page", f"of a plain {call}", "budget")
         for scenario, batch, limit, name in rows:
-            value = cost[scenario, str(batch)]
+            value = float(cost[scenario, str(batch)])
             yield line(name, f"{value:.1f}", f"{value / plain:.3f}",
                        judged(value / plain, limit, lambda ratio, most: ratio > most))
 
