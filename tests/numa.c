@@ -3,10 +3,11 @@
  * Tests of NUMA: an interface's pages come from the node on which its thread allocates, also after
  * they were freed on another node. They need two nodes: vm/run -n 2.
  *
- * Each test is one thread that moves from node to node, so that it tells in which order things
+ * Most tests are one thread that moves from node to node, so that it tells in which order things
  * happen.
  */
 #include <linux/mempolicy.h>
+#include <pthread.h>
 #include <sys/syscall.h>
 
 #include "common.h"
@@ -83,6 +84,48 @@ TEST(nodes_one_interface, .needs = NODE1)
 				      round % 2 ? EXMAP_FREE_DEFER : 0);
 		}
 	}
+	assert_pages_add_up(ex->fd);
+}
+
+struct user {
+	struct exmap *ex;
+	int node;
+};
+
+/* A thread on each node: allocate and free at the interface of that number. All pages are left. */
+static void *use_interface(void *arg)
+{
+	struct user *user = arg;
+	int first = user->node * BATCHES * BATCH;
+
+	run_on_node(user->node);
+	for (int round = 0; round < 20; round++) {
+		for (int i = 0; i < BATCHES; i++)
+			batch(user->ex, user->node, EXMAP_OP_ALLOC, first + i * BATCH, 1, 0);
+		if (round == 19)
+			break;
+		for (int i = 0; i < BATCHES; i++)
+			batch(user->ex, user->node, EXMAP_OP_FREE, first + i * BATCH, 1, 0);
+	}
+	return NULL;
+}
+
+TEST(nodes_one_interface_for_each_thread, .needs = NODE1)
+{
+	/* Each may take some more pages than it needs. */
+	struct exmap *ex = exmap_new(ALL * PAGE, ALL + 4 * BATCH, NODES);
+	struct user user[NODES];
+	pthread_t thread[NODES];
+
+	for (int node = 0; node < NODES; node++) {
+		user[node] = (struct user){ ex, node };
+		ck_assert(!pthread_create(&thread[node], NULL, use_interface, &user[node]));
+	}
+	for (int node = 0; node < NODES; node++)
+		ck_assert(!pthread_join(thread[node], NULL));
+	for (int node = 0; node < NODES; node++)
+		ck_assert_int_eq(on_node(ex, node * BATCHES * BATCH, BATCHES * BATCH, 1, node),
+				 BATCHES * BATCH);
 	assert_pages_add_up(ex->fd);
 }
 
