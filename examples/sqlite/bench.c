@@ -2,11 +2,13 @@
 /*
  * Lookups and scans in a SQLite database: by the extension exmap_vfs, and by SQLite's own VFS with
  * pread and with mmap. Each measurement is a process of its own, so that it starts with nothing in
- * memory. Rounds alternate between the ways.
+ * memory. Before it counts, it fills the memory that the cgroup of the process may use, and then
+ * replaces all that is in it. Rounds alternate between the ways.
  */
 #include <argp.h>
 #include <err.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/perf_event.h>
 #include <sqlite3.h>
 #include <stdbool.h>
@@ -14,18 +16,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#define ROW_BYTES 900
+#define PAGE_BYTES 4096
+#define ROW_BYTES 900		/* four rows fit into a page */
 
 static unsigned long data = 112, pool = 10, ops = 10000, rounds = 3;
 static const char *path, *extension, *only_way, *only_workload;
 static unsigned long rows;
+static char *cgroup;	/* the path of its files */
 
 /* How to get at the pages. */
 struct way {
@@ -33,12 +37,14 @@ struct way {
 	const char *vfs;
 	bool has_cache;		/* SQLite's own cache gets the memory: pragma cache_size */
 	bool has_mmap;		/* pragma mmap_size */
+	bool is_random;		/* madvise() tells the kernel not to read ahead */
 };
 
 static const struct way ways[] = {
-	{ "pread", "unix", .has_cache = true },
-	{ "pread, page cache", "unix", .has_cache = false },
+	{ "pread", "unix", .has_cache = false },
+	{ "pread, large cache", "unix", .has_cache = true },
 	{ "mmap", "unix", .has_mmap = true },
+	{ "mmap, MADV_RANDOM", "unix", .has_mmap = true, .is_random = true },
 	{ "exmap", "exmap", .has_mmap = true },
 };
 
@@ -47,22 +53,31 @@ struct workload {
 	const char *name;
 	unsigned int percent;	/* of lookups that go to these */
 	unsigned int span;
+	bool fits;		/* into memory: nothing is evicted */
 };
 
 static const struct workload workloads[] = {
-	{ "uniform", 0, 0 },
-	{ "90/10", 90, 100 },
-	{ "in memory", 100, 30 },
-	{ "scan", 0, 0 },
+	{ "uniform", .percent = 0 },
+	{ "90/10", .percent = 90, .span = 100 },
+	{ "in memory", .percent = 100, .span = 30, .fits = true },
+	{ "scan", .percent = 0 },
+};
+
+/* What grows while a process works. */
+struct counts {
+	unsigned long calls;	/* of the system */
+	unsigned long faults;
+	unsigned long read;	/* from the disk, in pages */
+	unsigned long evicted;	/* by exmap's pool and by the kernel, in pages */
 };
 
 struct result {
-	uint64_t sum;		/* of what was found */
+	struct counts start, end;
 	double seconds;
 	double cpu_seconds;
+	uint64_t sum;		/* of what was found */
 	unsigned long ops;
-	unsigned long calls;	/* of the system */
-	unsigned long faults;
+	unsigned long memory;	/* that the cgroup has in use at the end, in KiB */
 };
 
 static uint64_t next_random(uint64_t *state)
@@ -102,6 +117,22 @@ static sqlite3 *open_database(const struct way *way)
 		pragma(db, "mmap_size",
 		       (!strcmp(way->vfs, "exmap") ? pool : 2 * data) << 20);
 	return db;
+}
+
+/* MADV_RANDOM for the mapping of the database. SQLite makes it at a page that is not the first. */
+static void advise_random(sqlite3 *db)
+{
+	FILE *maps = fopen("/proc/self/maps", "r");
+	unsigned long start, end;
+	char line[PATH_MAX + 100];
+	bool found = false;
+
+	execute(db, "select v from t where id = 0");
+	while (maps && !found && fgets(line, sizeof(line), maps))
+		found = strstr(line, path) && sscanf(line, "%lx-%lx", &start, &end) == 2;
+	if (!found || madvise((void *)start, end - start, MADV_RANDOM))
+		errx(1, "%s is not mapped", path);
+	fclose(maps);
 }
 
 /* Load the extension, which stays. A child process has to do this after fork. */
@@ -148,6 +179,7 @@ static uint64_t first_word(sqlite3_stmt *row)
 	return word;
 }
 
+/* @result->ops lookups. */
 static void look_up(sqlite3 *db, const struct workload *workload, uint64_t random,
 		    struct result *result)
 {
@@ -167,11 +199,13 @@ static void look_up(sqlite3 *db, const struct workload *workload, uint64_t rando
 	sqlite3_finalize(select);
 }
 
-static void scan(sqlite3 *db, struct result *result)
+/* The first rows in their order. Each is an operation. */
+static void scan(sqlite3 *db, unsigned long nr_rows, struct result *result)
 {
 	sqlite3_stmt *select;
 
-	must(db, sqlite3_prepare_v2(db, "select v from t", -1, &select, NULL));
+	must(db, sqlite3_prepare_v2(db, "select v from t where id < ?", -1, &select, NULL));
+	sqlite3_bind_int64(select, 1, nr_rows);
 	for (result->ops = 0; sqlite3_step(select) == SQLITE_ROW; result->ops++)
 		result->sum += first_word(select);
 	must(db, sqlite3_finalize(select));
@@ -228,7 +262,90 @@ static double seconds(clockid_t clock)
 	return now.tv_sec + now.tv_nsec / 1e9;
 }
 
-/* The process of a measurement. As many lookups go before it, to fill the memory. */
+/* The number behind a word in a file. */
+static unsigned long number_in(const char *name, const char *word)
+{
+	FILE *file = fopen(name, "r");
+	unsigned long number;
+	char first[64];
+
+	if (!file)
+		err(1, "%s", name);
+	while (fscanf(file, "%63s %lu", first, &number) == 2)
+		if (!strcmp(first, word)) {
+			fclose(file);
+			return number;
+		}
+	errx(1, "%s says nothing of %s", name, word);
+}
+
+/* The only number of a file in the memory cgroup, or, with @word, the number behind the word. */
+static unsigned long cgroup_number(const char *file, const char *word)
+{
+	char name[PATH_MAX];
+	unsigned long number;
+	FILE *stream;
+
+	snprintf(name, sizeof(name), "%s/%s", cgroup, file);
+	if (word)
+		return number_in(name, word);
+	stream = fopen(name, "r");
+	if (!stream || fscanf(stream, "%lu", &number) != 1)
+		errx(1, "%s has no number", name);
+	fclose(stream);
+	return number;
+}
+
+/* What PRAGMA exmap says that the pool has evicted. Other VFSs have no such pragma: 0. */
+static unsigned long count_pool_evictions(sqlite3 *db)
+{
+	unsigned long evicted = 0;
+	sqlite3_stmt *status;
+	const char *text;
+
+	must(db, sqlite3_prepare_v2(db, "pragma exmap", -1, &status, NULL));
+	if (sqlite3_step(status) == SQLITE_ROW) {
+		text = strstr((const char *)sqlite3_column_text(status, 0), "evicted=");
+		if (!text || sscanf(text, "evicted=%lu", &evicted) != 1)
+			errx(1, "no exmap: %s", sqlite3_column_text(status, 0));
+	}
+	sqlite3_finalize(status);
+	return evicted;
+}
+
+static unsigned long count_evictions(sqlite3 *db)
+{
+	return cgroup_number("memory.stat", "pgsteal") + count_pool_evictions(db);
+}
+
+static struct counts count(sqlite3 *db, int counter)
+{
+	return (struct counts){
+		.read = number_in("/proc/self/io", "read_bytes:") / PAGE_BYTES,
+		.evicted = count_evictions(db),
+		.calls = count_calls(counter),
+		.faults = count_faults(),
+	};
+}
+
+/* Fill the memory. Go on, unless all fits into it, until as much was evicted as it can hold. */
+static void warm_up(sqlite3 *db, const struct workload *workload)
+{
+	const unsigned long memory = cgroup_number("memory.max", NULL) / PAGE_BYTES;
+	const unsigned long enough = count_evictions(db) + memory;
+	struct result ignored = { .ops = 200 };
+	uint64_t random = 1000;
+
+	if (workload->fits) {
+		for (int i = 0; i < 3; i++)
+			scan(db, rows * workload->span / 1000, &ignored);
+		return;
+	}
+	while (count_evictions(db) < enough)
+		look_up(db, workload, random++, &ignored);
+}
+
+/* The process of a measurement. */
 static struct result measure(const struct way *way, const struct workload *workload,
 			     unsigned long round)
 {
@@ -242,22 +359,20 @@ static struct result measure(const struct way *way, const struct workload *workl
 	db = open_database(way);
 	/* One transaction, so that the system calls for locks do not count. */
 	execute(db, "begin");
-	look_up(db, workload, round + 1000, &result);
-	result = (struct result){
-		.ops = ops,
-		.seconds = -seconds(CLOCK_MONOTONIC),
-		.cpu_seconds = -seconds(CLOCK_PROCESS_CPUTIME_ID),
-		.calls = -count_calls(counter),
-		.faults = -count_faults(),
-	};
+	if (way->is_random)
+		advise_random(db);
+	warm_up(db, workload);
+	result.start = count(db, counter);
+	result.seconds = -seconds(CLOCK_MONOTONIC);
+	result.cpu_seconds = -seconds(CLOCK_PROCESS_CPUTIME_ID);
 	if (!strcmp(workload->name, "scan"))
-		scan(db, &result);
+		scan(db, rows, &result);
 	else
 		look_up(db, workload, round, &result);
-	result.seconds += seconds(CLOCK_MONOTONIC);
 	result.cpu_seconds += seconds(CLOCK_PROCESS_CPUTIME_ID);
-	result.calls += count_calls(counter);
-	result.faults += count_faults();
+	result.seconds += seconds(CLOCK_MONOTONIC);
+	result.end = count(db, counter);
+	result.memory = cgroup_number("memory.current", NULL) / 1024;
 	execute(db, "commit");
 	sqlite3_close(db);
 	return result;
@@ -288,35 +403,63 @@ static struct result measure_apart(const struct way *way, const struct workload 
 	return result;
 }
 
-static void measure_all(void)
+static void print(const struct workload *workload, const struct way *way, unsigned long round,
+		  const struct result *result)
+{
+	const struct counts *start = &result->start, *end = &result->end;
+	const double ops = result->ops;
+
+	printf("%s,\"%s\",%lu,%lu,%.0f,%.0f,%.3f,%.3f,%.3f,%.3f,%lu\n", workload->name, way->name,
+	       round, result->ops, ops / result->seconds, result->cpu_seconds * 1e9 / ops,
+	       (end->calls - start->calls) / ops, (end->faults - start->faults) / ops,
+	       (end->read - start->read) / ops, (end->evicted - start->evicted) / ops,
+	       result->memory);
+	fflush(stdout);
+}
+
+/* One round. All ways must find the same. */
+static void measure_ways(const struct workload *workload, unsigned long round)
 {
 	const size_t nr_ways = sizeof(ways) / sizeof(*ways);
-	const size_t nr_workloads = sizeof(workloads) / sizeof(*workloads);
 	struct result result;
-	uint64_t sum;
+	uint64_t sum = 0;
 
-	puts("workload,way,round,operations,operations_per_second,cpu_nanoseconds,system_calls,faults");
+	for (size_t i = 0; i < nr_ways; i++) {
+		if (only_way && strcmp(only_way, ways[i].name))
+			continue;
+		result = measure_apart(&ways[i], workload, round);
+		if (sum && result.sum != sum)
+			errx(1, "%s found other rows", ways[i].name);
+		sum = result.sum;
+		print(workload, &ways[i], round, &result);
+	}
+}
+
+static void measure_all(void)
+{
+	const size_t nr_workloads = sizeof(workloads) / sizeof(*workloads);
+
+	puts("workload,way,round,operations,operations_per_second,cpu_nanoseconds,system_calls,faults,"
+	     "pages_read,pages_evicted,memory_kib");
+	fflush(stdout);		/* before fork */
 	for (size_t w = 0; w < nr_workloads; w++) {
 		if (only_workload && strcmp(only_workload, workloads[w].name))
 			continue;
-		for (unsigned long round = 0; round < rounds; round++) {
-			sum = 0;
-			for (size_t i = 0; i < nr_ways; i++) {
-				if (only_way && strcmp(only_way, ways[i].name))
-					continue;
-				result = measure_apart(&ways[i], &workloads[w], round);
-				if (sum && result.sum != sum)
-					errx(1, "%s found other rows", ways[i].name);
-				sum = result.sum;
-				printf("%s,\"%s\",%lu,%lu,%.0f,%.0f,%.3f,%.3f\n", workloads[w].name,
-				       ways[i].name, round, result.ops, result.ops / result.seconds,
-				       result.cpu_seconds * 1e9 / result.ops,
-				       (double)result.calls / result.ops,
-				       (double)result.faults / result.ops);
-				fflush(stdout);
-			}
-		}
+		for (unsigned long round = 0; round < rounds; round++)
+			measure_ways(&workloads[w], round);
 	}
+}
+
+/* Find the memory cgroup of this process, whose limit the memory has. */
+static void find_cgroup(void)
+{
+	FILE *file = fopen("/proc/self/cgroup", "r");
+	char path[PATH_MAX];
+
+	if (!file || fscanf(file, "0::%4095s", path) != 1 ||
+	    asprintf(&cgroup, "/sys/fs/cgroup%s", path) < 0)
+		errx(1, "this needs version 2 of cgroups");
+	fclose(file);
 }
 
 static const struct argp_option options[] = {
@@ -352,7 +495,8 @@ int main(int argc, char **argv)
 	const struct argp argp = {
 		options, option, "DATABASE",
 		.doc = "Measure SQLite on DATABASE, which is filled if it does not exist, with and "
-		       "without exmap. Writes CSV; all figures but the rate are for one operation."
+		       "without exmap, in a memory cgroup with a limit. Writes CSV; the figures from "
+		       "cpu_nanoseconds to pages_evicted are for one operation."
 	};
 	char *slash;
 
@@ -367,10 +511,12 @@ int main(int argc, char **argv)
 	if (!slash || asprintf((char **)&extension, "%.*s/exmap_vfs", (int)(slash - extension),
 			       extension) < 0)
 		errx(1, "call this program by its path");
-	rows = (data << 20) / (4096 / 4);	/* four rows fit into a page */
+	rows = (data << 20) / PAGE_BYTES * 4;
 	if (access(path, F_OK))
 		fill_database();
-	if (rounds)
+	if (rounds) {
+		find_cgroup();
 		measure_all();
+	}
 	return 0;
 }
