@@ -58,6 +58,13 @@ exmap_reading_bucket(struct hlist_bl_head *reading, unsigned int shift, unsigned
 	return &reading[(page / 8 * GOLDEN_RATIO_64 >> shift) ^ page % 8];
 }
 
+/**
+ * exmap_reading_slot_bucket - exmap_reading_bucket() of a slot
+ * @exmap: has a reading index
+ * @slot: its address is set
+ *
+ * Return: the bucket of the slot's address.
+ */
 static __always_inline struct hlist_bl_head *
 exmap_reading_slot_bucket(const struct exmap *exmap, const struct exmap_slot *slot)
 {
