@@ -184,15 +184,15 @@ unsigned int exmap_depot_take(struct exmap_pool *pool, int node, struct page **p
 			      unsigned int most)
 {
 	int last = exmap_depot_last(node), i;
-	struct page *taken, *next;
 	unsigned int nr = 0, before;
+	struct list_head *loose;
+	struct page *taken;
 
 	lockdep_assert_held(&pool->lock);
 	for (i = exmap_depot_first(node); i <= last && nr < most; i++) {
-		before = nr;
-		list_for_each_entry_safe(taken, next, &pool->depot[i].loose, lru) {
-			if (nr == most)
-				break;
+		loose = &pool->depot[i].loose;
+		for (before = nr; nr < most && !list_empty(loose); ) {
+			taken = list_first_entry(loose, struct page, lru);
 			list_del(&taken->lru);
 			/* From the end on, because a stock hands out its last page first. */
 			page[most - 1 - nr++] = taken;

@@ -18,7 +18,7 @@
 struct other {
 	struct exmap *ex;
 	int interface;
-	bool reads;		/* there are also READs */
+	int calls;		/* in a round: ALLOC; if there are two, READ */
 	atomic_bool runs;
 	atomic_bool stop;
 	atomic_long gap;	/* the longest time between the ends of two rounds, in ns */
@@ -45,7 +45,7 @@ static void *make_calls(void *arg)
 	last = nanoseconds();
 	while (!atomic_load(&other->stop)) {
 		nanosleep(&period, NULL);
-		for (int i = 0; i <= other->reads; i++) {
+		for (int i = 0; i < other->calls; i++) {
 			const int opcode = i ? EXMAP_OP_READ : EXMAP_OP_ALLOC;
 
 			if (run(other->ex, other->interface, opcode, 0, 1) != 1 ||
@@ -224,6 +224,7 @@ static void assert_polite(const char *what, void (*before)(struct exmap *ex),
 	if (!pid) {
 		doomed = true;
 		assert_ok(prctl(PR_SET_PDEATHSIG, SIGKILL));
+		other->calls = 1;
 		other->ex = exmap_new(MIB, 64, 1);
 		make_calls(other);
 	}
@@ -281,7 +282,7 @@ TEST(trim_of_tables_lets_calls_run)
 	enum { TABLES = 4096 };
 	struct exmap_ioctl_trim trim = { .flags = EXMAP_TRIM_TABLES };
 	int file = memfd_create("backing", 0);
-	struct other other = { .reads = true, .interface = 1 };
+	struct other other = { .calls = 2, .interface = 1 };
 	double share = 1;
 	pthread_t thread;
 	long time;
