@@ -361,6 +361,45 @@ TEST(memcg_reclaim_gets_free_pages, .needs = MEMCG)
 	assert_ok(rmdir(cgroup));
 }
 
+/* Make page tables, and give them back. @kib becomes what they cost the cgroup, and what is left. */
+static void tables_come_and_go(long kib[2])
+{
+	enum { TABLES = 4096 };
+	struct exmap_ioctl_trim trim = { .flags = EXMAP_TRIM_TABLES };
+	struct exmap *ex = exmap_new(TABLES * 512 * PAGE, 512, 1);
+	long before = cgroup_kib();
+
+	for (int table = 0; table < TABLES; table++) {
+		ck_assert_int_eq(alloc(ex, 0, table * 512, 1), 1);
+		ck_assert_int_eq(release(ex, 0, table * 512, 1), 1);
+	}
+	kib[0] = cgroup_kib() - before;
+	assert_ok(ioctl(ex->fd, EXMAP_IOCTL_TRIM, &trim));
+	ck_assert_int_ge(trim.done, TABLES - 2);
+	/* The kernel may free page tables some time later, and a CPU keeps up to 256 KiB charged. */
+	do
+		kib[1] = cgroup_kib() - before;
+	while (kib[1] > 2048);
+}
+
+/* EXMAP_TRIM_TABLES gives page tables back to the cgroup. */
+TEST(memcg_gets_page_tables_back, .needs = MEMCG)
+{
+	long *kib = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	pid_t pid;
+
+	cgroup_new("max");
+	pid = cgroup_fork();
+	if (!pid) {
+		tables_come_and_go(kib);
+		_exit(0);
+	}
+	wait_child(pid, 0);
+	ck_assert_int_ge(kib[0], 15 * 1024);
+	cgroup_settle();
+	assert_ok(rmdir(cgroup));
+}
+
 /* A process moves to the cgroup after SETUP. The cgroup then pays, and gets free pages. */
 TEST(memcg_gets_free_pages_after_a_move, .needs = MEMCG)
 {
