@@ -92,6 +92,37 @@ TEST(stale_tlb_entries_reach_nothing)
 	stale_writer_stop(&w);
 }
 
+/*
+ * The same if FREE unmaps pages far from each other, of which the other CPU writes to one. arm64
+ * flushes each of them by its address.
+ */
+TEST(stale_tlb_entries_of_scattered_pages_reach_nothing)
+{
+	enum { PAGES = 4 };
+	struct exmap *ex = exmap_new(64 * MIB, PAGES, 1);
+
+	for (int which = 0; which < PAGES; which++) {
+		struct stale_writer w;
+
+		stale_writer_start(&w, ex->surface + which * 1000 * PAGE);
+		for (int round = scaled(100); round; round--) {
+			for (int i = 0; i < PAGES; i++)
+				ck_assert_int_eq(alloc(ex, 0, i * 1000, 1), 1);
+			stale_writer_wait(&w);
+			for (int i = 0; i < PAGES; i++)
+				entry(ex, 0, i, i * 1000, 1);
+			ck_assert_int_eq(action(ex->fd, 0, EXMAP_OP_FREE, PAGES, 0), 0);
+			ck_assert_int_eq(alloc(ex, 0, 100, PAGES), PAGES);
+			memset(ex->surface + 100 * PAGE, 'x', PAGES * PAGE);
+			stale_writer_wait(&w);
+			for (int i = 0; i < PAGES; i++)
+				ck_assert_int_eq(ex->surface[(100 + i) * PAGE], 'x');
+			ck_assert_int_eq(release(ex, 0, 100, PAGES), PAGES);
+		}
+		stale_writer_stop(&w);
+	}
+}
+
 struct thief {
 	struct exmap *ex;
 	atomic_bool stop;
