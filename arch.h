@@ -5,10 +5,15 @@
  *
  *   EXMAP_ARCH_KSYMS(X)    kernel functions that only this processor needs, as for EXMAP_KSYMS()
  *   EXMAP_HAS_MARK         1 if a PTE can be marked; 0 if a FREE's flush is never put off
- *   EXMAP_FLUSH_SINGLE     the most pages that the kernel flushes one by one. If there are more it
- *                          flushes everything that the TLBs hold, and their addresses do not matter
+ *   EXMAP_FLUSH_SINGLE     the most pages that are flushed one by one. If there are more, all that
+ *                          the TLBs hold is flushed, and the addresses do not matter
+ *   EXMAP_FLUSH_SHARED     1 if threads that flush at the same time share a flush, because each
+ *                          flush interrupts other CPUs
  *   EXMAP_VM_REFUSED       flags of a VMA that the surface must not have
  *   EXMAP_PTE_NONE         an empty PTE
+ *   struct exmap_pages     the addresses of the pages to flush, if the flush goes by them
+ *   struct exmap_page_list collects these addresses, in
+ *   struct exmap_page_room its memory
  */
 #ifndef EXMAP_ARCH_H
 #define EXMAP_ARCH_H
@@ -33,6 +38,7 @@ DECLARE_STATIC_CALL(exmap_flush_tlb_mm_range, flush_tlb_mm_range);
 #define EXMAP_HAS_MARK 1
 /* tlb_single_page_flush_ceiling, Linux 6.1 to 7.3 */
 #define EXMAP_FLUSH_SINGLE 33
+#define EXMAP_FLUSH_SHARED 1
 #define EXMAP_VM_REFUSED 0
 
 /* PTEs are used without paravirt_ops: Xen PV, which needs them, is refused. */
@@ -44,6 +50,11 @@ DECLARE_STATIC_CALL(exmap_flush_tlb_mm_range, flush_tlb_mm_range);
  * this bit, because some Xeon Phi processors set it by mistake (_PAGE_KNL_ERRATUM_MASK).
  */
 #define EXMAP_PTE_MARK native_make_pte(_PAGE_ACCESSED)
+
+/* The kernel flushes a range, or everything. */
+struct exmap_pages { };
+struct exmap_page_list { };
+struct exmap_page_room { };
 
 /**
  * exmap_arch_problem - whether exmap can run on this machine
@@ -156,15 +167,62 @@ static __always_inline pte_t *exmap_table(pmd_t pmd)
 }
 
 /**
- * exmap_flush_tlb - flush a range from the TLBs of all CPUs
+ * exmap_pages_at - the pages of a flush
+ * @address: their addresses, without order. The array must stay until the flush has ended; NULL if
+ *	the addresses are not known
+ * @nr: number of pages; 0 if any page of the range may be affected
+ *
+ * Return: the argument for exmap_flush_tlb().
+ */
+static __always_inline struct exmap_pages exmap_pages_at(const unsigned long *address,
+							 unsigned int nr)
+{
+	return (struct exmap_pages){ };
+}
+
+/**
+ * exmap_page_list - an empty list
+ * @room: its memory, which must stay as long as the list is used
+ *
+ * Return: the list.
+ */
+static __always_inline struct exmap_page_list exmap_page_list(struct exmap_page_room *room)
+{
+	return (struct exmap_page_list){ };
+}
+
+/**
+ * exmap_page_list_add - collect the address of an unmapped page
+ * @list: the list
+ * @address: the address
+ */
+static __always_inline void exmap_page_list_add(struct exmap_page_list *list,
+						unsigned long address)
+{
+}
+
+/**
+ * exmap_page_list_end - the pages of a list, for one flush
+ * @list: the list, which is empty after that. It may be filled again only after the flush
+ *
+ * Return: as exmap_pages_at().
+ */
+static __always_inline struct exmap_pages exmap_page_list_end(struct exmap_page_list *list)
+{
+	return (struct exmap_pages){ };
+}
+
+/**
+ * exmap_flush_tlb - flush pages from the TLBs of all CPUs
  * @mm: whose address space
- * @start: first address
+ * @start: first address of the range that has the pages
  * @end: first address after the range
+ * @pages: which pages of the range. Others may be flushed, too
  *
  * Page tables stay. It is a full barrier.
  */
 static __always_inline void exmap_flush_tlb(struct mm_struct *mm, unsigned long start,
-					    unsigned long end)
+					    unsigned long end, struct exmap_pages pages)
 {
 	static_call(exmap_flush_tlb_mm_range)(mm, start, end, PAGE_SHIFT, false);
 }
@@ -202,12 +260,36 @@ DECLARE_STATIC_CALL(exmap_sme_do_dvmsync, sme_do_dvmsync);
 
 /* pte_none() overlooks no bit, so no value could be a mark. FREE flushes at its end. */
 #define EXMAP_HAS_MARK 0
-/* Without range invalidation, 512 pages or more (MAX_DVM_OPS): always count where they are. */
-#define EXMAP_FLUSH_SINGLE 512
+/* The kernel flushes everything if a range has 512 pages or more (MAX_DVM_OPS). */
+#define EXMAP_FLUSH_SINGLE 511
+/* A flush interrupts nobody, and flushes of several CPUs do not disturb each other. */
+#define EXMAP_FLUSH_SHARED 0
 /* exmap does not keep the instruction cache in step with the pages. */
 #define EXMAP_VM_REFUSED VM_EXEC
 
 #define EXMAP_PTE_NONE __pte(0)
+
+/* The most pages that a list holds. */
+#define EXMAP_PAGE_LIST 64
+
+struct exmap_pages {
+	const unsigned long *address;
+	unsigned int nr;
+};
+
+/* @nr counts all pages, @room holds the first of them. */
+struct exmap_page_list {
+	unsigned int nr;
+	struct exmap_page_room *room;
+};
+
+/*
+ * It is not part of the list, because a FREE that initializes its list would clear it. A FREE has
+ * it on its stack.
+ */
+struct exmap_page_room {
+	unsigned long address[EXMAP_PAGE_LIST];
+};
 
 static inline const char *__init exmap_arch_problem(void)
 {
@@ -259,8 +341,36 @@ static __always_inline pte_t *exmap_table(pmd_t pmd)
 	return __va(__pmd_to_phys(pmd));
 }
 
+static __always_inline struct exmap_pages exmap_pages_at(const unsigned long *address,
+							 unsigned int nr)
+{
+	return (struct exmap_pages){ .address = address, .nr = nr };
+}
+
+static __always_inline struct exmap_page_list exmap_page_list(struct exmap_page_room *room)
+{
+	return (struct exmap_page_list){ .room = room };
+}
+
+static __always_inline void exmap_page_list_add(struct exmap_page_list *list,
+						unsigned long address)
+{
+	if (list->nr < EXMAP_PAGE_LIST)
+		list->room->address[list->nr] = address;
+	list->nr++;
+}
+
+static __always_inline struct exmap_pages exmap_page_list_end(struct exmap_page_list *list)
+{
+	const unsigned int nr = list->nr;
+
+	list->nr = 0;
+	return exmap_pages_at(nr <= EXMAP_PAGE_LIST ? list->room->address : NULL, nr);
+}
+
 /* arm64.c */
-void exmap_flush_tlb(struct mm_struct *mm, unsigned long start, unsigned long end);
+void exmap_flush_tlb(struct mm_struct *mm, unsigned long start, unsigned long end,
+		     struct exmap_pages pages);
 
 #else
 #error "exmap supports x86-64 and arm64 only"

@@ -29,23 +29,65 @@ void sme_do_dvmsync(const struct cpumask *mask)
 }
 #endif
 
-/**
- * exmap_flush_tlb - flush a range from the TLBs of all CPUs
- * @mm: whose address space
- * @start: first address
- * @end: first address after the range
- *
- * Page tables stay, so it flushes the last level only. The DSB before the TLBI orders earlier
- * stores to PTEs; the one after it is a full barrier. No CPU is interrupted.
- */
-void exmap_flush_tlb(struct mm_struct *mm, unsigned long start, unsigned long end)
+/* Flush a range. Without range invalidation this is one TLBI for each of its pages, up to 511. */
+static void exmap_flush_range(struct vm_area_struct *vma, unsigned long start, unsigned long end)
 {
-	/* __flush_tlb_range() wants a VMA only for its mm. */
-	struct vm_area_struct vma = { .vm_mm = mm };
-
 #ifdef TLBF_NOWALKCACHE
-	__flush_tlb_range(&vma, start, end, PAGE_SIZE, 3, TLBF_NOWALKCACHE);
+	__flush_tlb_range(vma, start, end, PAGE_SIZE, 3, TLBF_NOWALKCACHE);
 #else
-	__flush_tlb_range(&vma, start, end, PAGE_SIZE, true, 3);
+	__flush_tlb_range(vma, start, end, PAGE_SIZE, true, 3);
 #endif
+}
+
+/* Flush a page, without waiting for the end of the flush. */
+static void exmap_flush_page_nosync(struct vm_area_struct *vma, unsigned long address)
+{
+#ifdef TLBF_NOSYNC
+	__flush_tlb_page(vma, address, TLBF_NOSYNC);
+#else
+	flush_tlb_page_nosync(vma, address);
+#endif
+}
+
+/* Whether most pages of a range are to be flushed, so that one flush for all costs no more. */
+static bool exmap_flush_is_dense(unsigned long range, unsigned int nr)
+{
+	/* A TLBI of a range also hits pages that stay. Without it, each of those costs a TLBI. */
+	return range <= nr + (system_supports_tlb_range() ? nr : nr / 10);
+}
+
+/**
+ * exmap_flush_tlb - flush pages from the TLBs of all CPUs
+ * @mm: whose address space
+ * @start: first address of the range that has the pages
+ * @end: first address after the range
+ * @pages: which pages of the range. Others may be flushed, too
+ *
+ * Page tables stay, so it flushes the last level only. The DSB before each TLBI orders earlier
+ * stores to PTEs; the one after the last is a full barrier. If the task moves to another CPU before
+ * the last DSB, the kernel's context switch has waited for its earlier TLBIs. No CPU is
+ * interrupted.
+ *
+ * Scattered pages are flushed one by one if their addresses are known. If there are too many of
+ * them for that, the TLBs lose all of the address space, unless the processor has a TLBI for a
+ * range.
+ */
+void exmap_flush_tlb(struct mm_struct *mm, unsigned long start, unsigned long end,
+		     struct exmap_pages pages)
+{
+	/* The kernel's functions want a VMA only for its mm. */
+	struct vm_area_struct vma = { .vm_mm = mm };
+	unsigned int i;
+
+	if (!pages.nr || exmap_flush_is_dense((end - start) >> PAGE_SHIFT, pages.nr)) {
+		exmap_flush_range(&vma, start, end);
+	} else if (pages.address) {
+		for (i = 0; i < pages.nr - 1; i++)
+			exmap_flush_page_nosync(&vma, pages.address[i]);
+		flush_tlb_page(&vma, pages.address[i]);
+	} else if (system_supports_tlb_range()) {
+		exmap_flush_range(&vma, start, end);
+	} else {
+		flush_tlb_mm(mm);
+	}
 }

@@ -171,6 +171,7 @@
 #include <linux/uio.h>
 #include <linux/wait.h>
 
+#include "arch.h"
 #include "linux/exmap.h"
 
 #undef pr_fmt
@@ -725,8 +726,10 @@ static inline struct page **exmap_quarantine_page(const struct exmap_quarantine 
 }
 
 /* shootdown.c */
-bool exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end);
-bool exmap_shootdown_try(struct exmap *exmap, unsigned long start, unsigned long end);
+bool exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end,
+		     struct exmap_pages pages);
+bool exmap_shootdown_try(struct exmap *exmap, unsigned long start, unsigned long end,
+			 struct exmap_pages pages);
 
 /* Owner of the ranges that exmap_shootdown() announces. */
 extern const char exmap_shootdown_owner;

@@ -22,13 +22,15 @@
  * @walk: its place in the page tables
  * @start: where the flush of limbo has to begin
  * @end: where it has to end; 0 if limbo is empty
+ * @list: the addresses of the pages in limbo
  *
- * If the flush is put off, limbo is empty, and the two addresses are not used.
+ * If the flush is put off, limbo is empty, and the addresses are not used.
  */
 struct exmap_unmap {
 	struct exmap_walk walk;
 	unsigned long start;
 	unsigned long end;
+	struct exmap_page_list list;
 };
 
 /* Flush the TLBs of all pages in limbo, and make them free pages. */
@@ -39,7 +41,7 @@ static void exmap_free_flush(struct exmap_unmap *unmap, struct exmap_interface *
 	exmap_walk_unlock(&unmap->walk);
 	if (!unmap->end)
 		return;
-	if (exmap_shootdown(exmap, unmap->start, unmap->end))
+	if (exmap_shootdown(exmap, unmap->start, unmap->end, exmap_page_list_end(&unmap->list)))
 		exmap_count(&interface->counts.flushes, 1);
 	unmap->start = ULONG_MAX;
 	unmap->end = 0;
@@ -110,15 +112,16 @@ static __always_inline void exmap_free_prefetch(const struct page *page)
 }
 
 /*
- * Unmap a part of a page table: @nr entries from @pte on, which is for @address. The pages go to
- * limbo or quarantine, which has room for @nr. Returns how many pages were mapped.
+ * Unmap a part of the locked page table: @nr entries from @pte on, which is for @address. The pages
+ * go to limbo or quarantine, which has room for @nr. Returns how many pages were mapped.
  */
 static __always_inline unsigned int
-exmap_free_run(struct exmap *exmap, struct exmap_interface *interface, unsigned long address,
+exmap_free_run(struct exmap_unmap *unmap, struct exmap_interface *interface, unsigned long address,
 	       pte_t *pte, unsigned int nr, const bool defer)
 {
 	struct exmap_quarantine *quarantine = &interface->quarantine;
 	struct page **page = exmap_free_place(interface, defer);
+	struct mm_struct *const mm = unmap->walk.exmap->mm;
 	unsigned int unmapped = 0;
 
 	for (; nr; nr--, pte++, address += PAGE_SIZE) {
@@ -126,12 +129,14 @@ exmap_free_run(struct exmap *exmap, struct exmap_interface *interface, unsigned 
 
 		if (!pte_present(old))
 			continue;
-		exmap_pte_clear(exmap->mm, address, pte, old);
+		exmap_pte_clear(mm, address, pte, old);
 		page[unmapped] = pte_page(old);
-		if (defer)
+		if (defer) {
 			exmap_free_defer(quarantine, address, pte);
-		else
+		} else {
 			exmap_free_prefetch(page[unmapped]);
+			exmap_page_list_add(&unmap->list, address);
+		}
 		unmapped++;
 	}
 	if (!defer)
@@ -163,8 +168,8 @@ static noinline int exmap_free_entry(struct exmap_unmap *unmap, struct exmap_int
 		next = min(next, address + room * PAGE_SIZE);
 		nr = (next - address) >> PAGE_SHIFT;
 		pte = &walk->table[pte_index(address)];
-		was = defer ? exmap_free_run(walk->exmap, interface, address, pte, nr, true) :
-			exmap_free_run(walk->exmap, interface, address, pte, nr, false);
+		was = defer ? exmap_free_run(unmap, interface, address, pte, nr, true) :
+			exmap_free_run(unmap, interface, address, pte, nr, false);
 		if (!was)
 			continue;
 		unmapped += was;
@@ -210,10 +215,12 @@ exmap_free_singles(struct exmap_unmap *unmap, struct exmap_interface *interface,
 			break;
 		exmap_pte_clear(exmap->mm, number << PAGE_SHIFT, pte, old);
 		*page = exmap_pte_page(old);
-		if (defer)
+		if (defer) {
 			exmap_free_defer(quarantine, number << PAGE_SHIFT, pte);
-		else
+		} else {
 			exmap_free_prefetch(*page);
+			exmap_page_list_add(&unmap->list, number << PAGE_SHIFT);
+		}
 		page++;
 		if (few) {
 			lowest = min(lowest, number);
@@ -263,7 +270,10 @@ exmap_free_entries(struct exmap_unmap *unmap, struct exmap_interface *interface,
 static long exmap_free_now(struct exmap *exmap, struct exmap_interface *interface,
 			   struct exmap_iov *iov, unsigned int nr, long *unmapped)
 {
-	struct exmap_unmap unmap = { .walk = EXMAP_WALK(exmap), .start = ULONG_MAX };
+	struct exmap_page_room room;
+	struct exmap_unmap unmap = {
+		.walk = EXMAP_WALK(exmap), .start = ULONG_MAX, .list = exmap_page_list(&room)
+	};
 	long failed = exmap_free_entries(&unmap, interface, iov, nr, unmapped, false);
 
 	exmap_free_flush(&unmap, interface);
@@ -351,7 +361,7 @@ int exmap_free_page(struct exmap *exmap, struct exmap_interface *interface, unsi
 		goto unlock;
 	exmap_pte_clear(exmap->mm, address, pte, old);
 	exmap_walk_drop(&walk);
-	if (exmap_shootdown(exmap, address, address + PAGE_SIZE))
+	if (exmap_shootdown(exmap, address, address + PAGE_SIZE, exmap_pages_at(&address, 1)))
 		exmap_count(&interface->counts.flushes, 1);
 	exmap_count(&interface->counts.frees, 1);
 	exmap_stock_put(exmap, interface, exmap_pte_page(old));

@@ -11,6 +11,7 @@
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 
+#include "arch.h"
 #include "compat.h"
 #include "exmap.h"
 #include "pool.h"
@@ -161,7 +162,7 @@ static void exmap_reap_flush(struct exmap *exmap, unsigned long start, unsigned 
 {
 	if (!nr)
 		return;
-	exmap_shootdown(exmap, start, end);
+	exmap_shootdown(exmap, start, end, exmap_pages_at(NULL, 0));
 	WRITE_ONCE(exmap->unmapped, exmap->unmapped + nr);
 	nr = exmap_pinned_sort(exmap, exmap->reaped->page, nr);
 	exmap_pool_release(exmap, exmap->reaped->page, nr);

@@ -177,6 +177,7 @@ static bool exmap_quarantine_shootdown(struct exmap *exmap, struct exmap_quarant
 	const bool few = quarantine->nr - first <= EXMAP_FLUSH_SINGLE;
 	unsigned long start = few ? ULONG_MAX : exmap->start;
 	unsigned long end = few ? 0 : exmap->end;
+	struct exmap_pages pages;
 	bool sent = true;
 	unsigned int i;
 
@@ -184,9 +185,10 @@ static bool exmap_quarantine_shootdown(struct exmap *exmap, struct exmap_quarant
 		start = min(start, quarantine->address[i]);
 		end = max(end, quarantine->address[i] + PAGE_SIZE);
 	}
+	pages = exmap_pages_at(quarantine->address + first, few ? quarantine->nr - first : 0);
 	if (wait)
-		sent = exmap_shootdown(exmap, start, end);
-	else if (!exmap_shootdown_try(exmap, start, end))
+		sent = exmap_shootdown(exmap, start, end, pages);
+	else if (!exmap_shootdown_try(exmap, start, end, pages))
 		return false;
 	exmap_count(&interface->counts.flushes, sent);
 	return true;

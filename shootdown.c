@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The flush: after pages have been unmapped, it removes them from all TLBs, and tells other MMUs
- * that may still have them. Threads that flush at the same time share one flush.
+ * that may still have them. Threads that flush at the same time share one flush, unless a flush
+ * interrupts no other CPU (EXMAP_FLUSH_SHARED).
  */
 #include <linux/fs.h>
 #include <linux/mm.h>
@@ -33,7 +34,7 @@ exmap_shootdown_range(const struct exmap *exmap, unsigned long start, unsigned l
 }
 
 /*
- * Flush a range from all TLBs and tell other MMUs. flush->lock is held.
+ * Flush pages from all TLBs and tell other MMUs. flush->lock is held, if flushes are shared.
  *
  * Other MMUs that follow our page tables (KVM, IOMMUs with shared addresses, GPUs) hold no
  * reference to a page, so they must be told, as generic code does. It is early enough to tell them
@@ -52,15 +53,16 @@ exmap_shootdown_range(const struct exmap *exmap, unsigned long start, unsigned l
  * be reclaimed under an interface's lock. But a notifier's callback must not allocate memory.
  */
 static __always_inline void exmap_shootdown_send(struct exmap *exmap, unsigned long start,
-						 unsigned long end)
+						 unsigned long end, struct exmap_pages pages)
 {
 	struct mmu_notifier_range range =
 		exmap_shootdown_range(exmap, start, end, MMU_NOTIFIER_RANGE_BLOCKABLE);
 
-	lockdep_assert_held(&exmap->flush.lock);
+	if (EXMAP_FLUSH_SHARED)
+		lockdep_assert_held(&exmap->flush.lock);
 	down_read_non_owner(&exmap->mapping->i_mmap_rwsem);
 	static_call(exmap_mmu_notifier_start)(&range);
-	exmap_flush_tlb(exmap->mm, start, end);
+	exmap_flush_tlb(exmap->mm, start, end, pages);
 	exmap_invalidate_end(&range);
 	up_read_non_owner(&exmap->mapping->i_mmap_rwsem);
 }
@@ -78,7 +80,7 @@ static noinline void exmap_shootdown_lead(struct exmap *exmap, unsigned long sta
 	WRITE_ONCE(flush->end, 0);
 	flush->nr++;
 	spin_unlock(&flush->join_lock);
-	exmap_shootdown_send(exmap, start, end);
+	exmap_shootdown_send(exmap, start, end, exmap_pages_at(NULL, 0));
 }
 
 /*
@@ -114,29 +116,35 @@ static noinline bool exmap_shootdown_join(struct exmap *exmap, unsigned long sta
 }
 
 /**
- * exmap_shootdown - flush a range from all TLBs and tell other MMUs
+ * exmap_shootdown - flush pages from all TLBs and tell other MMUs
  * @exmap: has a surface; no PTE lock is held
- * @start: first address
+ * @start: first address of the range that has the pages
  * @end: first address after the range
+ * @pages: which pages of the range
  *
- * After this, nobody can reach a page that was unmapped between @start and @end before the call,
- * and such a page may be reused. It is a full barrier, between the stores that cleared the PTEs and
- * all accesses after the call, also if another caller does the flush.
+ * After this, nobody can reach one of these pages that was unmapped before the call, and such a
+ * page may be reused. It is a full barrier, between the stores that cleared the PTEs and all
+ * accesses after the call, also if another caller does the flush.
  *
  * Callers share flushes: while one is under way, all others who come wait for the next one, and
  * one of them does it for all. This cannot deadlock. Those who wait hold locks of interfaces and
  * quarantines, reap_lock and mmap_lock. The leader waits for other CPUs to flush, for a writer of
  * i_mmap_rwsem and for other notifiers. None of them waits for a lock of an interface: that would
- * deadlock with a single FREE, which holds one here.
+ * deadlock with a single FREE, which holds one here. If flushes are not shared, nobody waits.
  *
  * May sleep.
  *
  * Return: true; or false if another caller did the flush.
  */
-bool exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end)
+bool exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end,
+		     struct exmap_pages pages)
 {
 	struct exmap_shared_flush *flush = &exmap->flush;
 
+	if (!EXMAP_FLUSH_SHARED) {
+		exmap_shootdown_send(exmap, start, end, pages);
+		return true;
+	}
 	if (unlikely(!mutex_trylock(&flush->lock)))
 		return exmap_shootdown_join(exmap, start, end);
 	/*
@@ -144,7 +152,7 @@ bool exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end
 	 * flush->lock next, and finds that nobody has done its flush.
 	 */
 	if (likely(!READ_ONCE(flush->end)))
-		exmap_shootdown_send(exmap, start, end);
+		exmap_shootdown_send(exmap, start, end, pages);
 	else
 		exmap_shootdown_lead(exmap, start, end);
 	mutex_unlock(&flush->lock);
@@ -154,15 +162,17 @@ bool exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end
 /**
  * exmap_shootdown_try - exmap_shootdown() that waits for no lock, and shares no flush
  * @exmap: has a surface
- * @start: first address
- * @end: first address after the range
+ * @start: as for exmap_shootdown()
+ * @end: as for exmap_shootdown()
+ * @pages: as for exmap_shootdown()
  *
  * A notifier that would have to wait returns -EAGAIN. The kernel has then told the end to all
  * notifiers that had been told the beginning.
  *
  * Return: true; or false if a lock or a notifier was busy, and nothing is flushed.
  */
-bool exmap_shootdown_try(struct exmap *exmap, unsigned long start, unsigned long end)
+bool exmap_shootdown_try(struct exmap *exmap, unsigned long start, unsigned long end,
+			 struct exmap_pages pages)
 {
 	struct mmu_notifier_range range = exmap_shootdown_range(exmap, start, end, 0);
 	bool told;
@@ -171,7 +181,7 @@ bool exmap_shootdown_try(struct exmap *exmap, unsigned long start, unsigned long
 		return false;
 	told = !static_call(exmap_mmu_notifier_start)(&range);
 	if (told) {
-		exmap_flush_tlb(exmap->mm, start, end);
+		exmap_flush_tlb(exmap->mm, start, end, pages);
 		exmap_invalidate_end(&range);
 	}
 	up_read(&exmap->mapping->i_mmap_rwsem);
