@@ -4,13 +4,14 @@
  * other files read as if only one processor existed, except arm64.c, which is built for arm64 only.
  *
  *   EXMAP_ARCH_KSYMS(X)    kernel functions that only this processor needs, as for EXMAP_KSYMS()
- *   EXMAP_HAS_MARK         1 if a PTE can be marked; 0 if a FREE's flush is never put off
  *   EXMAP_FLUSH_SINGLE     the most pages that are flushed one by one. If there are more, all that
  *                          the TLBs hold is flushed, and the addresses do not matter
  *   EXMAP_FLUSH_SHARED     1 if threads that flush at the same time share a flush, because each
  *                          flush interrupts other CPUs
  *   EXMAP_VM_REFUSED       flags of a VMA that the surface must not have
  *   EXMAP_PTE_NONE         an empty PTE
+ *   struct exmap_marks       the marks of one page table, if they are not in its entries
+ *   struct exmap_leaf_marks  finds the marks of all page tables of 512 GiB
  *   struct exmap_pages     the addresses of the pages to flush, if the flush goes by them
  *   struct exmap_page_list collects these addresses, in
  *   struct exmap_page_room its memory
@@ -35,7 +36,6 @@ void flush_tlb_mm_range(struct mm_struct *mm, unsigned long start, unsigned long
 DECLARE_STATIC_CALL(exmap_flush_tlb_mm_range, flush_tlb_mm_range);
 #define EXMAP_ARCH_KSYMS(X) X(exmap_flush_tlb_mm_range, flush_tlb_mm_range)
 
-#define EXMAP_HAS_MARK 1
 /* tlb_single_page_flush_ceiling, Linux 6.1 to 7.3 */
 #define EXMAP_FLUSH_SINGLE 33
 #define EXMAP_FLUSH_SHARED 1
@@ -50,6 +50,9 @@ DECLARE_STATIC_CALL(exmap_flush_tlb_mm_range, flush_tlb_mm_range);
  * this bit, because some Xeon Phi processors set it by mistake (_PAGE_KNL_ERRATUM_MASK).
  */
 #define EXMAP_PTE_MARK native_make_pte(_PAGE_ACCESSED)
+
+struct exmap_marks { };
+struct exmap_leaf_marks { };
 
 /* The kernel flushes a range, or everything. */
 struct exmap_pages { };
@@ -91,14 +94,17 @@ static __always_inline pte_t exmap_pte_make(pteval_t bits, struct page *page)
 }
 
 /**
- * exmap_pte_is_empty - whether all bits of a PTE are 0
+ * exmap_pte_is_unused - whether all bits of a PTE are 0, and it is not marked
+ * @marks: of its page table
  * @pte: the PTE
+ * @value: its value, read under its PTE lock
  *
- * Return: true if they are. Then it is neither a page nor a mark.
+ * Return: true if so.
  */
-static __always_inline bool exmap_pte_is_empty(pte_t pte)
+static __always_inline bool exmap_pte_is_unused(struct exmap_marks marks, const pte_t *pte,
+						pte_t value)
 {
-	return !native_pte_val(pte);
+	return !native_pte_val(value);
 }
 
 /**
@@ -125,23 +131,77 @@ static __always_inline struct page *exmap_pte_page(pte_t pte)
 
 /**
  * exmap_pte_is_marked - whether a PTE is marked, because a flush is due
- * @pte: the PTE, read under its PTE lock
+ * @marks: of its page table
+ * @pte: the PTE
+ * @value: its value, read under its PTE lock
  *
  * Return: true if it is.
  */
-static __always_inline bool exmap_pte_is_marked(pte_t pte)
+static __always_inline bool exmap_pte_is_marked(struct exmap_marks marks, const pte_t *pte,
+						pte_t value)
 {
-	return pte_same(pte, EXMAP_PTE_MARK);
+	return pte_same(value, EXMAP_PTE_MARK);
 }
 
 /**
  * exmap_pte_mark - mark a PTE, because a flush is due
+ * @marks: of its page table
  * @pte: the PTE, which is empty; its PTE lock is held
  */
-static __always_inline void exmap_pte_mark(pte_t *pte)
+static __always_inline void exmap_pte_mark(struct exmap_marks marks, pte_t *pte)
 {
 	BUILD_BUG_ON(!pte_none(EXMAP_PTE_MARK) || pte_present(EXMAP_PTE_MARK));
 	WRITE_ONCE(*pte, EXMAP_PTE_MARK);
+}
+
+/**
+ * exmap_pte_unmark - remove the part of a mark that is not in the PTE
+ * @marks: of its page table
+ * @pte: the PTE; its PTE lock is held. The caller then writes another value to it
+ */
+static __always_inline void exmap_pte_unmark(struct exmap_marks marks, const pte_t *pte)
+{
+}
+
+/**
+ * exmap_marks_find - find the marks of a page table
+ * @of: of the leaf for @address, which may be exmap_no_leaf. The leaf cannot be freed meanwhile
+ * @address: an address of the page table
+ * @marks: set to the marks
+ *
+ * Return: true; or false if exmap_marks_make() has not made them. Then the page table has never had
+ * a page, because exmap takes it for missing.
+ */
+static __always_inline bool exmap_marks_find(const struct exmap_leaf_marks *of,
+					     unsigned long address, struct exmap_marks *marks)
+{
+	return true;
+}
+
+/**
+ * exmap_marks_make - allocate the marks of a page table, if they have not been made
+ * @of: of the leaf for @address
+ * @address: an address of the page table
+ *
+ * May sleep for memory. Several threads may call it for one page table.
+ *
+ * Return: the number of pages allocated, for the resident set of the process; or -ENOMEM.
+ */
+static inline int exmap_marks_make(struct exmap_leaf_marks *of, unsigned long address)
+{
+	return 0;
+}
+
+/**
+ * exmap_marks_free - free the marks of all page tables of one GiB
+ * @of: of the leaf for @address
+ * @address: an address in that GiB. Nobody else uses its marks, and none is set
+ *
+ * Return: the number of pages freed, as for exmap_marks_make().
+ */
+static inline int exmap_marks_free(struct exmap_leaf_marks *of, unsigned long address)
+{
+	return 0;
 }
 
 /**
@@ -258,8 +318,6 @@ DECLARE_STATIC_CALL(exmap_sme_do_dvmsync, sme_do_dvmsync);
 #endif
 #define EXMAP_ARCH_KSYMS(X) EXMAP_KSYM_SECONDARY(X) EXMAP_KSYM_DVMSYNC(X)
 
-/* pte_none() overlooks no bit, so no value could be a mark. FREE flushes at its end. */
-#define EXMAP_HAS_MARK 0
 /* The kernel flushes everything if a range has 512 pages or more (MAX_DVM_OPS). */
 #define EXMAP_FLUSH_SINGLE 511
 /* A flush interrupts nobody, and flushes of several CPUs do not disturb each other. */
@@ -268,6 +326,24 @@ DECLARE_STATIC_CALL(exmap_sme_do_dvmsync, sme_do_dvmsync);
 #define EXMAP_VM_REFUSED VM_EXEC
 
 #define EXMAP_PTE_NONE __pte(0)
+
+/*
+ * pte_none() overlooks no bit of a PTE, so a mark cannot be in it. Each page table has a bitmap
+ * beside it, in which bit n is the mark of entry n. The PTE lock guards both. A bitmap goes with
+ * its addresses: if the kernel frees the page table and makes another one, it stays. That is
+ * correct because no mark is set while the gate is closed.
+ */
+struct exmap_marks {
+	unsigned long *bits;
+};
+
+/* The number of page tables whose marks are in one page. */
+#define EXMAP_MARKS_PER_PAGE (PAGE_SIZE * BITS_PER_BYTE / PTRS_PER_PTE)
+
+/* For each GiB: an array of pages of marks, each NULL until it is needed. Or NULL. */
+struct exmap_leaf_marks {
+	unsigned long **gib[PTRS_PER_PUD];
+};
 
 /* The most pages that a list holds. */
 #define EXMAP_PAGE_LIST 64
@@ -306,11 +382,6 @@ static __always_inline pte_t exmap_pte_make(pteval_t bits, struct page *page)
 	return __pte(bits | __phys_to_pte_val(page_to_phys(page)));
 }
 
-static __always_inline bool exmap_pte_is_empty(pte_t pte)
-{
-	return !pte_val(pte);
-}
-
 static __always_inline bool exmap_pte_is_valid(pte_t pte)
 {
 	return pte_val(pte) & PTE_VALID;
@@ -321,14 +392,53 @@ static __always_inline struct page *exmap_pte_page(pte_t pte)
 	return pte_page(pte);
 }
 
-static __always_inline bool exmap_pte_is_marked(pte_t pte)
+/**
+ * exmap_pte_number - the number of a PTE in its page table
+ * @pte: the PTE
+ *
+ * Return: 0 to PTRS_PER_PTE - 1.
+ */
+static __always_inline unsigned int exmap_pte_number(const pte_t *pte)
 {
-	return false;
+	return (unsigned long)pte / sizeof(*pte) % PTRS_PER_PTE;
 }
 
-static __always_inline void exmap_pte_mark(pte_t *pte)
+static __always_inline bool exmap_pte_is_marked(struct exmap_marks marks, const pte_t *pte,
+						pte_t value)
 {
-	WARN_ON_ONCE(1);
+	return test_bit(exmap_pte_number(pte), marks.bits);
+}
+
+static __always_inline bool exmap_pte_is_unused(struct exmap_marks marks, const pte_t *pte,
+						pte_t value)
+{
+	return !pte_val(value) && !exmap_pte_is_marked(marks, pte, value);
+}
+
+static __always_inline void exmap_pte_mark(struct exmap_marks marks, pte_t *pte)
+{
+	__set_bit(exmap_pte_number(pte), marks.bits);
+}
+
+static __always_inline void exmap_pte_unmark(struct exmap_marks marks, const pte_t *pte)
+{
+	__clear_bit(exmap_pte_number(pte), marks.bits);
+}
+
+static __always_inline bool exmap_marks_find(const struct exmap_leaf_marks *of,
+					     unsigned long address, struct exmap_marks *marks)
+{
+	const unsigned int table = pmd_index(address);
+	unsigned long *const *gib, *page = NULL;
+
+	/* Both reads pair with exmap_marks_make(), by an address dependency. */
+	gib = READ_ONCE(of->gib[pud_index(address)]);
+	if (gib)
+		page = READ_ONCE(gib[table / EXMAP_MARKS_PER_PAGE]);
+	if (!page)
+		return false;
+	marks->bits = page + table % EXMAP_MARKS_PER_PAGE * BITS_TO_LONGS(PTRS_PER_PTE);
+	return true;
 }
 
 static __always_inline bool exmap_pmd_is_none(pmd_t pmd)
@@ -369,6 +479,8 @@ static __always_inline struct exmap_pages exmap_page_list_end(struct exmap_page_
 }
 
 /* arm64.c */
+int exmap_marks_make(struct exmap_leaf_marks *of, unsigned long address);
+int exmap_marks_free(struct exmap_leaf_marks *of, unsigned long address);
 void exmap_flush_tlb(struct mm_struct *mm, unsigned long start, unsigned long end,
 		     struct exmap_pages pages);
 

@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The flush of arm64, which the kernel has in inline functions only.
+ * What arm64 needs beyond arch.h: the flush, which the kernel has in inline functions only, and the
+ * memory for the marks of PTEs.
  */
+#include <linux/gfp.h>
 #include <linux/mm.h>
 #include <linux/mm_types.h>
 #include <linux/mmu_notifier.h>
+#include <linux/pgtable.h>
+#include <linux/slab.h>
 
 #include <asm/tlbflush.h>
 
 #include "arch.h"
 #include "exmap.h"
 #include "ksyms.h"
+#include "pool.h"
 
 #ifdef EXMAP_HAS_SECONDARY_TLBS
 /* The module's own function of this name. Only the inline functions of asm/tlbflush.h call it. */
@@ -90,4 +95,64 @@ void exmap_flush_tlb(struct mm_struct *mm, unsigned long start, unsigned long en
 	} else {
 		flush_tlb_mm(mm);
 	}
+}
+
+/* The pages of marks for the GiB of an address, allocated if they are missing; or NULL. */
+static unsigned long **exmap_marks_gib(struct exmap_leaf_marks *of, unsigned long address)
+{
+	unsigned long ***place = &of->gib[pud_index(address)];
+	/* Pairs with the cmpxchg() below. */
+	unsigned long **gib = READ_ONCE(*place), **made;
+
+	if (likely(gib))
+		return gib;
+	made = kcalloc(PTRS_PER_PMD / EXMAP_MARKS_PER_PAGE, sizeof(*made), POOL_GFP);
+	if (!made)
+		return NULL;
+	/* Publish the zeroed array. Pairs with the reads here and in exmap_marks_find(). */
+	gib = cmpxchg(place, NULL, made);
+	if (!gib)
+		return made;
+	kfree(made);
+	return gib;
+}
+
+/* See arch.h. */
+int exmap_marks_make(struct exmap_leaf_marks *of, unsigned long address)
+{
+	unsigned long **gib = exmap_marks_gib(of, address), **place, *made;
+
+	if (!gib)
+		return -ENOMEM;
+	place = &gib[pmd_index(address) / EXMAP_MARKS_PER_PAGE];
+	/* Pairs with the cmpxchg() below. */
+	if (READ_ONCE(*place))
+		return 0;
+	made = (unsigned long *)get_zeroed_page(POOL_GFP);
+	if (!made)
+		return -ENOMEM;
+	/* Publish the zeroed page. Pairs with the reads here and in exmap_marks_find(). */
+	if (!cmpxchg(place, NULL, made))
+		return 1;
+	free_page((unsigned long)made);
+	return 0;
+}
+
+/* See arch.h. */
+int exmap_marks_free(struct exmap_leaf_marks *of, unsigned long address)
+{
+	unsigned long **gib = of->gib[pud_index(address)];
+	unsigned int i;
+	int pages = 0;
+
+	for (i = 0; gib && i < PTRS_PER_PMD / EXMAP_MARKS_PER_PAGE; i++) {
+		if (!gib[i])
+			continue;
+		free_page((unsigned long)gib[i]);
+		pages++;
+	}
+	kfree(gib);
+	/* Nobody looks at it meanwhile. Pairs with exmap_marks_find(). */
+	WRITE_ONCE(of->gib[pud_index(address)], NULL);
+	return pages;
 }

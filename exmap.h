@@ -34,7 +34,7 @@
  *   queue.c       workqueues for the rest of asynchronous calls, one per user
  *   charge.c      who pays: RLIMIT_MEMLOCK, VmPin, the resident set
  *   ksyms.c       kernel functions that are not exported
- *   arm64.c       the flush of arm64, and functions that it needs; other processors do without
+ *   arm64.c       the flush of arm64, and memory for its marks; other processors do without
  *   trace.c       tracepoints
  * Headers: this one has the structs, and the functions of all files that have no other header.
  * file.h: an open file. entry.h: entries, and their answers. pool.h: free pages, from refill.c to
@@ -89,8 +89,8 @@
  *     spinlock
  *   i_mmap_rwsem         for reading: no MMU notifier   interface->lock, reap_lock,    S
  *     of exmap->mapping  registers during a shootdown   quarantine->lock, flush.lock
- *   PTE lock             PTEs of one page table         mmap_lock, interface->lock,
- *     spinlock                                          quarantine->lock, reap_lock
+ *   PTE lock             PTEs of one page table, and    mmap_lock, interface->lock,
+ *     spinlock           their marks                    quarantine->lock, reap_lock
  *   bucket of            a chain of the reading index,  mmap_lock, interface->lock,
  *     exmap->reading     stale slots                    PTE lock
  *     bit spinlock
@@ -398,9 +398,13 @@ enum exmap_gate {
 	EXMAP_GATE_DEAD,	/* the surface is gone for good */
 };
 
-/* Part of a surface's directory: for each GiB of 512, the table with its pmd_t, or NULL. */
+/*
+ * Part of a surface's directory: for each GiB of 512, the table with its pmd_t, or NULL. And the
+ * marks of PTEs, if the processor needs memory for them.
+ */
 struct exmap_leaf {
 	pmd_t *pmds[PTRS_PER_PUD];
+	struct exmap_leaf_marks marks;
 };
 
 /**
@@ -412,9 +416,10 @@ struct exmap_leaf {
  * @pte: the bits of its PTEs, without the page frame
  * @directory: finds page tables. For each 512 GiB of address space, counted from address 0, it has
  *	a pointer to a leaf. No memory exists before the element for @start. A leaf has, for each
- *	GiB, a pointer to the table with one pmd_t per 2 MiB, or NULL if there is none. Leaves and
- *	their elements are set under mmap_lock. trim.c clears elements, with the gate closed and
- *	mmap_lock held for writing. Leaves are freed under @reap_lock, after the surface's death
+ *	GiB, a pointer to the table with one pmd_t per 2 MiB, or NULL if there is none; and marks.
+ *	Leaves and their elements are set under mmap_lock. trim.c clears elements, with the gate
+ *	closed and mmap_lock held for writing. Leaves are freed under @reap_lock, after the
+ *	surface's death
  * @leaves: the array of these pointers; its first element is that for @start
  * @mapping: of the file whose mapping the surface is; it stays as long as the surface. Its
  *	i_mmap_rwsem is held while other MMUs are told about unmapped pages
@@ -613,7 +618,8 @@ int exmap_alloc_page(struct exmap *exmap, struct exmap_interface *interface, uns
 long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface, struct exmap_iov *iov,
 		 unsigned int nr, bool probe);
 unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *interface,
-			   unsigned long address, pte_t *pte, unsigned int nr, long *mapped);
+			   unsigned long address, struct exmap_marks marks, pte_t *pte,
+			   unsigned int nr, long *mapped);
 int exmap_reserve(struct exmap_walk *walk, struct exmap_interface *interface, unsigned long start,
 		  unsigned long end, bool reads, bool probe, struct exmap_slot *slot);
 unsigned int exmap_install(struct exmap_walk *walk, struct exmap_interface *interface,

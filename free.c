@@ -88,14 +88,15 @@ static __always_inline unsigned int exmap_free_room(struct exmap_unmap *unmap,
 
 /*
  * Complete the move of a page to the quarantine, which has the page itself already: record its
- * address there, and mark its PTE. The PTE is locked.
+ * address there, and mark its PTE, which is locked. @marks are those of its page table.
  */
 static __always_inline void exmap_free_defer(struct exmap_quarantine *quarantine,
-					     unsigned long address, pte_t *pte)
+					     unsigned long address, struct exmap_marks marks,
+					     pte_t *pte)
 {
 	unsigned int nr = quarantine->nr;
 
-	exmap_pte_mark(pte);
+	exmap_pte_mark(marks, pte);
 	quarantine->address[nr] = address;
 	/* Before the PTE is unlocked: exmap_quarantine_recall() must find what the mark is for. */
 	WRITE_ONCE(quarantine->nr, nr + 1);
@@ -121,6 +122,7 @@ exmap_free_run(struct exmap_unmap *unmap, struct exmap_interface *interface, uns
 {
 	struct exmap_quarantine *quarantine = &interface->quarantine;
 	struct page **page = exmap_free_place(interface, defer);
+	const struct exmap_marks marks = unmap->walk.marks;
 	struct mm_struct *const mm = unmap->walk.exmap->mm;
 	unsigned int unmapped = 0;
 
@@ -132,7 +134,7 @@ exmap_free_run(struct exmap_unmap *unmap, struct exmap_interface *interface, uns
 		exmap_pte_clear(mm, address, pte, old);
 		page[unmapped] = pte_page(old);
 		if (defer) {
-			exmap_free_defer(quarantine, address, pte);
+			exmap_free_defer(quarantine, address, marks, pte);
 		} else {
 			exmap_free_prefetch(page[unmapped]);
 			exmap_page_list_add(&unmap->list, address);
@@ -216,7 +218,7 @@ exmap_free_singles(struct exmap_unmap *unmap, struct exmap_interface *interface,
 		exmap_pte_clear(exmap->mm, number << PAGE_SHIFT, pte, old);
 		*page = exmap_pte_page(old);
 		if (defer) {
-			exmap_free_defer(quarantine, number << PAGE_SHIFT, pte);
+			exmap_free_defer(quarantine, number << PAGE_SHIFT, walk->marks, pte);
 		} else {
 			exmap_free_prefetch(*page);
 			exmap_page_list_add(&unmap->list, number << PAGE_SHIFT);
@@ -409,7 +411,7 @@ int exmap_defer_page(struct exmap *exmap, struct exmap_interface *interface, uns
 		goto unlock;
 	exmap_pte_clear(exmap->mm, address, pte, old);
 	*exmap_quarantine_page(quarantine, quarantine->nr) = exmap_pte_page(old);
-	exmap_free_defer(quarantine, address, pte);
+	exmap_free_defer(quarantine, address, walk.marks, pte);
 	exmap_walk_drop(&walk);
 	mutex_unlock(&quarantine->lock);
 	exmap_count(&interface->counts.frees, 1);

@@ -34,7 +34,8 @@ static struct page *exmap_mapped_page(struct exmap_walk *walk, unsigned long add
  * @exmap: the exmap; its gate is open
  * @interface: the pages come from its stock; its lock is held
  * @address: the first address
- * @pte: the entry of @address in the page table, which is locked
+ * @marks: of the page table, which is locked
+ * @pte: the entry of @address in it
  * @nr: number of pages, all within this page table
  * @mapped: increased by the number of pages mapped; the caller adds them to the counters
  *
@@ -44,8 +45,8 @@ static struct page *exmap_mapped_page(struct exmap_walk *walk, unsigned long add
  * next one, or a flush is due there.
  */
 unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *interface,
-			   unsigned long address, pte_t *pte, unsigned int nr,
-			   long *mapped)
+			   unsigned long address, struct exmap_marks marks, pte_t *pte,
+			   unsigned int nr, long *mapped)
 {
 	const pteval_t bits = exmap->pte;
 	unsigned int done, used = 0;
@@ -53,8 +54,8 @@ unsigned int exmap_map_run(struct exmap *exmap, struct exmap_interface *interfac
 	for (done = 0; done < nr; done++, pte++, address += PAGE_SIZE) {
 		struct page *page;
 
-		if (!exmap_pte_free(*pte)) {
-			if (unlikely(exmap_pte_is_marked(*pte)))
+		if (!exmap_pte_free(marks, pte, *pte)) {
+			if (unlikely(exmap_pte_is_marked(marks, pte, *pte)))
 				break;
 			continue;
 		}
@@ -86,7 +87,7 @@ static unsigned long exmap_map_range(struct exmap_walk *walk, struct exmap_inter
 		if (!exmap_walk_lock(walk, address))
 			return end;
 		nr = (pmd_addr_end(address, end) - address) >> PAGE_SHIFT;
-		done = exmap_map_run(walk->exmap, interface, address,
+		done = exmap_map_run(walk->exmap, interface, address, walk->marks,
 				     &walk->table[pte_index(address)], nr, mapped);
 		address += (unsigned long)done << PAGE_SHIFT;
 		if (done < nr)
@@ -194,7 +195,7 @@ __exmap_alloc_singles(struct exmap_walk *walk, struct exmap_interface *interface
 			break;
 		pte = &walk->table[number % PTRS_PER_PTE];
 		old = *pte;
-		if (likely(exmap_pte_free(old))) {
+		if (likely(exmap_pte_free(walk->marks, pte, old))) {
 			exmap_pte_set(exmap->mm, number << PAGE_SHIFT, pte,
 				      exmap_pte_make(bits, *--free));
 			if (reading)
@@ -311,7 +312,7 @@ int exmap_alloc_page(struct exmap *exmap, struct exmap_interface *interface, uns
 		goto leave;
 	pte = &walk.table[pte_index(address)];
 	old = *pte;
-	if (unlikely(!exmap_pte_free(old)))
+	if (unlikely(!exmap_pte_free(walk.marks, pte, old)))
 		goto unlock;
 	WRITE_ONCE(interface->count, interface->count - 1);
 	exmap_map_page(exmap, address, pte, interface->loaded->page[interface->count]);
@@ -386,6 +387,7 @@ static noinline int exmap_reserve_range(struct exmap_walk *walk, struct exmap_in
 	unsigned long address;
 	struct page *page;
 	int err, nr = 0;
+	pte_t *pte;
 
 	if (probe && start < end && exmap_mapped_page(walk, start))
 		end = start;
@@ -400,7 +402,7 @@ again:
 		 */
 		if (!exmap_walk_lock(walk, address))
 			continue;
-		if (unlikely(exmap_pte_is_marked(walk->table[pte_index(address)]))) {
+		if (unlikely(exmap_walk_is_marked(walk, address))) {
 			err = exmap_walk_flush(walk, interface, address);
 			if (err) {
 				exmap_unreserve(exmap, interface, slot, nr);
@@ -410,7 +412,8 @@ again:
 			if (!exmap_walk_lock(walk, address))
 				continue;
 		}
-		if (!exmap_pte_free(walk->table[pte_index(address)]))
+		pte = &walk->table[pte_index(address)];
+		if (!exmap_pte_free(walk->marks, pte, *pte))
 			continue;
 		page = exmap_stock_pop(exmap, interface);
 		if (unlikely(!page)) {
@@ -454,7 +457,7 @@ int exmap_reserve(struct exmap_walk *walk, struct exmap_interface *interface,
 	 */
 	if (end - start != PAGE_SIZE || unlikely(!interface->count) ||
 	    !(walk->lock ? exmap_walk_lock(walk, start) : exmap_walk_table(walk, start)) ||
-	    unlikely(!exmap_pte_is_empty(walk->table[pte_index(start)])))
+	    unlikely(!exmap_walk_is_unused(walk, start)))
 		return exmap_reserve_range(walk, interface, start, end, reads, probe, slot);
 	exmap_reserve_slot(walk->exmap, slot, start, exmap_stock_pop(walk->exmap, interface),
 			   reads);
@@ -487,7 +490,7 @@ static __always_inline bool exmap_install_slot(struct exmap_walk *walk,
 	 * this and exmap_pte_set() below.
 	 */
 	stale = exmap_reading_end_bucket(bucket, slot);
-	if (likely(table && !stale && exmap_pte_free(old))) {
+	if (likely(table && !stale && exmap_pte_free(walk->marks, pte, old))) {
 		exmap_pte_set(exmap->mm, slot->address, pte,
 			      exmap_pte_make(exmap->pte, slot->page));
 		if (likely(bucket))

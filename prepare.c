@@ -26,7 +26,7 @@ noinline int exmap_walk_flush(struct exmap_walk *walk, struct exmap_interface *i
 			      unsigned long address)
 {
 	if (!exmap_walk_lock(walk, address) ||
-	    likely(!exmap_pte_is_marked(walk->table[pte_index(address)])))
+	    likely(!exmap_walk_is_marked(walk, address)))
 		return 0;
 	exmap_walk_unlock(walk);
 	return exmap_quarantine_recall(walk->exmap, interface, address);

@@ -147,13 +147,11 @@ static noinline int exmap_quarantine_make(struct exmap *exmap,
  * May sleep for memory.
  *
  * Return: 0; -ENOMEM if no memory is available, the charge would exceed RLIMIT_MEMLOCK, or the
- * caller is being killed; -EOPNOTSUPP if this processor has no mark; -EPROTO if there is no surface
- * yet. On each error, the caller flushes at once.
+ * caller is being killed; -EPROTO if there is no surface yet. On each error, the caller flushes at
+ * once.
  */
 int exmap_quarantine_setup(struct exmap *exmap, struct exmap_interface *interface)
 {
-	if (!EXMAP_HAS_MARK)
-		return -EOPNOTSUPP;
 	/* Pairs with the release in exmap_quarantine_give(): the other fields are set. */
 	if (likely(smp_load_acquire(&interface->quarantine.address)))
 		return 0;
@@ -211,8 +209,10 @@ static void exmap_quarantine_settle(struct exmap *exmap, struct exmap_quarantine
 		if (WARN_ON_ONCE(!exmap_walk_lock_atomic(&walk, *address)))
 			continue;
 		pte = &walk.table[pte_index(*address)];
-		if (!WARN_ON_ONCE(!exmap_pte_is_marked(*pte)))
-			WRITE_ONCE(*pte, EXMAP_PTE_NONE);
+		if (WARN_ON_ONCE(!exmap_pte_is_marked(walk.marks, pte, *pte)))
+			continue;
+		exmap_pte_unmark(walk.marks, pte);
+		WRITE_ONCE(*pte, EXMAP_PTE_NONE);
 	}
 	exmap_walk_unlock(&walk);
 	exmap_stock_settle(exmap, interface, quarantine->bundle[bundle]->page,
@@ -479,8 +479,9 @@ unsigned long exmap_quarantine_next(struct exmap_walk *walk, unsigned long addre
 		next = pmd_addr_end(address, end);
 		if (!exmap_walk_lock(walk, address))
 			continue;
-		for (pte = &walk->table[pte_index(address)]; address < next; address += PAGE_SIZE)
-			if (unlikely(exmap_pte_is_marked(*pte++)))
+		pte = &walk->table[pte_index(address)];
+		for (; address < next; address += PAGE_SIZE, pte++)
+			if (unlikely(exmap_pte_is_marked(walk->marks, pte, *pte)))
 				return address;
 	}
 	return end;
@@ -509,6 +510,7 @@ static long exmap_quarantine_remap_from(struct exmap_walk *walk,
 		if (!exmap_page_is_good(page))
 			continue;
 		exmap_quarantine_remove(quarantine, link);
+		exmap_pte_unmark(walk->marks, &walk->table[pte_index(address)]);
 		exmap_map_page(walk->exmap, address, &walk->table[pte_index(address)], page);
 		mapped++;
 	}

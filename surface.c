@@ -90,9 +90,9 @@ static vm_fault_t exmap_fault_alloc(struct exmap *exmap, struct vm_fault *vmf)
 		err = -EINTR;
 	} else if (gate == EXMAP_GATE_OPEN && exmap_walk_lock(&walk, vmf->address)) {
 		pte = &walk.table[pte_index(vmf->address)];
-		exmap_map_run(exmap, interface, vmf->address, pte, 1, &mapped);
+		exmap_map_run(exmap, interface, vmf->address, walk.marks, pte, 1, &mapped);
 		/* The thread that took the last page may have mapped it at this address. */
-		if (mapped || !exmap_pte_free(*pte))
+		if (mapped || !exmap_pte_free(walk.marks, pte, *pte))
 			err = 0;
 	}
 	/* If the gate is closed, the touch is repeated: there may be a page by then. */

@@ -8,12 +8,16 @@
 #include <linux/pgtable.h>
 #include <linux/sched/signal.h>
 
+#include "arch.h"
 #include "compat.h"
 #include "exmap.h"
 #include "walk.h"
 
 /* The most page tables that one address may lack: of ptes, pmds and puds. */
 #define EXMAP_TABLE_LEVELS 3
+
+/* A leaf takes so many pages, as a power of two. */
+#define EXMAP_LEAF_ORDER get_order(sizeof(struct exmap_leaf))
 
 /* The directory's entry for every leaf that has not been made, which saves a check for NULL. */
 const struct exmap_leaf exmap_no_leaf;
@@ -75,19 +79,20 @@ static struct exmap_leaf *exmap_leaf_get(struct exmap *exmap, unsigned long addr
 	/* Pairs with the cmpxchg() below. */
 	struct exmap_leaf *leaf = READ_ONCE(*place), *made;
 
-	BUILD_BUG_ON(sizeof(*leaf) != PAGE_SIZE);
+	BUILD_BUG_ON(sizeof(*leaf) != PAGE_SIZE << EXMAP_LEAF_ORDER);
 	if (likely(leaf != none))
 		return leaf;
-	made = (struct exmap_leaf *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	made = (struct exmap_leaf *)__get_free_pages(GFP_KERNEL_ACCOUNT | __GFP_ZERO,
+						     EXMAP_LEAF_ORDER);
 	if (!made)
 		return NULL;
 	/* Publish the zeroed leaf. Pairs with the reads here and in exmap_pmds(). */
 	leaf = cmpxchg(place, none, made);
 	if (leaf == none) {
-		exmap_rss_add(exmap->mm, 1);
+		exmap_rss_add(exmap->mm, 1 << EXMAP_LEAF_ORDER);
 		return made;
 	}
-	free_page((unsigned long)made);
+	free_pages((unsigned long)made, EXMAP_LEAF_ORDER);
 	return leaf;
 }
 
@@ -115,6 +120,19 @@ static bool exmap_tables_fit(const struct exmap_leaf *leaf, unsigned long addres
 	return fit;
 }
 
+/*
+ * Make the marks of the page table for an address, if they are missing. Returns whether they exist.
+ * mmap_lock is held, possibly for reading.
+ */
+static bool exmap_marks_get(struct exmap *exmap, struct exmap_leaf *leaf, unsigned long address)
+{
+	int pages = exmap_marks_make(&leaf->marks, address);
+
+	if (pages > 0)
+		exmap_rss_add(exmap->mm, pages);
+	return pages >= 0;
+}
+
 /**
  * exmap_populate_one - make the page table for one address
  * @exmap: mmap_lock is held and the VMA exists; no lock is held that the MMU notifier takes
@@ -132,7 +150,7 @@ int exmap_populate_one(struct exmap *exmap, unsigned long address)
 
 	mmap_assert_locked(exmap->mm);
 	leaf = exmap_leaf_get(exmap, address);
-	if (!leaf || !exmap_tables_fit(leaf, address)) {
+	if (!leaf || !exmap_marks_get(exmap, leaf, address) || !exmap_tables_fit(leaf, address)) {
 		atomic64_inc(&exmap->pool.shortages[EXMAP_SHORT_TABLES]);
 		return -ENOMEM;
 	}
@@ -198,15 +216,21 @@ unsigned long exmap_leaves(unsigned long start, unsigned long end)
  */
 void exmap_leaves_free(struct exmap *exmap)
 {
-	unsigned long i, nr = exmap_leaves(exmap->start, exmap->end);
+	unsigned long i, gib, nr = exmap_leaves(exmap->start, exmap->end);
 	struct exmap_leaf *const none = (struct exmap_leaf *)&exmap_no_leaf;
+	struct exmap_leaf *leaf;
+	long pages;
 
 	for (i = 0; i < nr; i++) {
 		cond_resched();
-		if (exmap->leaves[i] == none)
+		leaf = exmap->leaves[i];
+		if (leaf == none)
 			continue;
-		free_page((unsigned long)exmap->leaves[i]);
+		pages = 1 << EXMAP_LEAF_ORDER;
+		for (gib = 0; gib < PTRS_PER_PUD; gib++)
+			pages += exmap_marks_free(&leaf->marks, gib << PUD_SHIFT);
+		free_pages((unsigned long)leaf, EXMAP_LEAF_ORDER);
 		exmap->leaves[i] = none;
-		exmap_rss_add(exmap->mm, -1);
+		exmap_rss_add(exmap->mm, -pages);
 	}
 }

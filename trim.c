@@ -58,7 +58,8 @@ static bool exmap_table_empty(const struct exmap_part *part, unsigned long addre
 		/* If the gate is open, calls may change it at any time. */
 		const pte_t entry = READ_ONCE(*pte);
 
-		if (!exmap_pte_is_empty(entry) && !exmap_pte_is_marked(entry))
+		/* A mark is no page, and pte_none() ignores it. */
+		if (!pte_none(entry))
 			return false;
 	}
 	return true;
@@ -95,8 +96,8 @@ static bool exmap_part_find_busy(struct exmap_part *part)
 }
 
 /*
- * Free the empty page tables of a part; and the table that refers to them if all of them are gone.
- * The gate is closed. Returns the number of tables.
+ * Free the empty page tables of a part; and the table that refers to them, and their marks, if all
+ * of them are gone. The gate is closed. Returns the number of tables.
  */
 static unsigned long exmap_part_free(struct exmap_part *part)
 {
@@ -105,6 +106,7 @@ static unsigned long exmap_part_free(struct exmap_part *part)
 	unsigned long address, tables = 0;
 	struct exmap_leaf *leaf;
 	struct mmu_gather tlb;
+	long marks;
 
 	static_call(exmap_tlb_gather_mmu)(&tlb, exmap->mm);
 	for (address = part->start; address < part->end; address += PMD_SIZE) {
@@ -119,6 +121,9 @@ static unsigned long exmap_part_free(struct exmap_part *part)
 	if (all) {
 		leaf = exmap->directory[part->start >> P4D_SHIFT];
 		WRITE_ONCE(leaf->pmds[pud_index(part->start)], NULL);
+		marks = exmap_marks_free(&leaf->marks, part->start);
+		if (marks)
+			exmap_rss_add(exmap->mm, -marks);
 		static_call(exmap_free_pgd_range)(&tlb, part->start, part->end, part->start,
 						  part->end);
 		tables++;

@@ -23,6 +23,7 @@ struct exmap_walk {
 	struct exmap *exmap;
 	unsigned long region;	/* address >> PMD_SHIFT of @table, or NO_REGION */
 	pte_t *table;
+	struct exmap_marks marks;	/* of @table */
 	spinlock_t *lock;	/* the PTE lock of @table, which is held; NULL if none is */
 };
 
@@ -42,6 +43,21 @@ unsigned long exmap_leaves(unsigned long start, unsigned long end);
 void exmap_leaves_free(struct exmap *exmap);
 
 /**
+ * exmap_leaf_of - look up the leaf of an address
+ * @exmap: has a surface
+ * @address: an address on the surface
+ *
+ * See exmap_pmds().
+ *
+ * Return: the leaf; or &exmap_no_leaf if it has not been made yet.
+ */
+static inline const struct exmap_leaf *exmap_leaf_of(const struct exmap *exmap,
+						     unsigned long address)
+{
+	return READ_ONCE(exmap->directory[address >> P4D_SHIFT]);
+}
+
+/**
  * exmap_pmds - look up the table that holds the pmd_t of an address
  * @exmap: has a surface
  * @address: an address on the surface
@@ -55,9 +71,7 @@ void exmap_leaves_free(struct exmap *exmap);
  */
 static inline pmd_t *exmap_pmds(const struct exmap *exmap, unsigned long address)
 {
-	const struct exmap_leaf *leaf = READ_ONCE(exmap->directory[address >> P4D_SHIFT]);
-
-	return READ_ONCE(leaf->pmds[pud_index(address)]);
+	return READ_ONCE(exmap_leaf_of(exmap, address)->pmds[pud_index(address)]);
 }
 
 /**
@@ -65,14 +79,18 @@ static inline pmd_t *exmap_pmds(const struct exmap *exmap, unsigned long address
  * @exmap: has a surface
  * @address: an address on the surface
  *
- * Return: true if the table exists. It stays as long as the gate is open.
+ * Return: true if the table and its marks exist. It stays as long as the gate is open.
  */
 static inline bool exmap_has_table(const struct exmap *exmap, unsigned long address)
 {
-	pmd_t *pmds = exmap_pmds(exmap, address);
+	const struct exmap_leaf *leaf = exmap_leaf_of(exmap, address);
+	/* As in exmap_pmds(). */
+	pmd_t *pmds = READ_ONCE(leaf->pmds[pud_index(address)]);
+	struct exmap_marks marks;
 
 	/* Read once: generic code may be setting it. Pairs with pmd_install() of the kernel. */
-	return pmds && !pmd_none(READ_ONCE(pmds[pmd_index(address)]));
+	return pmds && !pmd_none(READ_ONCE(pmds[pmd_index(address)])) &&
+		exmap_marks_find(&leaf->marks, address, &marks);
 }
 
 /**
@@ -97,18 +115,20 @@ static inline void exmap_walk_unlock(struct exmap_walk *walk)
  * Spins for the PTE lock; does not sleep. The table stays as long as the gate is open; if the gate
  * is closed, see exmap_walk_table_closed().
  *
- * Return: true, with @walk at the locked table; false if there is no table.
+ * Return: true, with @walk at the locked table; false if there is no table that may have a page.
  */
 static inline bool exmap_walk_table(struct exmap_walk *walk, unsigned long address)
 {
-	pmd_t *pmds = exmap_pmds(walk->exmap, address);
+	const struct exmap_leaf *leaf = exmap_leaf_of(walk->exmap, address);
+	/* As in exmap_pmds(). */
+	pmd_t *pmds = READ_ONCE(leaf->pmds[pud_index(address)]);
 	pmd_t value;
 
 	if (!pmds)
 		return false;
 	/* Pairs with pmd_install() of the kernel. The table's address depends on this value. */
 	value = READ_ONCE(pmds[pmd_index(address)]);
-	if (exmap_pmd_is_none(value))
+	if (exmap_pmd_is_none(value) || !exmap_marks_find(&leaf->marks, address, &walk->marks))
 		return false;
 	walk->table = exmap_table(value);
 	walk->lock = ptep_lockptr(walk->exmap->mm, walk->table);
@@ -146,8 +166,40 @@ static inline void exmap_walk_leave(struct exmap_walk *walk, struct exmap_interf
 }
 
 /**
+ * exmap_walk_is_marked - whether the PTE of an address is marked
+ * @walk: has the page table of @address locked
+ * @address: an address on the surface
+ *
+ * Return: true if a flush is due there.
+ */
+static __always_inline bool exmap_walk_is_marked(const struct exmap_walk *walk,
+						 unsigned long address)
+{
+	const pte_t *pte = &walk->table[pte_index(address)];
+
+	return exmap_pte_is_marked(walk->marks, pte, *pte);
+}
+
+/**
+ * exmap_walk_is_unused - whether a PTE is 0 and not marked
+ * @walk: has the page table of @address locked
+ * @address: an address on the surface
+ *
+ * Return: true if so. Then a page may be mapped there.
+ */
+static __always_inline bool exmap_walk_is_unused(const struct exmap_walk *walk,
+						 unsigned long address)
+{
+	const pte_t *pte = &walk->table[pte_index(address)];
+
+	return exmap_pte_is_unused(walk->marks, pte, *pte);
+}
+
+/**
  * exmap_pte_free - whether a page may be mapped at a PTE
- * @pte: the PTE, read under its PTE lock
+ * @marks: of its page table
+ * @pte: the PTE
+ * @value: its value, read under its PTE lock
  *
  * A PTE that is not present and has no flush due does not stand for memory. It can be a marker of
  * userfaultfd (UFFD_FEATURE_WP_ASYNC), which the kernel set in any VMA from 6.7 until 6.12.105. A
@@ -155,10 +207,11 @@ static inline void exmap_walk_leave(struct exmap_walk *walk, struct exmap_interf
  *
  * Return: true if the PTE has neither a page nor a flush due.
  */
-static __always_inline bool exmap_pte_free(pte_t pte)
+static __always_inline bool exmap_pte_free(struct exmap_marks marks, const pte_t *pte,
+					   pte_t value)
 {
-	return likely(exmap_pte_is_empty(pte)) ||
-		(!pte_present(pte) && !exmap_pte_is_marked(pte));
+	return likely(exmap_pte_is_unused(marks, pte, value)) ||
+		(!pte_present(value) && !exmap_pte_is_marked(marks, pte, value));
 }
 
 /**

@@ -71,7 +71,7 @@ TEST(advice_without_memory_is_enomem)
 	assert_pages_add_up(ex->fd);
 }
 
-TEST(advice_defers_flushes, .needs_defer = true)
+TEST(advice_defers_flushes)
 {
 	struct exmap *ex = exmap_new(MIB, 100, 2);
 	long flushes;

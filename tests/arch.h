@@ -3,7 +3,6 @@
  * All differences between processors in the tests and the benchmarks.
  *
  *   ARCH_NAME                 the name of the processor
- *   ARCH_DEFERS               1 if EXMAP_FREE_DEFER has an effect, or 0
  *   ARCH_EXECUTES             1 if the surface may be mapped executable, or 0
  *   ARCH_CALL_TRACE           what the kernel prints above a call stack
  *   ARCH_SHOOTDOWNS           what the line of /proc/interrupts says that counts the interrupts by
@@ -22,7 +21,6 @@
 #if defined(__x86_64__)
 
 #define ARCH_NAME "x86-64"
-#define ARCH_DEFERS 1
 #define ARCH_EXECUTES 1
 #define ARCH_CALL_TRACE "Call Trace"
 #define ARCH_SHOOTDOWNS "TLB:"
@@ -42,7 +40,6 @@ static inline void arch_zero_page(char *page)
 #elif defined(__aarch64__)
 
 #define ARCH_NAME "arm64"
-#define ARCH_DEFERS 0
 #define ARCH_EXECUTES 0
 #define ARCH_CALL_TRACE "Call trace"
 #define ARCH_SHOOTDOWNS "Function call interrupts"

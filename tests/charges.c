@@ -88,7 +88,7 @@ TEST(charges_of_each_kind)
 }
 
 /* The first deferred FREE of an interface charges its quarantine. Later ones charge nothing. */
-TEST(charges_of_a_quarantine, .needs_defer = true)
+TEST(charges_of_a_quarantine)
 {
 	struct exmap *ex = exmap_new(MIB, 1000, 1);
 	long before = pinned_pages();
@@ -103,7 +103,7 @@ TEST(charges_of_a_quarantine, .needs_defer = true)
 }
 
 /* A quarantine of another size is charged for its bundles, addresses and index. */
-TEST(charges_of_a_large_quarantine, .needs_defer = true)
+TEST(charges_of_a_large_quarantine)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 1);
 	long before = pinned_pages();
@@ -146,7 +146,7 @@ TEST(interface_above_memlock_is_enomem)
 }
 
 /* If the limit has no room for a quarantine, each deferred FREE flushes at once. */
-TEST(quarantine_above_memlock_flushes_at_once, .needs_defer = true)
+TEST(quarantine_above_memlock_flushes_at_once)
 {
 	struct exmap *ex;
 

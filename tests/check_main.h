@@ -30,7 +30,6 @@ struct test {
 	const char *needs;	/* the test is skipped without this file */
 	const char *needs_env;	/* the test is skipped without the file that this variable names */
 	bool needs_module;	/* the test does not exist if $EXMAP_BACKEND is set */
-	bool needs_defer;	/* the test is skipped if FREE never defers its flush (arch.h) */
 	const char *needs_cpu;	/* the test is skipped without this flag in /proc/cpuinfo */
 	const char *expects;	/* a kernel message with this text is no complaint */
 };
@@ -126,8 +125,6 @@ static const char *missing_for(const struct test *test)
 {
 	const char *file = test->needs_env ? getenv(test->needs_env) : NULL;
 
-	if (test->needs_defer && !ARCH_DEFERS)
-		return "deferred flush on " ARCH_NAME;
 	if (test->needs_cpu && !cpu_has(test->needs_cpu))
 		return test->needs_cpu;
 	if (test->needs_env && !file)

@@ -28,7 +28,7 @@ TEST(flags_and_opcodes_that_do_not_go_together)
 	ck_assert_int_eq(alloc(ex, 0, 0, 1), 1);
 	ck_assert_int_eq(run_flags(ex, 0, EXMAP_OP_FREE, 0, 1,
 				   EXMAP_FREE_DEFER | EXMAP_ALLOC_PROBE), 1);
-	assert_deferred(ex, ARCH_DEFERS);
+	assert_deferred(ex, 1);
 }
 
 TEST(flush_when_there_is_nothing_to_flush)
@@ -44,7 +44,7 @@ TEST(flush_when_there_is_nothing_to_flush)
 }
 
 /* Deferred pages count as deferred until FLUSH at their interface makes them free. */
-TEST(deferred_pages_are_neither_mapped_nor_free, .needs_defer = true)
+TEST(deferred_pages_are_neither_mapped_nor_free)
 {
 	struct exmap *ex = exmap_new(MIB, 100, 2);
 	long free_before;
@@ -80,7 +80,7 @@ TEST(deferred_pages_are_neither_mapped_nor_free, .needs_defer = true)
 }
 
 /* FREE flushes once for 512 deferred pages, however many of them each call frees. */
-TEST(one_flush_for_512_pages, .needs_defer = true)
+TEST(one_flush_for_512_pages)
 {
 	enum { PAGES = 4096 };
 	struct exmap *ex = exmap_new(64 * MIB, PAGES, 1);
@@ -111,7 +111,7 @@ TEST(one_flush_for_512_pages, .needs_defer = true)
 }
 
 /* The size of quarantines can be set until the first FREE defers its flush. */
-TEST(size_of_a_quarantine, .needs_defer = true)
+TEST(size_of_a_quarantine)
 {
 	struct exmap *ex = exmap_new(MIB, 10, 1);
 	unsigned long bad[] = { 0, EXMAP_MAX_QUARANTINE + 1, 1UL << 32 | 512, -1UL };
@@ -132,7 +132,7 @@ TEST(size_of_a_quarantine, .needs_defer = true)
 }
 
 /* A FREE that fails because there is no surface yet does not decide the size. */
-TEST(size_of_a_quarantine_after_free_without_surface, .needs_defer = true)
+TEST(size_of_a_quarantine_after_free_without_surface)
 {
 	struct exmap ex = { .fd = exmap_open() };
 
@@ -151,7 +151,7 @@ TEST(size_of_a_quarantine_after_free_without_surface, .needs_defer = true)
 }
 
 /* Every way to free pages fills a quarantine up to its size, and then flushes it once. */
-TEST(one_flush_for_each_quarantine, .needs_defer = true)
+TEST(one_flush_for_each_quarantine)
 {
 	const int sizes[] = { 1, 2, 511, 513, 1024, 3000 }, batches[] = { 1, 100, 512, 4000 };
 	enum { PAGES = 4000 };
@@ -190,7 +190,7 @@ static uint64_t frame(struct exmap *ex, uint64_t page)
 }
 
 /* ALLOC of an address in quarantine maps the same page there, and flushes nothing. */
-TEST(same_page_is_mapped_again, .needs_defer = true)
+TEST(same_page_is_mapped_again)
 {
 	enum { PAGES = 2000 };
 	struct exmap *ex = exmap_new(64 * MIB, 3 * PAGES, 3);
@@ -247,7 +247,7 @@ TEST(held_page_is_flushed_before_its_address_is_mapped_again)
 }
 
 /* A pool used in random order, with some pages that come again at once: those cost no flush. */
-TEST(pages_that_come_again_flush_nothing, .needs_defer = true)
+TEST(pages_that_come_again_flush_nothing)
 {
 	enum { PAGES = 20000, POOL = 4000, ROUNDS = 20000 };
 	static int mapped[POOL];
@@ -277,7 +277,7 @@ TEST(pages_that_come_again_flush_nothing, .needs_defer = true)
 }
 
 /* An address in quarantine is flushed before another page is mapped there. */
-TEST(flushed_before_it_is_mapped_again, .needs_defer = true)
+TEST(flushed_before_it_is_mapped_again)
 {
 	struct exmap *ex = exmap_new_flags(MIB, 100, 3, EXMAP_PAGEFAULT_ALLOC);
 
@@ -349,7 +349,7 @@ TEST_BOTH(flushed_before_it_is_read_again)
 }
 
 /* ALLOC does not return ENOMEM while pages are in quarantine, whichever interface freed them. */
-TEST(flushed_when_the_pool_is_empty, .needs_defer = true)
+TEST(flushed_when_the_pool_is_empty)
 {
 	enum { INTERFACES = 20, EACH = 5, POOL = INTERFACES * EACH };
 	struct exmap *ex = exmap_new(MIB, POOL, INTERFACES);
@@ -564,7 +564,7 @@ TEST(stale_tlb_entries_do_not_survive_alloc)
  * When the kernel works on the surface or a part of it, all quarantines are flushed: no address is
  * in quarantine after that.
  */
-TEST(madvise_and_clear_refs_flush, .needs_defer = true)
+TEST(madvise_and_clear_refs_flush)
 {
 	struct exmap *ex = exmap_new(64 * MIB, 3000, 2);
 	int fd = open("/proc/self/clear_refs", O_WRONLY);

@@ -147,7 +147,7 @@ TEST(pinned_pages_are_not_recycled)
 	pinned_pages_are_kept(0);
 }
 
-TEST(deferred_pinned_pages_are_not_recycled, .needs_defer = true)
+TEST(deferred_pinned_pages_are_not_recycled)
 {
 	pinned_pages_are_kept(EXMAP_FREE_DEFER);
 }

@@ -76,8 +76,7 @@ TEST(resize_down)
 	ck_assert_int_eq(release(ex, 0, 2001, 599), 599);
 	assert_size(ex, 1000, 1400, 400);
 	ck_assert_int_eq(run_flags(ex, 2, EXMAP_OP_FREE, 2600, 300, EXMAP_FREE_DEFER), 300);
-	if (ARCH_DEFERS)
-		assert_size(ex, 1000, 1400, 400);
+	assert_size(ex, 1000, 1400, 400);
 	ck_assert_int_eq(alloc(ex, 0, 0, 1), -ENOMEM);
 	assert_size(ex, 1000, 1100, 100);
 	assert_ok(madvise(where(ex, 2900), 150 * PAGE, MADV_DONTNEED));

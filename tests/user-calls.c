@@ -457,7 +457,7 @@ TEST(batch_flags)
 #define assert_deferred(exmap, n) assert_fdinfo((exmap)->fd, "pages-deferred", n)
 
 /* exmap_defer() puts off the flush of each simple FREE, and exmap_flush() flushes. */
-TEST(flush_can_be_put_off, .needs_module = true, .needs_defer = true)
+TEST(flush_can_be_put_off, .needs_module = true)
 {
 	const uint64_t list[] = { 50, 60 };
 	struct exmap_interface interface;
