@@ -32,7 +32,7 @@ void exmap_free_interfaces(struct exmap *exmap, struct exmap_interface *interfac
 			   unsigned int nr);
 void exmap_pool_put_interfaces(struct exmap *exmap);
 void exmap_pool_drain(struct exmap *exmap);
-unsigned int exmap_depot_drain_one(struct exmap *exmap, unsigned long want);
+unsigned long exmap_depot_drain(struct exmap *exmap, unsigned long want, unsigned long most);
 void exmap_pool_destroy(struct exmap *exmap);
 
 /* stock.c */

@@ -107,17 +107,14 @@ void exmap_pool_synchronize(void)
 	synchronize_srcu(&exmap_pools_srcu);
 }
 
-/**
- * exmap_depot_drain_one - give a full bundle or a few loose pages of the depot back to the system
- * @exmap: has been set up
- * @want: the most pages to give
+/*
+ * Give a full bundle or a few loose pages of the depot, at most @want pages, back to the system.
+ * Returns the number of pages; 0 if the depot has none, or only bundles that are larger than @want.
  *
  * The books are updated before pool->lock is dropped, because a task that finds the depot empty may
  * rely on them: it may be about to check the counters of the mm, or to report that no page is left.
- *
- * Return: the number of pages; 0 if the depot has none, or only bundles that are larger than @want.
  */
-unsigned int exmap_depot_drain_one(struct exmap *exmap, unsigned long want)
+static unsigned int exmap_depot_drain_one(struct exmap *exmap, unsigned long want)
 {
 	struct page *loose[EXMAP_LOOSE_TAKE], **page = loose;
 	struct exmap_pool *pool = &exmap->pool;
@@ -147,6 +144,29 @@ unsigned int exmap_depot_drain_one(struct exmap *exmap, unsigned long want)
 }
 
 /**
+ * exmap_depot_drain - give pages of the depot back to the system
+ * @exmap: has been set up
+ * @want: stop after this many pages
+ * @most: the most pages to give; at least @want
+ *
+ * May sleep.
+ *
+ * Return: the number of pages. It is less than @want if the depot has no more, or only bundles that
+ * are too large for @most.
+ */
+unsigned long exmap_depot_drain(struct exmap *exmap, unsigned long want, unsigned long most)
+{
+	unsigned long pages = 0;
+	unsigned int nr;
+
+	while (pages < want && (nr = exmap_depot_drain_one(exmap, most - pages))) {
+		pages += nr;
+		cond_resched();
+	}
+	return pages;
+}
+
+/**
  * exmap_pool_drain - give all free pages of a pool back to the system
  * @exmap: has been set up; its surface is dead, or it never had one
  *
@@ -164,8 +184,7 @@ void exmap_pool_drain(struct exmap *exmap)
 		exmap_stock_drain(exmap, interface, ULONG_MAX);
 		mutex_unlock(&interface->lock);
 	}
-	while (exmap_depot_drain_one(exmap, ULONG_MAX))
-		cond_resched();
+	exmap_depot_drain(exmap, ULONG_MAX, ULONG_MAX);
 	exmap_pinned_drain(exmap);
 }
 
@@ -309,24 +328,13 @@ static unsigned long exmap_shrinker_count(struct shrinker *shrinker, struct shri
 	return exmap_shrinker_is_global(sc) ? READ_ONCE(exmap_spare) : spare;
 }
 
-/* Give at least @want pages of the depot back to the system, if it has them. Returns the number. */
-static unsigned long exmap_depot_shrink(struct exmap *exmap, unsigned long want)
-{
-	unsigned long pages = 0;
-	unsigned int nr;
-
-	while (pages < want && (nr = exmap_depot_drain_one(exmap, ULONG_MAX)))
-		pages += nr;
-	return pages;
-}
-
 /*
  * Give at least @want pages of a pool back to the system, if it has them. Returns the number of
  * pages.
  */
 static unsigned long exmap_pool_shrink(struct exmap *exmap, unsigned long want)
 {
-	unsigned long pages = exmap_depot_shrink(exmap, want);
+	unsigned long pages = exmap_depot_drain(exmap, want, ULONG_MAX);
 	struct exmap_interface *interface;
 	unsigned int i;
 
@@ -358,7 +366,7 @@ static unsigned long exmap_pool_shrink(struct exmap *exmap, unsigned long want)
 	}
 	/* If there are several NUMA nodes, the flushes may have put pages there. */
 	if (pages < want)
-		pages += exmap_depot_shrink(exmap, want - pages);
+		pages += exmap_depot_drain(exmap, want - pages, ULONG_MAX);
 	return pages;
 }
 

@@ -7,19 +7,6 @@
 #include "exmap.h"
 #include "pool.h"
 
-/* Give at most @want pages of the depot back to the system. Returns the number of pages. */
-static unsigned long exmap_depot_give(struct exmap *exmap, unsigned long want)
-{
-	unsigned long pages = 0;
-	unsigned int nr;
-
-	while (pages < want && (nr = exmap_depot_drain_one(exmap, want - pages))) {
-		pages += nr;
-		cond_resched();
-	}
-	return pages;
-}
-
 /*
  * Give at most @want pages back to the system: from one interface, and a bundle of the depot if
  * there are fewer there. Always takes the interface's lock: then a call has either put its pages
@@ -68,13 +55,13 @@ unsigned long exmap_pool_give(struct exmap *exmap, unsigned long want)
 		pages += exmap_pinned_shrink(exmap);
 		cond_resched();
 	}
-	pages += exmap_depot_give(exmap, want - pages);
+	pages += exmap_depot_drain(exmap, want - pages, want - pages);
 	for (i = 0; i < exmap_nr_interfaces(exmap) && pages < want; i++) {
 		pages += exmap_interface_give(exmap, &exmap->interfaces[i], want - pages);
 		cond_resched();
 	}
 	/* What the interfaces' calls, and the flushes above, have put there meanwhile. */
-	pages += exmap_depot_give(exmap, want - pages);
+	pages += exmap_depot_drain(exmap, want - pages, want - pages);
 	exmap_pool_trim_bundles(exmap);
 	return pages;
 }
