@@ -43,6 +43,15 @@ fail()
 	exit "${2:-1}"
 }
 
+# kernel_name KERNEL: what files in the cache call that kernel; the path of a tree without slashes
+kernel_name()
+{
+	case $1 in
+	/*) echo "tree${1//\//-}" ;;
+	*) echo "$1" ;;
+	esac
+}
+
 # as_root ARGUMENT...: if the user is not root, run the script again by sudo, with these arguments
 # and with the variables that the scripts read
 as_root()
