@@ -31,6 +31,7 @@
 #error "exmap supports Linux 6.1 to 7.3; make KCFLAGS=-DEXMAP_ANY_KERNEL builds it for others"
 #endif
 
+#include <linux/bvec.h>
 #include <linux/fs.h>
 #include <linux/list_lru.h>
 #include <linux/lockdep.h>
@@ -447,6 +448,12 @@ static inline ssize_t exmap_iocb_write(struct file *file, struct kiocb *iocb,
 #else
 	return vfs_iocb_iter_write(file, iocb, iter);
 #endif
+}
+
+/* All of a page. bvec_set_page() came with 6.3, and to 6.1 after 6.1.21. */
+static inline struct bio_vec exmap_bvec_of(struct page *page)
+{
+	return (struct bio_vec){ .bv_page = page, .bv_len = PAGE_SIZE };
 }
 
 /* The flags that user space can set. The kernel defines this since 6.7. */

@@ -14,7 +14,7 @@
 #include "exmap.h"
 
 /* The most pages in a window. No entry has more. */
-#define EXMAP_IO_WINDOW 4096
+#define EXMAP_IO_WINDOW 4096U
 
 /* How many times a page is tried again that was read or written in part, or is stale. */
 #define EXMAP_IO_TRIES 16
