@@ -299,9 +299,10 @@ static __always_inline void exmap_flush_tlb(struct mm_struct *mm, unsigned long 
 
 /*
  * The inline functions with which arm64.c flushes call these. arm64.c defines them under the same
- * names, which are not exported, and passes the calls on.
+ * names, which are not exported, and passes the calls on. The first one came with 6.6. RHEL 9.6,
+ * which is called 5.14, has it, too.
  */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0) || LINUX_VERSION_CODE == KERNEL_VERSION(5, 14, 0)
 #define EXMAP_HAS_SECONDARY_TLBS
 DECLARE_STATIC_CALL(exmap_secondary_tlbs, __mmu_notifier_arch_invalidate_secondary_tlbs);
 #define EXMAP_KSYM_SECONDARY(X) \

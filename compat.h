@@ -10,11 +10,12 @@
 
 /*
  * The version whose functions the kernel has. Red Hat's kernels are newer than their number says.
- * RHEL 9.6 is called 5.14, and has most of 6.9. RHEL 10 is 6.12.
+ * RHEL 9.6 is called 5.14, and has most of 6.9. RHEL 10 is 6.12. Fedora's kernels are what their
+ * number says, and call themselves 9.99 or 10.99.
  */
 #ifdef RHEL_RELEASE_CODE
 #if RHEL_RELEASE_CODE >= RHEL_RELEASE_VERSION(9, 6) && \
-	RHEL_RELEASE_CODE < RHEL_RELEASE_VERSION(10, 0)
+	RHEL_RELEASE_CODE < RHEL_RELEASE_VERSION(9, 99)
 #define EXMAP_KERNEL KERNEL_VERSION(6, 9, 0)
 #endif
 #endif
@@ -433,7 +434,7 @@ static inline void exmap_iocb_end_write(struct kiocb *iocb)
 static inline ssize_t exmap_iocb_write(struct file *file, struct kiocb *iocb,
 				       struct iov_iter *iter)
 {
-	/* RHEL 9 has not got this change. */
+	/* RHEL 9 does not have this change. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
 	struct super_block *sb = file_inode(file)->i_sb;
 	ssize_t ret;
