@@ -184,6 +184,23 @@ def others_change_it(journal):
         equal(status(connection)["forgotten"], before, "forgotten")
 
 
+def two_connections(journal):
+    """Two connections of one process see what the other one commits, and keep their pages."""
+    pair = connect(), connect()
+    fill(pair[0], 4096, journal)
+    for value in range(20):
+        writer, reader = pair[value % 2], pair[1 - value % 2]
+        value_of(reader)
+        writer.execute("update t set n = ? where id = 300", (value,))
+        if value % 3 == 0:
+            writer.execute("pragma wal_checkpoint").fetchall()
+        for connection in pair:
+            equal(value_of(connection), value, "n")
+    for connection in pair:
+        compare(connection)
+        assert status(connection)["hits"], status(connection)
+
+
 def pinned_pages_stay():
     """A page under a cursor is not evicted, whatever else is read."""
     connection = connect()
