@@ -5,12 +5,13 @@
 # make install-dev   install everything but the module
 # make dkms-install  dkms builds and installs the module for this kernel and later ones
 # make dkms-remove   undo make dkms-install
+# make rpm           RPM packages, in the directory above this one
 # make bench-host    the paper's Figure 8 on this very machine, with the module loaded
 # make style         checkpatch, kernel-doc, sparse, cppcheck, shellcheck, mandoc and the like
 #
 # In a throw-away machine:
 # make check         the test suite
-# make check-package  the test of the Debian packages
+# make check-package  the test of the packages
 # make vm            a shell
 # make demo          the paper's Figures 8 and 10, and the example
 # make figures       the paper's Figures 9 and 10, and what EXMAP_FREE_DEFER saves
@@ -175,6 +176,9 @@ dkms-remove:
 	rm -r $(DKMS_SOURCE)
 	rm -f /etc/kernel/postinst.d/exmap /etc/kernel/header_postinst.d/exmap
 
+rpm:
+	packaging/rpm/build
+
 clean:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
 	rm -f $(PROGRAMS) lib/libexmap.so $(SQLITE)
@@ -222,5 +226,5 @@ vm:
 	vm/run -l -- bash
 
 .PHONY: all module programs no-sqlite install install-dev dkms-source kernel-hook dkms-install
-.PHONY: dkms-remove clean demo figures budget cost growth lines contention bench-host check
+.PHONY: dkms-remove rpm clean demo figures budget cost growth lines contention bench-host check
 .PHONY: check-package style sparse vm
