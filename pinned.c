@@ -29,7 +29,7 @@
  * The number of orphans to look at in one run of the work. The work runs once a second, or more
  * often if there are more orphans, so that each one is looked at about once a second.
  */
-#define ORPHANS_LOOK 4096
+#define ORPHANS_LOOK 4096UL
 
 static void exmap_orphans_work(struct work_struct *work);
 
@@ -161,7 +161,7 @@ unsigned int exmap_pinned_take(struct exmap *exmap, struct page *page[EXMAP_PINN
 	struct page *first;
 
 	spin_lock(&pool->lock);
-	for (look = min(pool->nr_pinned, EXMAP_PINNED_LOOK); look; look--) {
+	for (look = min_t(unsigned long, pool->nr_pinned, EXMAP_PINNED_LOOK); look; look--) {
 		first = list_first_entry(&pool->pinned, struct page, lru);
 		if (exmap_page_may_go(first)) {
 			list_del(&first->lru);
