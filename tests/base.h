@@ -9,6 +9,7 @@
 #include <grp.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 
 #include "check_main.h"
@@ -170,6 +171,17 @@ static inline void wait_child(pid_t pid, int want)
 	ck_assert_msg(WIFEXITED(status) ? WEXITSTATUS(status) == want
 					: WTERMSIG(status) == want,
 		      "child: status %#x, expected %d", status, want);
+}
+
+/* Does the machine run at least this version of Linux? */
+static inline bool kernel_is_since(int major, int minor)
+{
+	struct utsname name;
+	int its_major, its_minor;
+
+	assert_ok(uname(&name));
+	ck_assert_int_eq(sscanf(name.release, "%d.%d", &its_major, &its_minor), 2);
+	return its_major > major || (its_major == major && its_minor >= minor);
 }
 
 #endif /* TEST_BASE_H */

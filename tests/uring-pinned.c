@@ -5,8 +5,6 @@
  *
  * EXMAP_TEST_DEVICE	a fast block device with memory behind it, 64 MiB or more; is overwritten
  */
-#include <sys/utsname.h>
-
 #include "request.h"
 
 /* Pages are freed during a WRITE: the device gets their data, and no other page is changed. */
@@ -105,17 +103,6 @@ TEST(free_under_own_read_by_io_uring, ON_A_DEVICE)
 	free_under_own_read(false);
 }
 
-/* Before 6.5, io_uring refused to register memory that is mapped from a file. */
-static bool registers_file_memory(void)
-{
-	int major, minor;
-	struct utsname name;
-
-	assert_ok(uname(&name));
-	ck_assert_int_eq(sscanf(name.release, "%d.%d", &major, &minor), 2);
-	return major > 6 || (major == 6 && minor >= 5);
-}
-
 /* Surface pages may be a registered buffer, and stay the ring's when they are freed. */
 TEST(surface_pages_as_registered_buffer, ON_A_DEVICE)
 {
@@ -130,7 +117,8 @@ TEST(surface_pages_as_registered_buffer, ON_A_DEVICE)
 	ck_assert_int_lt(io_uring_register_buffers(&ring, &iov, 1), 0);
 	ck_assert_int_eq(alloc(ex, 0, FIRST, PAGES), PAGES);
 	ret = io_uring_register_buffers(&ring, &iov, 1);
-	if (!registers_file_memory()) {
+	/* Before 6.5, io_uring refused to register memory that is mapped from a file. */
+	if (!kernel_is_since(6, 5)) {
 		ck_assert_int_eq(ret, -EOPNOTSUPP);
 		assert_nothing_lost(ex);
 		return;
