@@ -11,6 +11,8 @@
 #	$script		the path of the script in the checkout, such as vm/run
 #	$cache		the directory for everything that scripts build: $EXMAP_CACHE
 #	$mirror		Debian's mirror: $EXMAP_MIRROR
+#	$slow_host	options for the kernel of a machine: its processors are threads of the
+#			host, which may have to wait for long
 #
 # vm/kernel, vm/preinit, vm/init and vm/package-test do not source it: they run in a root or in a
 # machine, where the checkout cannot be reached.
@@ -22,6 +24,8 @@ script=$(cd "$(dirname "$0")" && pwd)/${0##*/}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck disable=SC2034  # the scripts use these variables
 checkout=$PWD cache=${EXMAP_CACHE:-$HOME/.cache/exmap} mirror=${EXMAP_MIRROR:-http://deb.debian.org}
+# shellcheck disable=SC2034
+slow_host="watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120"
 script=${script#"$checkout"/}
 
 # usage: print the comment at the top of the script
