@@ -452,9 +452,11 @@ static inline ssize_t exmap_iocb_write(struct file *file, struct kiocb *iocb,
 }
 
 /* All of a page. bvec_set_page() came with 6.3, and to 6.1 after 6.1.21. */
-static inline struct bio_vec exmap_bvec_of(struct page *page)
+static inline void exmap_bvec_set(struct bio_vec *bvec, struct page *page)
 {
-	return (struct bio_vec){ .bv_page = page, .bv_len = PAGE_SIZE };
+	bvec->bv_page = page;
+	bvec->bv_len = PAGE_SIZE;
+	bvec->bv_offset = 0;
 }
 
 /* The flags that user space can set. The kernel defines this since 6.7. */

@@ -131,7 +131,7 @@ static __always_inline int exmap_io_read_slot(struct exmap_io *io, unsigned int 
 		*slot = (struct exmap_slot){ .address = address, .error = ret };
 		return ret;
 	}
-	io->bvec[i] = exmap_bvec_of(slot->page);
+	exmap_bvec_set(&io->bvec[i], slot->page);
 	exmap_io_init_iocb(io, &iocb, i);
 	ret = exmap_io_start_read(io, &iocb, i, 1);
 	if (unlikely(ret != PAGE_SIZE))

@@ -221,7 +221,7 @@ static void exmap_io_divide(struct exmap_io *io)
 	for (e = io->first; e < io->next; e++) {
 		border = i;
 		for (; i < io->entry[e].first + io->entry[e].nr; i++, slot++) {
-			io->bvec[i] = exmap_bvec_of(slot->page);
+			exmap_bvec_set(&io->bvec[i], slot->page);
 			if (!i || slot->address != slot[-1].address + PAGE_SIZE ||
 			    (exmap_io_is_detached(io) && i == border)) {
 				run = &io->run[io->nr_runs++];
@@ -237,7 +237,7 @@ static void exmap_io_divide(struct exmap_io *io)
 /* exmap_io_divide() for a window of one page. */
 static void exmap_io_divide_one(struct exmap_io *io)
 {
-	io->bvec[0] = exmap_bvec_of(io->slot[0].page);
+	exmap_bvec_set(&io->bvec[0], io->slot[0].page);
 	io->run[0].io = io;
 	io->run[0].first = 0;
 	io->run[0].nr = 1;
