@@ -25,6 +25,8 @@
 #include <linux/pgtable.h>
 #include <linux/static_call.h>
 
+#include "version.h"
+
 #if defined(CONFIG_X86_64)
 
 #include <asm/cpu_device_id.h>
@@ -290,7 +292,6 @@ static __always_inline void exmap_flush_tlb(struct mm_struct *mm, unsigned long 
 #elif defined(CONFIG_ARM64)
 
 #include <linux/mmu_notifier.h>
-#include <linux/version.h>
 
 /*
  * After a PTE is written, no DSB follows, because the kernel's set_pte() has none for user space
@@ -299,11 +300,9 @@ static __always_inline void exmap_flush_tlb(struct mm_struct *mm, unsigned long 
 
 /*
  * The inline functions with which arm64.c flushes call these. arm64.c defines them under the same
- * names, which are not exported, and passes the calls on. The first one came with 6.6. RHEL 9.6,
- * which is called 5.14, has it, too.
+ * names, which are not exported, and passes the calls on.
  */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0) || LINUX_VERSION_CODE == KERNEL_VERSION(5, 14, 0)
-#define EXMAP_HAS_SECONDARY_TLBS
+#ifdef EXMAP_HAS_SECONDARY_TLBS
 DECLARE_STATIC_CALL(exmap_secondary_tlbs, __mmu_notifier_arch_invalidate_secondary_tlbs);
 #define EXMAP_KSYM_SECONDARY(X) \
 	X(exmap_secondary_tlbs, __mmu_notifier_arch_invalidate_secondary_tlbs)

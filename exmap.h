@@ -39,8 +39,8 @@
  * Headers: this one has the structs, and the functions of all files that have no other header.
  * file.h: an open file. entry.h: entries, and their answers. pool.h: free pages, from refill.c to
  * charge.c. reading.h: the reading index. walk.h: a look into the page tables. io.h: a READ or
- * WRITE under way. compat.h: every difference between kernel versions. arch.h: every difference
- * between processors.
+ * WRITE under way. version.h: the version of the kernel. compat.h: every difference between
+ * kernel versions. arch.h: every difference between processors.
  *
  * Who owns what:
  *   - An open file owns a struct exmap_file. It points to the struct exmap that open made, or,
