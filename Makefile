@@ -18,7 +18,7 @@
 #
 # In a throw-away machine, and into docs/performance.md:
 # make budget        what READ and WRITE cost in instructions
-# make cost          what every call costs
+# make cost          what every call costs; make cost-arm64: on an emulated arm64
 # make growth        does that cost grow with surface, interfaces, exmaps or pool?
 # make lines         how many cache lines each call reads and writes; needs qemu-plugin.h
 # make contention    what two threads do compared with one
@@ -195,6 +195,9 @@ budget:
 cost:
 	bench/cost
 
+cost-arm64:
+	bench/cost --arm64
+
 growth:
 	bench/growth
 
@@ -226,5 +229,5 @@ vm:
 	vm/run -l -- bash
 
 .PHONY: all module programs no-sqlite install install-dev dkms-source kernel-hook dkms-install
-.PHONY: dkms-remove rpm clean demo figures budget cost growth lines contention bench-host check
-.PHONY: check-package style sparse vm
+.PHONY: dkms-remove rpm clean demo figures budget cost cost-arm64 growth lines contention bench-host
+.PHONY: check check-package style sparse vm
