@@ -83,12 +83,12 @@
  *     mutex              in PTEs                        that may be taken with
  *   exmap->reap_lock     exmap->reaped, ->unmapped;     mmap_lock                      S
  *     mutex              freeing leaves
- *   exmap->flush.lock    one flush at a time            interface->lock,               S
- *     mutex                                             quarantine->lock, reap_lock
- *   flush.join_lock      who waits for the next flush   the above, flush.lock
+ *   i_mmap_rwsem         the kernel's; during a flush   interface->lock,               S
+ *     of exmap->mapping  no MMU notifier registers,     quarantine->lock, reap_lock
+ *                        and on x86-64 nobody else
+ *                        flushes
+ *   flush.join_lock      who waits for the next flush   the above
  *     spinlock
- *   i_mmap_rwsem         for reading: no MMU notifier   interface->lock, reap_lock,    S
- *     of exmap->mapping  registers during a shootdown   quarantine->lock, flush.lock
  *   PTE lock             PTEs of one page table, and    mmap_lock, interface->lock,
  *     spinlock           their marks                    quarantine->lock, reap_lock
  *   bucket of            a chain of the reading index,  mmap_lock, interface->lock,
@@ -377,14 +377,13 @@ struct exmap_watch {
 
 /**
  * struct exmap_shared_flush - flushes that threads share; see exmap_shootdown()
- * @lock: held while a flush is under way
  * @join_lock: guards @start and @end
  * @start: first address of all ranges whose owners wait for the next flush
  * @end: first address after them; 0 if nobody waits. May be read without @join_lock
- * @nr: number of flushes that somebody waited for; changed under @lock and @join_lock
+ * @nr: number of flushes that somebody waited for; changed under @join_lock, with the lock of the
+ *	flush held (i_mmap_rwsem of exmap->mapping), and read under either
  */
 struct exmap_shared_flush {
-	struct mutex lock;
 	spinlock_t join_lock;
 	unsigned long start;
 	unsigned long end;
@@ -422,7 +421,7 @@ struct exmap_leaf {
  *	surface's death
  * @leaves: the array of these pointers; its first element is that for @start
  * @mapping: of the file whose mapping the surface is; it stays as long as the surface. Its
- *	i_mmap_rwsem is held while other MMUs are told about unmapped pages
+ *	i_mmap_rwsem is the lock of a flush
  *
  * @mm: the mm that it belongs to; we keep it allocated
  * @id: number for people to tell exmaps apart; never used again

@@ -32,9 +32,7 @@ static void __init exmap_locks_take(spinlock_t *lock)
 /* Take the locks of a flush, and those that may be taken along with them. */
 static void __init exmap_locks_flush(struct exmap *exmap)
 {
-	mutex_lock(&exmap->flush.lock);
 	exmap_locks_take(&exmap->flush.join_lock);
-	mutex_unlock(&exmap->flush.lock);
 	exmap_locks_take(&exmap->pool.lock);
 }
 

@@ -26,7 +26,6 @@ void exmap_locks_init(struct exmap *exmap)
 {
 	mutex_init(&exmap->lock);
 	mutex_init(&exmap->reap_lock);
-	mutex_init(&exmap->flush.lock);
 	spin_lock_init(&exmap->flush.join_lock);
 	spin_lock_init(&exmap->gate_lock);
 	spin_lock_init(&exmap->pool.lock);
@@ -94,7 +93,6 @@ static void exmap_destroy(struct exmap *exmap)
 	mmdrop(exmap->mm);
 	mutex_destroy(&exmap->lock);
 	mutex_destroy(&exmap->reap_lock);
-	mutex_destroy(&exmap->flush.lock);
 	kfree(exmap);
 }
 

@@ -5,9 +5,9 @@
  * interrupts no other CPU (EXMAP_FLUSH_SHARED).
  */
 #include <linux/fs.h>
+#include <linux/lockdep.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
-#include <linux/mutex.h>
 #include <linux/rwsem.h>
 
 #include "arch.h"
@@ -34,20 +34,50 @@ exmap_shootdown_range(const struct exmap *exmap, unsigned long start, unsigned l
 }
 
 /*
- * Flush pages from all TLBs and tell other MMUs. flush->lock is held, if flushes are shared.
+ * The lock of a flush is i_mmap_rwsem of the surface's file. If flushes are shared, the one who
+ * flushes holds it for writing, otherwise all who flush hold it for reading.
+ *
+ * A notifier that is registered between the two calls of exmap_shootdown_send() would be told only
+ * the end, and KVM waits until beginnings and ends match. mm_take_all_locks() keeps notifiers from
+ * being registered while mmap_lock is held, or the lock of any file mapping or anonymous memory of
+ * the process. Here it is the lock of our own file's mapping.
+ *
+ * lockdep is not told of it, because it knows one kind of this lock for all files, and the kernel
+ * calls our notifier with that of another file held. The notifier then waits for no interface,
+ * because the range is not on the surface.
+ */
+static __always_inline bool exmap_flush_trylock(struct exmap *exmap)
+{
+	bool locked;
+
+	lockdep_off();
+	locked = down_write_trylock(&exmap->mapping->i_mmap_rwsem);
+	lockdep_on();
+	return locked;
+}
+
+static void exmap_flush_lock(struct exmap *exmap)
+{
+	lockdep_off();
+	down_write(&exmap->mapping->i_mmap_rwsem);
+	lockdep_on();
+}
+
+static __always_inline void exmap_flush_unlock(struct exmap *exmap)
+{
+	lockdep_off();
+	up_write(&exmap->mapping->i_mmap_rwsem);
+	lockdep_on();
+}
+
+/*
+ * Flush pages from all TLBs and tell other MMUs. The lock of the flush is held.
  *
  * Other MMUs that follow our page tables (KVM, IOMMUs with shared addresses, GPUs) hold no
  * reference to a page, so they must be told, as generic code does. It is early enough to tell them
  * now, because the pages have not been reused yet. An MMU that has read a PTE before it was
  * cleared, and has not installed the page yet, must read the PTE again. Our own notifier ignores
  * these ranges, which it knows by their owner.
- *
- * A notifier that is registered between the two calls would be told only the end, and KVM waits
- * until beginnings and ends match. mm_take_all_locks() keeps notifiers from being registered while
- * mmap_lock is held, or the lock of any file mapping or anonymous memory of the process. Here it
- * is the i_mmap_rwsem of the surface's file. lockdep is not told of it, because it knows one kind
- * of this lock for all files, and the kernel calls our notifier with that of another file held.
- * The notifier then waits for no interface, because the range is not on the surface.
  *
  * This does not use the kernel's inline wrappers, because they would tell lockdep that memory may
  * be reclaimed under an interface's lock. But a notifier's callback must not allocate memory.
@@ -58,16 +88,13 @@ static __always_inline void exmap_shootdown_send(struct exmap *exmap, unsigned l
 	struct mmu_notifier_range range =
 		exmap_shootdown_range(exmap, start, end, MMU_NOTIFIER_RANGE_BLOCKABLE);
 
-	if (EXMAP_FLUSH_SHARED)
-		lockdep_assert_held(&exmap->flush.lock);
-	down_read_non_owner(&exmap->mapping->i_mmap_rwsem);
+	VM_WARN_ON_ONCE(!rwsem_is_locked(&exmap->mapping->i_mmap_rwsem));
 	static_call(exmap_mmu_notifier_start)(&range);
 	exmap_flush_tlb(exmap->mm, start, end, pages);
 	exmap_invalidate_end(&range);
-	up_read_non_owner(&exmap->mapping->i_mmap_rwsem);
 }
 
-/* Flush a range, and those of all who wait for this flush. flush->lock is held. */
+/* Flush a range, and those of all who wait for this flush. Its lock is held for writing. */
 static noinline void exmap_shootdown_lead(struct exmap *exmap, unsigned long start,
 					  unsigned long end)
 {
@@ -85,12 +112,11 @@ static noinline void exmap_shootdown_lead(struct exmap *exmap, unsigned long sta
 
 /*
  * exmap_shootdown() while another flush is under way. That flush may have passed some CPUs already,
- * so wait for the next one. The first who gets flush->lock does it for all who have joined by then.
+ * so wait for the next one. The first who gets its lock does it for all who have joined by then.
  *
  * The order of memory accesses: join_lock orders the caller's cleared PTEs before the flush. The
- * flush has a full barrier. flush->lock, which the leader releases after the flush, orders the
- * flush before what the caller does with the pages: it reads their reference counts, and reuses
- * them.
+ * flush has a full barrier. Its lock, which the leader releases after the flush, orders the flush
+ * before what the caller does with the pages: it reads their reference counts, and reuses them.
  */
 static noinline bool exmap_shootdown_join(struct exmap *exmap, unsigned long start,
 					  unsigned long end)
@@ -107,11 +133,11 @@ static noinline bool exmap_shootdown_join(struct exmap *exmap, unsigned long sta
 	nr = flush->nr;
 	spin_unlock(&flush->join_lock);
 
-	mutex_lock(&flush->lock);
+	exmap_flush_lock(exmap);
 	leads = flush->nr == nr;
 	if (leads)
 		exmap_shootdown_lead(exmap, start, end);
-	mutex_unlock(&flush->lock);
+	exmap_flush_unlock(exmap);
 	return leads;
 }
 
@@ -128,9 +154,10 @@ static noinline bool exmap_shootdown_join(struct exmap *exmap, unsigned long sta
  *
  * Callers share flushes: while one is under way, all others who come wait for the next one, and
  * one of them does it for all. This cannot deadlock. Those who wait hold locks of interfaces and
- * quarantines, reap_lock and mmap_lock. The leader waits for other CPUs to flush, for a writer of
- * i_mmap_rwsem and for other notifiers. None of them waits for a lock of an interface: that would
- * deadlock with a single FREE, which holds one here. If flushes are not shared, nobody waits.
+ * quarantines, reap_lock and mmap_lock. The leader waits for other CPUs to flush, for the kernel
+ * at work on i_mmap_rwsem and for other notifiers. None of them waits for a lock of an interface:
+ * that would deadlock with a single FREE, which holds one here. If flushes are not shared, callers
+ * do not wait for each other.
  *
  * May sleep.
  *
@@ -142,20 +169,22 @@ bool exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end
 	struct exmap_shared_flush *flush = &exmap->flush;
 
 	if (!EXMAP_FLUSH_SHARED) {
+		down_read_non_owner(&exmap->mapping->i_mmap_rwsem);
 		exmap_shootdown_send(exmap, start, end, pages);
+		up_read_non_owner(&exmap->mapping->i_mmap_rwsem);
 		return true;
 	}
-	if (unlikely(!mutex_trylock(&flush->lock)))
+	if (unlikely(!exmap_flush_trylock(exmap)))
 		return exmap_shootdown_join(exmap, start, end);
 	/*
 	 * Pairs with exmap_shootdown_join(). If it misses somebody who joins now, that caller takes
-	 * flush->lock next, and finds that nobody has done its flush.
+	 * the lock of the flush next, and finds that nobody has done its flush.
 	 */
 	if (likely(!READ_ONCE(flush->end)))
 		exmap_shootdown_send(exmap, start, end, pages);
 	else
 		exmap_shootdown_lead(exmap, start, end);
-	mutex_unlock(&flush->lock);
+	exmap_flush_unlock(exmap);
 	return true;
 }
 
