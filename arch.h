@@ -229,6 +229,17 @@ static __always_inline pte_t *exmap_table(pmd_t pmd)
 }
 
 /**
+ * exmap_table_page - the struct page of the page table that a pmd_t refers to
+ * @pmd: as for exmap_table()
+ *
+ * Return: the struct page.
+ */
+static __always_inline struct page *exmap_table_page(pmd_t pmd)
+{
+	return pfn_to_page((native_pmd_val(pmd) & PTE_PFN_MASK) >> PAGE_SHIFT);
+}
+
+/**
  * exmap_pages_at - the pages of a flush
  * @address: their addresses, without order. The array must stay until the flush has ended; NULL if
  *	the addresses are not known
@@ -449,6 +460,11 @@ static __always_inline bool exmap_pmd_is_none(pmd_t pmd)
 static __always_inline pte_t *exmap_table(pmd_t pmd)
 {
 	return __va(__pmd_to_phys(pmd));
+}
+
+static __always_inline struct page *exmap_table_page(pmd_t pmd)
+{
+	return pmd_page(pmd);
 }
 
 static __always_inline struct exmap_pages exmap_pages_at(const unsigned long *address,

@@ -50,19 +50,21 @@ static inline void vma_start_write(struct vm_area_struct *vma)
 }
 #endif
 
-#if EXMAP_KERNEL < KERNEL_VERSION(6, 11, 0)
-/* Returns the lock of the page table that contains the entry @pte. It came with 6.11. */
-static inline spinlock_t *ptep_lockptr(struct mm_struct *mm, pte_t *pte)
+/*
+ * Returns the lock of a page table, of which @table is the struct page. Unlike pte_lockptr(), this
+ * needs no pmd_t to read again; unlike ptep_lockptr(), it need not find the struct page.
+ */
+static inline spinlock_t *exmap_table_lock(struct mm_struct *mm, struct page *table)
 {
-#if !USE_SPLIT_PTE_PTLOCKS
+#if EXMAP_KERNEL < KERNEL_VERSION(6, 12, 0) ? !USE_SPLIT_PTE_PTLOCKS : \
+	!IS_ENABLED(CONFIG_SPLIT_PTE_PTLOCKS)
 	return &mm->page_table_lock;
 #elif EXMAP_KERNEL < KERNEL_VERSION(6, 6, 0)
-	return ptlock_ptr(virt_to_page(pte));
+	return ptlock_ptr(table);
 #else
-	return ptlock_ptr(virt_to_ptdesc(pte));
+	return ptlock_ptr(page_ptdesc(table));
 #endif
 }
-#endif
 
 /*
  * EXMAP_VMA_POLICY keeps NUMA balancing away from a VMA. NUMA balancing would make the PTEs

@@ -47,6 +47,19 @@ static inline struct exmap *exmap_of_any(const struct file *file)
 }
 
 /**
+ * exmap_is_ours - whether this process has opened a file
+ * @file: an open file of the device
+ *
+ * Return: true if so. Others may not use it.
+ */
+static inline bool exmap_is_ours(const struct file *file)
+{
+	struct exmap_file *owner = file->private_data;
+
+	return likely(owner->mm == current->mm);
+}
+
+/**
  * exmap_of - the exmap of a file of this process
  * @file: an open file of the device
  *
@@ -54,11 +67,7 @@ static inline struct exmap *exmap_of_any(const struct file *file)
  */
 static inline struct exmap *exmap_of(const struct file *file)
 {
-	struct exmap_file *owner = file->private_data;
-
-	if (unlikely(owner->mm != current->mm))
-		return ERR_PTR(-EPERM);
-	return exmap_of_any(file);
+	return exmap_is_ours(file) ? exmap_of_any(file) : ERR_PTR(-EPERM);
 }
 
 /**

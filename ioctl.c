@@ -203,17 +203,18 @@ static noinline int exmap_fadvise_range(struct exmap *exmap, loff_t offset, loff
 int exmap_fadvise(struct file *file, loff_t offset, loff_t len, int advice)
 {
 	const int what = advice & ~(EXMAP_MAX_INTERFACES - 1);
-	struct exmap *exmap = exmap_of(file);
 	struct exmap_interface *interface;
+	struct exmap *exmap;
 
-	if (IS_ERR(exmap))
-		return PTR_ERR(exmap);
+	if (!exmap_is_ours(file))
+		return -EPERM;
+	exmap = exmap_of_any(file);
 	if (!exmap_ready(exmap))
 		return -EBADF;
 	/* The short way is for interfaces that exist: the long one makes them, after all checks. */
 	interface = exmap_nth_interface(exmap, advice & (EXMAP_MAX_INTERFACES - 1));
 	if (interface && exmap_interface_used(interface) &&
-	    len == PAGE_SIZE && PAGE_ALIGNED(offset) && offset >= 0) {
+	    len == PAGE_SIZE && !(offset & ~(LLONG_MAX & PAGE_MASK))) {
 		if (what == EXMAP_ADVICE(EXMAP_OP_ALLOC, 0, 0))
 			return exmap_alloc_page(exmap, interface, offset >> PAGE_SHIFT);
 		if (what == EXMAP_ADVICE(EXMAP_OP_FREE, 0, 0))
@@ -391,10 +392,11 @@ static noinline long exmap_call_quarantine(struct exmap *exmap, unsigned long pa
  */
 long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
-	struct exmap *exmap = exmap_of(file);
+	struct exmap *exmap;
 
-	if (IS_ERR(exmap))
-		return PTR_ERR(exmap);
+	if (!exmap_is_ours(file))
+		return -EPERM;
+	exmap = exmap_of_any(file);
 	/* None is inlined: the others would make ACTION save registers, and take stack. */
 	if (likely(cmd == EXMAP_IOCTL_ACTION))
 		return exmap_call_action(exmap, (const void __user *)arg);

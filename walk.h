@@ -131,7 +131,7 @@ static inline bool exmap_walk_table(struct exmap_walk *walk, unsigned long addre
 	if (exmap_pmd_is_none(value) || !exmap_marks_find(&leaf->marks, address, &walk->marks))
 		return false;
 	walk->table = exmap_table(value);
-	walk->lock = ptep_lockptr(walk->exmap->mm, walk->table);
+	walk->lock = exmap_table_lock(walk->exmap->mm, exmap_table_page(value));
 	walk->region = address >> PMD_SHIFT;
 	spin_lock(walk->lock);
 	__release(walk->lock);
