@@ -22,6 +22,7 @@
 # make growth        does that cost grow with surface, interfaces, exmaps or pool?
 # make lines         how many cache lines each call reads and writes; needs qemu-plugin.h
 # make contention    what two threads do compared with one
+# make sharing       what threads save that share TLB flushes
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 DESTDIR ?=
@@ -208,6 +209,9 @@ lines:
 contention:
 	bench/contention
 
+sharing:
+	bench/sharing
+
 bench-host: programs
 	./bench/host
 
@@ -229,5 +233,5 @@ vm:
 	vm/run -l -- bash
 
 .PHONY: all module programs no-sqlite install install-dev dkms-source kernel-hook dkms-install
-.PHONY: dkms-remove rpm clean demo figures budget cost cost-arm64 growth lines contention bench-host
-.PHONY: check check-package style sparse vm
+.PHONY: dkms-remove rpm clean demo figures budget cost cost-arm64 growth lines contention sharing
+.PHONY: bench-host check check-package style sparse vm

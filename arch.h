@@ -40,7 +40,10 @@ DECLARE_STATIC_CALL(exmap_flush_tlb_mm_range, flush_tlb_mm_range);
 
 /* tlb_single_page_flush_ceiling, Linux 6.1 to 7.3 */
 #define EXMAP_FLUSH_SINGLE 33
+/* bench/sharing also builds exmap with 0. */
+#ifndef EXMAP_FLUSH_SHARED
 #define EXMAP_FLUSH_SHARED 1
+#endif
 #define EXMAP_VM_REFUSED 0
 
 /* PTEs are used without paravirt_ops: Xen PV, which needs them, is refused. */

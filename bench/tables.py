@@ -3,7 +3,7 @@
 """
 Turn what bench/measure has measured into tables.
 
-    bench/tables.py budget|contention|cost|growth|lines
+    bench/tables.py budget|contention|cost|growth|lines|sharing
         reads from standard input what bench/measure printed, and prints Markdown; for lines, a
         line "touched" follows, and what lines-plugin.c wrote
     bench/tables.py figure8|figure9|figure10|shootdowns|bufferpool
@@ -302,6 +302,27 @@ def lines():
     yield line("all", *(f"{lines / 512:.2f}" for lines in sums))
 
 
+def sharing():
+    """What threads save that share flushes, compared with those that do not in the same round."""
+    found = sections()
+    cells = {}
+    for name in ("exmap", "alone"):
+        for _, threads, batch, rate, interrupts in found[name]:
+            if threads.isdigit():
+                cells.setdefault((int(threads), int(batch)), {}).setdefault(name, []).append(
+                    (float(rate), float(interrupts)))
+    yield from heading("threads", "pages per call", "interrupts per page: alone", "shared",
+                       "million pages/s: alone", "shared", "ratio: median", "least", "most")
+    for (threads, batch), runs in sorted(cells.items()):
+        median = {name: [part([run[i] for run in rounds], 0.5) for i in (0, 1)]
+                  for name, rounds in runs.items()}
+        ratios = [ours[0] / other[0] for ours, other in zip(runs["exmap"], runs["alone"])]
+        yield line(str(threads), str(batch),
+                   *(f"{median[name][1]:.4f}" for name in ("alone", "exmap")),
+                   *(f"{median[name][0] / 1e6:.2f}" for name in ("alone", "exmap")),
+                   *(f"{part(ratios, share):.2f}" for share in (0.5, 0, 1)))
+
+
 def read_csv(name):
     """The heading and the other rows of a file."""
     with open(name, encoding="utf-8", newline="") as file:
@@ -420,7 +441,7 @@ def summary():
         f"one TLB shootdown frees them.", 90)
 
 
-TABLES = (budget, contention, cost, growth, lines, figure8, figure9, figure10, shootdowns,
+TABLES = (budget, contention, cost, growth, lines, sharing, figure8, figure9, figure10, shootdowns,
           bufferpool, summary)
 
 
