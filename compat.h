@@ -50,9 +50,15 @@ static inline void vma_start_write(struct vm_area_struct *vma)
 }
 #endif
 
-/*
- * Returns the lock of a page table, of which @table is the struct page. Unlike pte_lockptr(), this
- * needs no pmd_t to read again; unlike ptep_lockptr(), it need not find the struct page.
+/**
+ * exmap_table_lock - find the PTE lock of a page table
+ * @mm: the mm that owns the page table
+ * @table: the struct page of the page table
+ *
+ * Unlike pte_lockptr(), this does not read the pmd_t again. Unlike ptep_lockptr(), it does not have
+ * to find the struct page.
+ *
+ * Return: the lock.
  */
 static inline spinlock_t *exmap_table_lock(struct mm_struct *mm, struct page *table)
 {
