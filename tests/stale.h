@@ -14,6 +14,15 @@
 
 #define STALE_WORD 0x5741e5741e5741e5
 
+/*
+ * Pages of its own that the writer uses all the time, so that QEMU gives its CPU a large TLB. On
+ * arm64, a flush of one page empties a TLB with fewer than 256 entries. Then no test could see that
+ * exmap left another page out.
+ */
+#define STALE_OWN_PAGES 256
+
+static volatile char stale_own[STALE_OWN_PAGES * PAGE];
+
 struct stale_writer {
 	volatile uint64_t *where;
 	pthread_t thread;
@@ -39,6 +48,8 @@ static void *stale_write(void *arg)
 				atomic_fetch_add(&w->rounds, 1);
 				for (int i = 0; i < 100; i++)
 					*w->where = STALE_WORD;
+				for (int i = 0; i < STALE_OWN_PAGES; i++)
+					stale_own[i * PAGE] = 1;
 				if (atomic_load(&w->stop))
 					break;
 			}
