@@ -5,7 +5,7 @@
  * and which page frames hold entries and page tables.
  */
 #include "batch.h"
-#include "lines.h"
+#include "mark.h"
 
 #define TOTAL 4096U	/* pages of the pool; and per round */
 #define BATCH 512U
@@ -15,16 +15,6 @@
 
 static struct exmap exmap;
 static struct exmap_interface interface;
-
-static void begin(unsigned int measurement)
-{
-	*(volatile char *)(LINES_MARK + measurement) = 1;
-}
-
-static void end(void)
-{
-	*(volatile char *)LINES_MARK = 1;
-}
 
 /* Calls for all pages of a round, each @stride pages after the one before. */
 static void sweep(unsigned int measurement, unsigned int opcode, unsigned int stride)
@@ -37,10 +27,10 @@ static void sweep(unsigned int measurement, unsigned int opcode, unsigned int st
 		for (i = 0; i < BATCH; i++)
 			exmap_batch_add(&interface, (uint64_t)(done + i) * stride, 1);
 		if (measurement)
-			begin(measurement);
+			mark_begin(measurement);
 		failed = exmap_batch_run(&interface, opcode, 0);
 		if (measurement)
-			end();
+			mark_end();
 		if (failed)
 			bench_fail_with("a call", failed);
 	}
@@ -124,16 +114,15 @@ int main(int argc, char **argv)
 	backing = open(argv[1], O_RDONLY | O_DIRECT);
 	if (backing < 0)
 		bench_fail_with(argv[1], -errno);
-	if (mmap((void *)LINES_MARK, LINES_MARK_SIZE, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_POPULATE, -1, 0) !=
-	    (void *)LINES_MARK)
-		bench_fail_with("the address for marks", -errno);
+	err = mark_map();
+	if (err)
+		bench_fail_with("the address for marks", err);
 	err = exmap_open(&exmap, TOTAL * STRIDE, TOTAL, 1, backing, 0);
 	if (!err)
 		err = exmap_attach(&exmap, &interface);
 	if (err)
 		bench_fail_with("an exmap", err);
-	end();
+	mark_end();
 
 	measure("alloc", EXMAP_OP_ALLOC, 1);
 	measure("alloc", EXMAP_OP_ALLOC, STRIDE);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * A plugin for QEMU that lists the cache lines that a machine reads and writes while a measurement
- * is under way. lines.h says how a program in the machine begins and ends one.
+ * is under way. mark.h says how a program in the machine begins and ends one.
  *
  * Its argument out=FILE names the file that it writes, with a row for each line:
  *   call,measurement,line,address,read,written
@@ -17,7 +17,7 @@
 
 #include <qemu-plugin.h>
 
-#include "lines.h"
+#include "mark.h"
 
 #define LINE_SIZE 64
 #define MAX_LINES (1U << 18)	/* a power of two */
@@ -90,8 +90,8 @@ static void access_cb(unsigned int cpu, qemu_plugin_meminfo_t info, uint64_t add
 
 	(void)cpu;
 	(void)data;
-	if (store && address - LINES_MARK < LINES_MARK_SIZE)
-		mark(address - LINES_MARK);
+	if (store && address - MARK_ADDRESS < MARK_SIZE)
+		mark(address - MARK_ADDRESS);
 	else if (measurement) {
 		physical = qemu_plugin_get_hwaddr(info, address);
 		if (!physical || qemu_plugin_hwaddr_is_io(physical))

@@ -5,7 +5,7 @@ Turn what bench/measure has measured into tables.
 
     bench/tables.py budget|contention|cost|growth|lines|sharing
         reads from standard input what bench/measure printed, and prints Markdown; for lines, a
-        line "touched" follows, and what lines-plugin.c wrote
+        line "counted" follows, and what lines-plugin.c wrote
     bench/tables.py figure8|figure9|figure10|shootdowns|bufferpool
         reads NAME.csv in the current directory, and prints a text for people
     bench/tables.py summary
@@ -282,7 +282,7 @@ def lines():
     found = sections()
     frames = {int(row[2], 16): row[1] for row in found["lines"] if row[0] == "frame"}
     calls = {}
-    for call, measurement, *touched in found["touched"]:
+    for call, measurement, *touched in found["counted"]:
         calls.setdefault((measurement, int(call)), []).append(touched)
     columns = {}
     for _, number, call, stride in (row for row in found["lines"] if row[0] == "measurement"):
