@@ -21,6 +21,7 @@
 # make cost          what every call costs; make cost-arm64: on an emulated arm64
 # make growth        does that cost grow with surface, interfaces, exmaps or pool?
 # make lines         how many cache lines each call reads and writes; needs qemu-plugin.h
+# make tlbi          how many TLB invalidations each freed page takes on arm64; the same need
 # make contention    what two threads do compared with one
 # make sharing       what threads save that share TLB flushes
 
@@ -47,7 +48,7 @@ CHECK_LIBS = $(shell pkg-config --cflags --libs check liburing) -laio
 TESTS_CXX = $(patsubst %.c,%-cxx,$(wildcard tests/user*.c))
 TESTS = test-exmap $(patsubst %.c,%,$(wildcard tests/*.c)) $(TESTS_CXX)
 BENCHES = test-bench-alloc test-bench-steal test-bench-steal-same \
-	$(addprefix bench/,bench-read bench-cost bench-growth bench-lines)
+	$(addprefix bench/,bench-read bench-cost bench-growth bench-lines bench-tlbi)
 EXAMPLES = examples/bufferpool
 # What programs include, and where below include/.
 USER_HEADERS = linux/exmap.h exmap_user.h exmap_open.h exmap_size.h exmap_madvise.h
@@ -206,6 +207,10 @@ growth:
 lines:
 	bench/lines || [ $$? = 77 ]
 
+# 77: skipped
+tlbi:
+	bench/tlbi || [ $$? = 77 ]
+
 contention:
 	bench/contention
 
@@ -233,5 +238,5 @@ vm:
 	vm/run -l -- bash
 
 .PHONY: all module programs no-sqlite install install-dev dkms-source kernel-hook dkms-install
-.PHONY: dkms-remove rpm clean demo figures budget cost cost-arm64 growth lines contention sharing
-.PHONY: bench-host check check-package style sparse vm
+.PHONY: dkms-remove rpm clean demo figures budget cost cost-arm64 growth lines tlbi contention
+.PHONY: sharing bench-host check check-package style sparse vm

@@ -3,9 +3,9 @@
 """
 Turn what bench/measure has measured into tables.
 
-    bench/tables.py budget|contention|cost|growth|lines|sharing
-        reads from standard input what bench/measure printed, and prints Markdown; for lines, a
-        line "counted" follows, and what lines-plugin.c wrote
+    bench/tables.py budget|contention|cost|growth|lines|sharing|tlbi
+        reads from standard input what bench/measure printed, and prints Markdown; for lines and
+        tlbi, a line "counted" follows, and what the plugin of QEMU wrote
     bench/tables.py figure8|figure9|figure10|shootdowns|bufferpool
         reads NAME.csv in the current directory, and prints a text for people
     bench/tables.py summary
@@ -119,6 +119,16 @@ LINE_ROWS = (  # kind, name
               "its slots and requests"),
     ("struct", "`struct page`: whether others hold the page"),
     ("rest", "all else: stacks, locks, counters, and what the kernel reads and writes"),
+)
+TLBI_COLUMNS = (  # way, strides, name
+    ("single", (1,), "adjacent pages"),
+    ("single", (2,), "every 2nd page"),
+    ("single", (3,), "every 3rd"),
+    ("single", (16,), "every 16th"),
+    ("single", (512,), "every 512th"),
+    ("deferred", (1, 2, 3, 16, 512), "deferred"),
+    ("run", (1, 2, 3, 16, 512), "one run"),
+    ("mixed", (1, 2, 3, 16, 512), "runs of 1 to 4"),
 )
 MEMORY_ROWS = (  # what, size, name
     ("memory-surface", 4096, "a page of a surface of 4 TiB that was never used"),
@@ -323,6 +333,38 @@ def sharing():
                    *(f"{part(ratios, share):.2f}" for share in (0.5, 0, 1)))
 
 
+def tlbi_cell(counts, pages):
+    """TLBIs per page, the most of several calls of so many pages, and what is wrong with them."""
+    cell = f"{max(sum(count) for count in counts) / pages:.3f}"
+    if any(sum(count) > 1.1 * pages for count in counts):
+        cell += ": missed"
+    # If no TLBI is of more than one page, each page needs its own.
+    if any(by_page < pages for by_page, ranges, everything in counts if not ranges + everything):
+        cell += ": too few"
+    return cell
+
+
+def tlbi():
+    """How many TLBIs each freed page takes on arm64."""
+    found = sections()
+    rounds = collections.defaultdict(list)
+    for measurement, *count in found["counted"]:
+        rounds[measurement].append([int(number) for number in count])
+    # The least of several rounds: in the others the kernel has flushed something, too.
+    least = {(way, int(pages), int(stride)): min(rounds[number], key=sum)
+             for number, way, pages, stride in found["tlbi"]}
+
+    yield from heading("pages per call", *(name for *_, name in TLBI_COLUMNS))
+    for pages in sorted({pages for _, pages, _ in least}):
+        yield line(str(pages),
+                   *(tlbi_cell([least[way, pages, stride][:3] for stride in strides], pages)
+                     for way, strides, _ in TLBI_COLUMNS))
+    syncs = max(count[3] for count in least.values())
+    if syncs:
+        yield ""
+        yield f"Besides, the kernel executes {syncs} TLBI of address 0 in each call."
+
+
 def read_csv(name):
     """The heading and the other rows of a file."""
     with open(name, encoding="utf-8", newline="") as file:
@@ -441,8 +483,8 @@ def summary():
         f"one TLB shootdown frees them.", 90)
 
 
-TABLES = (budget, contention, cost, growth, lines, sharing, figure8, figure9, figure10, shootdowns,
-          bufferpool, summary)
+TABLES = (budget, contention, cost, growth, lines, sharing, tlbi, figure8, figure9, figure10,
+          shootdowns, bufferpool, summary)
 
 
 def apart(files):
