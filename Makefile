@@ -37,7 +37,8 @@ MODULE_SOURCES = driver.c ioctl.c fdinfo.c locks.c resize.c trim.c setup.c uring
 	landing.c transfer.c surface.c memory.c free.c prepare.c gate.c refill.c reclaim.c quarantine.c \
 	shootdown.c tables.c stock.c pinned.c reading.c pool.c token.c queue.c charge.c ksyms.c \
 	arm64.c trace.c \
-	exmap.h file.h entry.h io.h pool.h reading.h walk.h ksyms.h trace.h compat.h arch.h version.h
+	exmap.h file.h entry.h io.h pool.h quarantine.h reading.h walk.h ksyms.h trace.h compat.h arch.h \
+	version.h
 
 CFLAGS ?= -O2 -g
 override CFLAGS += -std=gnu11 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -I. -pthread

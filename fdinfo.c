@@ -7,6 +7,7 @@
 #include "compat.h"
 #include "exmap.h"
 #include "pool.h"
+#include "quarantine.h"
 
 static void exmap_counts_add(struct exmap_counts *sum, const struct exmap_counts *counts)
 {

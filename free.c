@@ -14,6 +14,7 @@
 #include "entry.h"
 #include "exmap.h"
 #include "pool.h"
+#include "quarantine.h"
 #include "trace.h"
 #include "walk.h"
 

@@ -11,6 +11,7 @@
 #include "entry.h"
 #include "exmap.h"
 #include "pool.h"
+#include "quarantine.h"
 #include "reading.h"
 #include "trace.h"
 #include "walk.h"

@@ -9,6 +9,7 @@
 #include "compat.h"
 #include "exmap.h"
 #include "pool.h"
+#include "quarantine.h"
 #include "walk.h"
 
 /**

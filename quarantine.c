@@ -13,6 +13,7 @@
 #include "compat.h"
 #include "exmap.h"
 #include "pool.h"
+#include "quarantine.h"
 #include "walk.h"
 
 /* log2 of the number of hashes in a quarantine's index. */

@@ -10,6 +10,7 @@
 #include "compat.h"
 #include "exmap.h"
 #include "pool.h"
+#include "quarantine.h"
 
 /* All pools that may have pages. The shrinker looks at the first one next. */
 static LIST_HEAD(exmap_pools);

@@ -13,6 +13,7 @@
 #include "compat.h"
 #include "exmap.h"
 #include "pool.h"
+#include "quarantine.h"
 #include "trace.h"
 
 /* Ask the system for at least this many pages at once. */

@@ -6,6 +6,7 @@
 #include "compat.h"
 #include "exmap.h"
 #include "pool.h"
+#include "quarantine.h"
 
 /*
  * Give at most @want pages back to the system: from one interface, and a bundle of the depot if

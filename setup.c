@@ -13,6 +13,7 @@
 #include "compat.h"
 #include "exmap.h"
 #include "pool.h"
+#include "quarantine.h"
 #include "reading.h"
 #include "trace.h"
 
