@@ -329,7 +329,7 @@ def sharing():
         ratios = [ours[0] / other[0] for ours, other in zip(runs["exmap"], runs["alone"])]
         yield line(str(threads), str(batch),
                    *(f"{median[name][1]:.4f}" for name in ("alone", "exmap")),
-                   *(f"{median[name][0] / 1e6:.2f}" for name in ("alone", "exmap")),
+                   *(f"{median[name][0] / 1e6:.3f}" for name in ("alone", "exmap")),
                    *(f"{part(ratios, share):.2f}" for share in (0.5, 0, 1)))
 
 
