@@ -18,6 +18,7 @@
 #include <qemu-plugin.h>
 
 #include "mark.h"
+#include "plugin.h"
 
 #define LINE_SIZE 64
 #define MAX_LINES (1U << 18)	/* a power of two */
@@ -119,16 +120,11 @@ static void translate_cb(qemu_plugin_id_t id, struct qemu_plugin_tb *block)
 QEMU_PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int argc,
 					   char **argv)
 {
-	if (!info->system_emulation || info->system.max_vcpus != 1 || argc != 1 ||
-	    strncmp(argv[0], "out=", 4)) {
-		fprintf(stderr, "lines-plugin: needs out=FILE, and a machine with one processor\n");
+	out = plugin_output(info->system_emulation && info->system.max_vcpus == 1,
+			    argc, argv,
+			    "lines-plugin: needs out=FILE, and a machine with one processor");
+	if (!out)
 		return 1;
-	}
-	out = fopen(argv[0] + 4, "w");
-	if (!out) {
-		perror(argv[0] + 4);
-		return 1;
-	}
 	qemu_plugin_register_vcpu_tb_trans_cb(id, translate_cb);
 	return 0;
 }

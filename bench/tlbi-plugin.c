@@ -18,6 +18,7 @@
 #include <qemu-plugin.h>
 
 #include "mark.h"
+#include "plugin.h"
 
 QEMU_PLUGIN_EXPORT int qemu_plugin_version = QEMU_PLUGIN_VERSION;
 
@@ -105,17 +106,12 @@ static void translate_cb(qemu_plugin_id_t id, struct qemu_plugin_tb *block)
 QEMU_PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int argc,
 					   char **argv)
 {
-	if (!info->system_emulation || strcmp(info->target_name, "aarch64") ||
-	    info->system.max_vcpus != 1 || argc != 1 || strncmp(argv[0], "out=", 4)) {
-		fprintf(stderr, "tlbi-plugin: needs out=FILE, and an arm64 machine with one "
-			"processor\n");
+	out = plugin_output(info->system_emulation && !strcmp(info->target_name, "aarch64") &&
+			    info->system.max_vcpus == 1,
+			    argc, argv,
+			    "tlbi-plugin: needs out=FILE, and an arm64 machine with one processor");
+	if (!out)
 		return 1;
-	}
-	out = fopen(argv[0] + 4, "w");
-	if (!out) {
-		perror(argv[0] + 4);
-		return 1;
-	}
 	qemu_plugin_register_vcpu_tb_trans_cb(id, translate_cb);
 	return 0;
 }
