@@ -380,14 +380,18 @@ struct exmap_watch {
  * @join_lock: guards @start and @end
  * @start: first address of all ranges whose owners wait for the next flush
  * @end: first address after them; 0 if nobody waits. May be read without @join_lock
- * @nr: number of flushes that somebody waited for; changed under @join_lock, with the lock of the
- *	flush held (i_mmap_rwsem of exmap->mapping), and read under either
+ * @begun: number of flushes that somebody waited for; changed under @join_lock, with the lock of
+ *	the flush held (i_mmap_rwsem of exmap->mapping), and read under either
+ * @done: how many of them are over; written with the lock of the flush held
+ * @wait: those who wait for @done
  */
 struct exmap_shared_flush {
 	spinlock_t join_lock;
 	unsigned long start;
 	unsigned long end;
-	u64 nr;
+	u64 begun;
+	u64 done;
+	wait_queue_head_t wait;
 };
 
 enum exmap_gate {

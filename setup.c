@@ -28,6 +28,7 @@ void exmap_locks_init(struct exmap *exmap)
 	mutex_init(&exmap->lock);
 	mutex_init(&exmap->reap_lock);
 	spin_lock_init(&exmap->flush.join_lock);
+	init_waitqueue_head(&exmap->flush.wait);
 	spin_lock_init(&exmap->gate_lock);
 	spin_lock_init(&exmap->pool.lock);
 	init_rwsem(&exmap->pool.transit);

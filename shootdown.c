@@ -9,6 +9,7 @@
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/rwsem.h>
+#include <linux/wait.h>
 
 #include "arch.h"
 #include "compat.h"
@@ -94,51 +95,70 @@ static __always_inline void exmap_shootdown_send(struct exmap *exmap, unsigned l
 	exmap_invalidate_end(&range);
 }
 
-/* Flush a range, and those of all who wait for this flush. Its lock is held for writing. */
+/*
+ * Flush a range, and those of all who have joined the next flush, and wake them. The lock of the
+ * flush is held for writing, and is released.
+ */
 static noinline void exmap_shootdown_lead(struct exmap *exmap, unsigned long start,
 					  unsigned long end)
 {
 	struct exmap_shared_flush *flush = &exmap->flush;
+	u64 begun;
 
 	/* Pairs with exmap_shootdown_join(): their PTEs are cleared before this flush begins. */
 	spin_lock(&flush->join_lock);
 	start = min(start, flush->start);
 	end = max(end, flush->end);
 	WRITE_ONCE(flush->end, 0);
-	flush->nr++;
+	begun = ++flush->begun;
 	spin_unlock(&flush->join_lock);
+
 	exmap_shootdown_send(exmap, start, end, exmap_pages_at(NULL, 0));
+
+	/* Pairs with exmap_shootdown_join(): the flush is over before its caller goes on. */
+	smp_store_release(&flush->done, begun);
+	exmap_flush_unlock(exmap);
+	wake_up_all(&flush->wait);
 }
 
 /*
  * exmap_shootdown() while another flush is under way. That flush may have passed some CPUs already,
- * so wait for the next one. The first who gets its lock does it for all who have joined by then.
+ * so wait for the next one. The first who joins it does it for all. Only this one waits for the
+ * lock: if all did, they would get it one after another, only to see that their flush is done.
  *
  * The order of memory accesses: join_lock orders the caller's cleared PTEs before the flush. The
- * flush has a full barrier. Its lock, which the leader releases after the flush, orders the flush
- * before what the caller does with the pages: it reads their reference counts, and reuses them.
+ * flush has a full barrier. The release and the acquire of ->done order the flush before what the
+ * caller does with the pages: it reads their reference counts, and reuses them.
  */
 static noinline bool exmap_shootdown_join(struct exmap *exmap, unsigned long start,
 					  unsigned long end)
 {
 	struct exmap_shared_flush *flush = &exmap->flush;
-	bool leads;
-	u64 nr;
+	bool first;
+	u64 mine;
 
 	/* Pairs with exmap_shootdown_lead(). */
 	spin_lock(&flush->join_lock);
-	flush->start = flush->end ? min(flush->start, start) : start;
+	first = !flush->end;
+	flush->start = first ? start : min(flush->start, start);
 	/* Pairs with exmap_shootdown(), which reads it without the lock. */
 	WRITE_ONCE(flush->end, max(flush->end, end));
-	nr = flush->nr;
+	mine = flush->begun + 1;
 	spin_unlock(&flush->join_lock);
 
-	exmap_flush_lock(exmap);
-	leads = flush->nr == nr;
-	if (leads)
-		exmap_shootdown_lead(exmap, start, end);
-	exmap_flush_unlock(exmap);
-	return leads;
+	if (first) {
+		exmap_flush_lock(exmap);
+		if (flush->begun < mine) {
+			exmap_shootdown_lead(exmap, start, end);
+			return true;
+		}
+		/* A caller that did not have to wait for the lock has done it. */
+		exmap_flush_unlock(exmap);
+		return false;
+	}
+	/* Pairs with exmap_shootdown_lead(). */
+	wait_event(flush->wait, smp_load_acquire(&flush->done) >= mine);
+	return false;
 }
 
 /**
@@ -180,10 +200,11 @@ bool exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end
 	 * Pairs with exmap_shootdown_join(). If it misses somebody who joins now, that caller takes
 	 * the lock of the flush next, and finds that nobody has done its flush.
 	 */
-	if (likely(!READ_ONCE(flush->end)))
-		exmap_shootdown_send(exmap, start, end, pages);
-	else
+	if (unlikely(READ_ONCE(flush->end))) {
 		exmap_shootdown_lead(exmap, start, end);
+		return true;
+	}
+	exmap_shootdown_send(exmap, start, end, pages);
 	exmap_flush_unlock(exmap);
 	return true;
 }

@@ -192,19 +192,23 @@ struct crowd {
 
 #define CROWD ((int)(sizeof(((struct crowd *)0)->threads) / sizeof(pthread_t)))
 
-/* Write to the page of each thread, again and again. */
+/*
+ * Write zeros to the page of each thread, again and again. The kernel does it, because a write of
+ * ours to a page that is not there would be a signal, and QEMU empties the TLB for each.
+ */
 static void *crowd_write(void *arg)
 {
 	struct crowd *c = arg;
-	volatile int i;
+	int zero = open("/dev/zero", O_RDONLY);
 
 	run_on(0);
 	while (!atomic_load(&c->stop)) {
-		for (i = 0; i < CROWD; i++)
-			if (!sigsetjmp(stale_jump, 0))
-				*(volatile uint64_t *)(c->ex->surface + i * PAGE) = STALE_WORD;
+		for (int i = 0; i < CROWD; i++)
+			if (read(zero, c->ex->surface + i * PAGE, sizeof(uint64_t)) < 0)
+				ck_assert_int_eq(errno, EFAULT);
 		atomic_fetch_add(&c->rounds, 1);
 	}
+	close(zero);
 	return NULL;
 }
 
@@ -220,7 +224,7 @@ static void *crowd_free(void *arg)
 	unsigned long seen;
 
 	run_on(me % sysconf(_SC_NPROCESSORS_ONLN));
-	for (int round = scaled(20); round; round--) {
+	for (int round = scaled(40); round; round--) {
 		ck_assert_int_eq(alloc(c->ex, me, me, 1), 1);
 		seen = atomic_load(&c->rounds);
 		while (atomic_load(&c->rounds) < seen + 2)
@@ -242,10 +246,8 @@ static void *crowd_free(void *arg)
 TEST(stale_tlb_entries_of_threads_that_share_a_flush)
 {
 	struct crowd c = { .ex = exmap_new(MIB, CROWD, CROWD) };
-	struct sigaction sa = { .sa_handler = stale_segv, .sa_flags = SA_NODEFER };
 	pthread_t writer;
 
-	assert_ok(sigaction(SIGSEGV, &sa, NULL));
 	ck_assert(!pthread_create(&writer, NULL, crowd_write, &c));
 	for (int i = 0; i < CROWD; i++)
 		ck_assert(!pthread_create(&c.threads[i], NULL, crowd_free, &c));
@@ -255,7 +257,7 @@ TEST(stale_tlb_entries_of_threads_that_share_a_flush)
 	pthread_join(writer, NULL);
 	ck_assert_int_eq(atomic_load(&c.caught), 0);
 	/* Each FREE had a page to flush, but some shared. */
-	ck_assert_int_le(fdinfo(c.ex->fd, "flushes"), 2 * CROWD * scaled(20));
+	ck_assert_int_le(fdinfo(c.ex->fd, "flushes"), 2 * CROWD * scaled(40));
 }
 
 int main(int argc, char **argv)
