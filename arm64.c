@@ -4,6 +4,7 @@
  * memory for the marks of PTEs.
  */
 #include <linux/gfp.h>
+#include <linux/kmemleak.h>
 #include <linux/mm.h>
 #include <linux/mm_types.h>
 #include <linux/mmu_notifier.h>
@@ -111,10 +112,13 @@ static unsigned long **exmap_marks_gib(struct exmap_leaf_marks *of, unsigned lon
 		return NULL;
 	/* Publish the zeroed array. Pairs with the reads here and in exmap_marks_find(). */
 	gib = cmpxchg(place, NULL, made);
-	if (!gib)
-		return made;
-	kfree(made);
-	return gib;
+	if (gib) {
+		kfree(made);
+		return gib;
+	}
+	/* The only pointer to it is in a page, where kmemleak does not look. */
+	kmemleak_not_leak(made);
+	return made;
 }
 
 /* See arch.h. */
