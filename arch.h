@@ -40,7 +40,7 @@ DECLARE_STATIC_CALL(exmap_flush_tlb_mm_range, flush_tlb_mm_range);
 
 /* tlb_single_page_flush_ceiling, Linux 6.1 to 7.3 */
 #define EXMAP_FLUSH_SINGLE 33
-/* bench/sharing also builds exmap with 0. */
+/* Another value may come from KCFLAGS: bench/sharing also builds exmap with 0. */
 #ifndef EXMAP_FLUSH_SHARED
 #define EXMAP_FLUSH_SHARED 1
 #endif
@@ -335,7 +335,9 @@ DECLARE_STATIC_CALL(exmap_sme_do_dvmsync, sme_do_dvmsync);
 /* The kernel flushes everything if a range has 512 pages or more (MAX_DVM_OPS). */
 #define EXMAP_FLUSH_SINGLE 511
 /* A flush interrupts nobody, and flushes of several CPUs do not disturb each other. */
+#ifndef EXMAP_FLUSH_SHARED
 #define EXMAP_FLUSH_SHARED 0
+#endif
 /* exmap does not keep the instruction cache in step with the pages. */
 #define EXMAP_VM_REFUSED VM_EXEC
 

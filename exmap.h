@@ -85,9 +85,9 @@
  *     mutex              freeing leaves
  *   i_mmap_rwsem         the kernel's; during a flush   interface->lock,               S
  *     of exmap->mapping  no MMU notifier registers,     quarantine->lock, reap_lock
- *                        and on x86-64 nobody else
- *                        flushes
- *   flush.join_lock      who waits for the next flush   the above
+ *                        and on x86-64 no other caller
+ *                        of exmap_shootdown() flushes
+ *   flush.join_lock      who has joined the next flush  the above
  *     spinlock
  *   PTE lock             PTEs of one page table, and    mmap_lock, interface->lock,
  *     spinlock           their marks                    quarantine->lock, reap_lock
@@ -377,21 +377,17 @@ struct exmap_watch {
 
 /**
  * struct exmap_shared_flush - flushes that threads share; see exmap_shootdown()
- * @join_lock: guards @start and @end
- * @start: first address of all ranges whose owners wait for the next flush
- * @end: first address after them; 0 if nobody waits. May be read without @join_lock
- * @begun: number of flushes that somebody waited for; changed under @join_lock, with the lock of
- *	the flush held (i_mmap_rwsem of exmap->mapping), and read under either
- * @done: how many of them are over; written with the lock of the flush held
- * @wait: those who wait for @done
+ * @join_lock: guards the other fields
+ * @start: first address of all ranges whose owners have joined the next flush
+ * @end: first address after them; 0 if nobody has joined. May be read without @join_lock; becomes
+ *	0 only with the lock of the flush held (i_mmap_rwsem of exmap->mapping)
+ * @joined: list of those who wait for the next flush
  */
 struct exmap_shared_flush {
 	spinlock_t join_lock;
 	unsigned long start;
 	unsigned long end;
-	u64 begun;
-	u64 done;
-	wait_queue_head_t wait;
+	struct list_head joined;
 };
 
 enum exmap_gate {

@@ -28,7 +28,6 @@ void exmap_locks_init(struct exmap *exmap)
 	mutex_init(&exmap->lock);
 	mutex_init(&exmap->reap_lock);
 	spin_lock_init(&exmap->flush.join_lock);
-	init_waitqueue_head(&exmap->flush.wait);
 	spin_lock_init(&exmap->gate_lock);
 	spin_lock_init(&exmap->pool.lock);
 	init_rwsem(&exmap->pool.transit);
@@ -63,6 +62,7 @@ struct exmap *exmap_create(void)
 	refcount_set(&exmap->refs, 1);
 	exmap_locks_init(exmap);
 	init_waitqueue_head(&exmap->gate_wait);
+	INIT_LIST_HEAD(&exmap->flush.joined);
 	exmap->quarantine_size = EXMAP_QUARANTINE_DEFAULT;
 	/* The mm stays allocated until the last file is closed, possibly by a child process. */
 	exmap->mm = current->mm;

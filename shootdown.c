@@ -4,12 +4,14 @@
  * that may still have them. Threads that flush at the same time share one flush, unless a flush
  * interrupts no other CPU (EXMAP_FLUSH_SHARED).
  */
+#include <linux/completion.h>
 #include <linux/fs.h>
+#include <linux/list.h>
 #include <linux/lockdep.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/rwsem.h>
-#include <linux/wait.h>
+#include <linux/spinlock.h>
 
 #include "arch.h"
 #include "compat.h"
@@ -35,8 +37,8 @@ exmap_shootdown_range(const struct exmap *exmap, unsigned long start, unsigned l
 }
 
 /*
- * The lock of a flush is i_mmap_rwsem of the surface's file. If flushes are shared, the one who
- * flushes holds it for writing, otherwise all who flush hold it for reading.
+ * The lock of a flush is i_mmap_rwsem of the surface's file. If flushes are shared, exmap_shootdown()
+ * holds it for writing. Otherwise, and in exmap_shootdown_try(), it is held for reading.
  *
  * A notifier that is registered between the two calls of exmap_shootdown_send() would be told only
  * the end, and KVM waits until beginnings and ends match. mm_take_all_locks() keeps notifiers from
@@ -95,69 +97,82 @@ static __always_inline void exmap_shootdown_send(struct exmap *exmap, unsigned l
 	exmap_invalidate_end(&range);
 }
 
+/* A caller that has joined the next flush; on its stack. */
+struct exmap_flush_joiner {
+	struct list_head node;		/* in exmap_shared_flush->joined, then in the leader's list */
+	struct completion flushed;
+};
+
 /*
- * Flush a range, and those of all who have joined the next flush, and wake them. The lock of the
- * flush is held for writing, and is released.
+ * Flush a range, and those of all who have joined the next flush, and wake them. The caller holds
+ * the lock of the flush for writing; this releases it.
  */
 static noinline void exmap_shootdown_lead(struct exmap *exmap, unsigned long start,
 					  unsigned long end)
 {
 	struct exmap_shared_flush *flush = &exmap->flush;
-	u64 begun;
+	struct exmap_flush_joiner *joiner;
+	LIST_HEAD(joined);
 
 	/* Pairs with exmap_shootdown_join(): their PTEs are cleared before this flush begins. */
 	spin_lock(&flush->join_lock);
 	start = min(start, flush->start);
 	end = max(end, flush->end);
 	WRITE_ONCE(flush->end, 0);
-	begun = ++flush->begun;
+	list_splice_init(&flush->joined, &joined);
 	spin_unlock(&flush->join_lock);
 
 	exmap_shootdown_send(exmap, start, end, exmap_pages_at(NULL, 0));
-
-	/* Pairs with exmap_shootdown_join(): the flush is over before its caller goes on. */
-	smp_store_release(&flush->done, begun);
 	exmap_flush_unlock(exmap);
-	wake_up_all(&flush->wait);
+
+	/* Pairs with exmap_shootdown_join(): this flush is over before they go on. */
+	while (!list_empty(&joined)) {
+		joiner = list_first_entry(&joined, struct exmap_flush_joiner, node);
+		list_del(&joiner->node);
+		complete(&joiner->flushed);
+	}
 }
 
 /*
- * exmap_shootdown() while another flush is under way. That flush may have passed some CPUs already,
- * so wait for the next one. The first who joins it does it for all. Only this one waits for the
- * lock: if all did, they would get it one after another, only to see that their flush is done.
+ * exmap_shootdown() if the lock of the flush is taken. A flush under way may have passed some CPUs
+ * already, so join the next one. Of those who join it, only the first takes the lock. If all did,
+ * they would get it one after another, only to see that their flush is done. With PREEMPT_RT all
+ * do, because waiting for a lock lends its holder the priority of the one who waits.
  *
  * The order of memory accesses: join_lock orders the caller's cleared PTEs before the flush. The
- * flush has a full barrier. The release and the acquire of ->done order the flush before what the
+ * flush has a full barrier. The completion, or else the lock, orders the flush before what the
  * caller does with the pages: it reads their reference counts, and reuses them.
+ *
+ * Return: true if the caller holds the lock now and has to flush; or false if its flush is done.
  */
 static noinline bool exmap_shootdown_join(struct exmap *exmap, unsigned long start,
 					  unsigned long end)
 {
 	struct exmap_shared_flush *flush = &exmap->flush;
-	bool first;
-	u64 mine;
+	struct exmap_flush_joiner me;
+	bool waits;
 
+	init_completion(&me.flushed);
 	/* Pairs with exmap_shootdown_lead(). */
 	spin_lock(&flush->join_lock);
-	first = !flush->end;
-	flush->start = first ? start : min(flush->start, start);
+	waits = flush->end && !IS_ENABLED(CONFIG_PREEMPT_RT);
+	flush->start = flush->end ? min(flush->start, start) : start;
 	/* Pairs with exmap_shootdown(), which reads it without the lock. */
 	WRITE_ONCE(flush->end, max(flush->end, end));
-	mine = flush->begun + 1;
+	if (waits)
+		list_add_tail(&me.node, &flush->joined);
 	spin_unlock(&flush->join_lock);
 
-	if (first) {
-		exmap_flush_lock(exmap);
-		if (flush->begun < mine) {
-			exmap_shootdown_lead(exmap, start, end);
-			return true;
-		}
-		/* A caller that did not have to wait for the lock has done it. */
-		exmap_flush_unlock(exmap);
+	if (waits) {
+		/* Pairs with exmap_shootdown_lead(). */
+		wait_for_completion(&me.flushed);
 		return false;
 	}
-	/* Pairs with exmap_shootdown_lead(). */
-	wait_event(flush->wait, smp_load_acquire(&flush->done) >= mine);
+	exmap_flush_lock(exmap);
+	/* If a caller has led this flush that got the lock earlier, others may have joined the next. */
+	if (READ_ONCE(flush->end))
+		return true;
+	exmap_flush_unlock(exmap);
 	return false;
 }
 
@@ -172,12 +187,14 @@ static noinline bool exmap_shootdown_join(struct exmap *exmap, unsigned long sta
  * page may be reused. It is a full barrier, between the stores that cleared the PTEs and all
  * accesses after the call, also if another caller does the flush.
  *
- * Callers share flushes: while one is under way, all others who come wait for the next one, and
- * one of them does it for all. This cannot deadlock. Those who wait hold locks of interfaces and
- * quarantines, reap_lock and mmap_lock. The leader waits for other CPUs to flush, for the kernel
- * at work on i_mmap_rwsem and for other notifiers. None of them waits for a lock of an interface:
- * that would deadlock with a single FREE, which holds one here. If flushes are not shared, callers
- * do not wait for each other.
+ * Callers share flushes: those who find the lock of the flush taken join the next flush, which one
+ * caller does for all. This cannot deadlock. Those who join may hold locks of interfaces and
+ * quarantines, reap_lock, pool->transit and mmap_lock, and wait for the first who has joined. That
+ * caller waits for the lock only. The lock's holder waits for other CPUs to flush and for other
+ * notifiers, or is the kernel at work on a mapping of the file. None of them waits for a lock of an
+ * interface: that would deadlock with a single FREE, which holds one here. Nor for mmap_lock, which
+ * the kernel holds when it takes this lock and when it calls notifiers. If flushes are not shared,
+ * callers do not wait for each other.
  *
  * May sleep.
  *
@@ -194,11 +211,11 @@ bool exmap_shootdown(struct exmap *exmap, unsigned long start, unsigned long end
 		up_read_non_owner(&exmap->mapping->i_mmap_rwsem);
 		return true;
 	}
-	if (unlikely(!exmap_flush_trylock(exmap)))
-		return exmap_shootdown_join(exmap, start, end);
+	if (unlikely(!exmap_flush_trylock(exmap)) && !exmap_shootdown_join(exmap, start, end))
+		return false;
 	/*
-	 * Pairs with exmap_shootdown_join(). If it misses somebody who joins now, that caller takes
-	 * the lock of the flush next, and finds that nobody has done its flush.
+	 * Pairs with exmap_shootdown_join(). If it misses callers who join now, the first of them
+	 * waits for the lock, and finds that nobody has done their flush.
 	 */
 	if (unlikely(READ_ONCE(flush->end))) {
 		exmap_shootdown_lead(exmap, start, end);
