@@ -231,7 +231,7 @@ TEST_TWICE(read_while_the_file_shrinks, file, directory,
 	int nr = FILE_PAGES / RUN, failed;
 	void *error;
 
-	for (int round = 0; round < 5; round++) {
+	for (int round = scaled(5); round; round--) {
 		file_fill(s.fd, FILE_PAGES);
 		ck_assert(!pthread_create(&s.thread, NULL, shrinker, &s));
 		do {
