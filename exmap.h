@@ -381,12 +381,15 @@ struct exmap_watch {
  * @start: first address of all ranges whose owners have joined the next flush
  * @end: first address after them; 0 if nobody has joined. May be read without @join_lock; becomes
  *	0 only with the lock of the flush held (i_mmap_rwsem of exmap->mapping)
+ * @nr: number of flushes that somebody had joined; changed under @join_lock with the lock of the
+ *	flush held, and read under either
  * @joined: list of those who wait for the next flush
  */
 struct exmap_shared_flush {
 	spinlock_t join_lock;
 	unsigned long start;
 	unsigned long end;
+	u64 nr;
 	struct list_head joined;
 };
 

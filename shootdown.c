@@ -119,6 +119,7 @@ static noinline void exmap_shootdown_lead(struct exmap *exmap, unsigned long sta
 	start = min(start, flush->start);
 	end = max(end, flush->end);
 	WRITE_ONCE(flush->end, 0);
+	flush->nr++;
 	list_splice_init(&flush->joined, &joined);
 	spin_unlock(&flush->join_lock);
 
@@ -151,6 +152,7 @@ static noinline bool exmap_shootdown_join(struct exmap *exmap, unsigned long sta
 	struct exmap_shared_flush *flush = &exmap->flush;
 	struct exmap_flush_joiner me;
 	bool waits;
+	u64 nr;
 
 	init_completion(&me.flushed);
 	/* Pairs with exmap_shootdown_lead(). */
@@ -159,6 +161,7 @@ static noinline bool exmap_shootdown_join(struct exmap *exmap, unsigned long sta
 	flush->start = flush->end ? min(flush->start, start) : start;
 	/* Pairs with exmap_shootdown(), which reads it without the lock. */
 	WRITE_ONCE(flush->end, max(flush->end, end));
+	nr = flush->nr;
 	if (waits)
 		list_add_tail(&me.node, &flush->joined);
 	spin_unlock(&flush->join_lock);
@@ -169,9 +172,12 @@ static noinline bool exmap_shootdown_join(struct exmap *exmap, unsigned long sta
 		return false;
 	}
 	exmap_flush_lock(exmap);
-	/* If a caller has led this flush that got the lock earlier, others may have joined the next. */
-	if (READ_ONCE(flush->end))
+	if (flush->nr == nr)
 		return true;
+	/*
+	 * A caller that did not have to wait for the lock has led this flush. The next one is led by
+	 * the first who has joined that: if this caller did, interrupts were a quarter more.
+	 */
 	exmap_flush_unlock(exmap);
 	return false;
 }
