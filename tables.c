@@ -79,7 +79,8 @@ static struct exmap_leaf *exmap_leaf_get(struct exmap *exmap, unsigned long addr
 	/* Pairs with the cmpxchg() below. */
 	struct exmap_leaf *leaf = READ_ONCE(*place), *made;
 
-	BUILD_BUG_ON(sizeof(*leaf) != PAGE_SIZE << EXMAP_LEAF_ORDER);
+	/* exmap_arch_problem() refuses to be loaded with pages of another size. */
+	BUILD_BUG_ON(PAGE_SIZE == 4096 && sizeof(*leaf) != PAGE_SIZE << EXMAP_LEAF_ORDER);
 	if (likely(leaf != none))
 		return leaf;
 	made = (struct exmap_leaf *)__get_free_pages(GFP_KERNEL_ACCOUNT | __GFP_ZERO,
