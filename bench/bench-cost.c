@@ -138,6 +138,27 @@ static void runs(const char *name, unsigned int opcode, unsigned int pages)
 		print("free-run", pages, 1, second);
 }
 
+/* ALLOC of adjacent pages by pread(2). */
+static void alloc_by_pread(unsigned int pages)
+{
+	const size_t size = pages * EXMAP_PAGE_SIZE;
+	const off_t offset = EXMAP_OP_ALLOC << 8 | interface[0].number;
+	uint64_t best = UINT64_MAX;
+	unsigned int done;
+	int round;
+
+	for (round = 0; round <= ROUNDS; round++) {
+		spent = 0;
+		for (done = 0; done < TOTAL; done += pages)
+			if (timed(pread(interface[0].fd, exmap_address(&exmap, done), size, offset)) !=
+			    (ssize_t)size)
+				bench_fail_with("an ALLOC by pread", -errno);
+		keep_best(&best);
+		sweep_runs(EXMAP_OP_FREE, pages);
+	}
+	print("alloc-pread", pages, 1, best);
+}
+
 /* The same with deferred flushes; these count. */
 static void runs_deferred(unsigned int pages)
 {
@@ -384,6 +405,7 @@ int main(int argc, char **argv)
 	for (j = 0; j < 4; j++) {
 		runs("alloc-run", EXMAP_OP_ALLOC, batches[j]);
 		runs_deferred(batches[j]);
+		alloc_by_pread(batches[j]);
 	}
 	alloc_and_free("alloc-elsewhere", EXMAP_OP_ALLOC, 1, 512, 1);
 	scenario("1if", 0, 512);

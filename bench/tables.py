@@ -60,6 +60,7 @@ COST_ROWS = (  # operation, stride, name
     ("free", 16, "FREE, every 16th page"),
     ("free-deferred", 1, "FREE, contiguous, with `EXMAP_FREE_DEFER`, its flushes included"),
     ("alloc-run", 1, "ALLOC of adjacent pages by `fadvise64`"),
+    ("alloc-pread", 1, "ALLOC of adjacent pages by `pread` of the exmap's fd"),
     ("free-run", 1, "FREE of adjacent pages by `fadvise64`"),
     ("free-run-deferred", 1, "the same with `EXMAP_FREE_DEFER`, its flushes included"),
     ("alloc-elsewhere", 1, "ALLOC of pages freed at another interface (2 IF, pool)"),
