@@ -152,6 +152,9 @@ static __always_inline bool exmap_pte_is_marked(struct exmap_marks marks, const 
  * exmap_pte_mark - mark a PTE, because a flush is due
  * @marks: of its page table
  * @pte: the PTE, which is empty; its PTE lock is held
+ *
+ * The store pairs with the walk of the hardware and with fast GUP, to which the mark is none, and
+ * with exmap_table_empty().
  */
 static __always_inline void exmap_pte_mark(struct exmap_marks marks, pte_t *pte)
 {

@@ -3,6 +3,9 @@
  * Charges for the memory of an exmap, to the user's RLIMIT_MEMLOCK and the process's VmPin. Memory
  * that is allocated now also counts in the process's resident set, where the OOM killer looks.
  * docs/security.md lists what is charged to whom.
+ *
+ * The counters of a user and of an mm are the kernel's. Each atomic access pairs with those of
+ * others who charge the same user or mm, and is not ordered with anything else.
  */
 #include <linux/cred.h>
 #include <linux/mm.h>
@@ -20,7 +23,7 @@ MODULE_PARM_DESC(memlock, "charge pools and interfaces against RLIMIT_MEMLOCK (d
 
 /*
  * Add @pages to what a user has locked. Returns false if the sum would exceed @limit, in pages. The
- * cmpxchg() races with all others who charge the same user, such as mlock(2) and io_uring.
+ * cmpxchg() races with all others who charge the same user, such as io_uring.
  */
 static bool exmap_charge_locked(atomic_long_t *locked, unsigned long pages, unsigned long limit)
 {

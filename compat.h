@@ -140,6 +140,7 @@ static inline void exmap_rss_add(struct mm_struct *mm, long pages)
 {
 	if (pages < 0)
 		update_hiwater_rss(mm);
+	/* Pairs with get_mm_counter() of the kernel. */
 #if EXMAP_KERNEL < KERNEL_VERSION(6, 2, 0)
 	atomic_long_add(pages, &mm->rss_stat.count[MM_SHMEMPAGES]);
 #else
@@ -170,6 +171,9 @@ static inline unsigned long exmap_page_flags(const struct page *page)
  * As set_pte_at(), but without the call through paravirt_ops. A kernel with CONFIG_PAGE_TABLE_CHECK
  * counts the entries of each page, and BUGs if an entry goes away that it has not seen set. So
  * report the entry to it, as set_pte_at() does.
+ *
+ * The store pairs with the walk of the hardware and with fast GUP, which take no lock: the page's
+ * contents come first. See exmap_install() and exmap_stock_grow().
  */
 static inline void exmap_pte_set(struct mm_struct *mm, unsigned long address, pte_t *pte,
 				 pte_t value)
@@ -196,6 +200,9 @@ static inline void exmap_pte_set(struct mm_struct *mm, unsigned long address, pt
  * Does not flush any TLB. A plain store is enough, because the hardware sets bits only in an entry
  * that is present at that moment, and exmap does not need the bits. See exmap_pte_set() for
  * CONFIG_PAGE_TABLE_CHECK.
+ *
+ * The store pairs with the walk of the hardware and with fast GUP, which take no lock. The flush in
+ * exmap_shootdown() comes between it and any use of the page elsewhere.
  */
 static inline void exmap_pte_clear(struct mm_struct *mm, unsigned long address, pte_t *pte,
 				   pte_t old)

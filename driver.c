@@ -72,7 +72,10 @@ static int exmap_fop_release(struct inode *inode, struct file *file)
 
 static int exmap_mmap_surface(struct exmap *exmap, struct vm_area_struct *vma)
 {
-	/* mmap_lock is held for writing, so no other mmap runs at the same time. */
+	/*
+	 * mmap_lock is held for writing, so no other mmap runs at the same time. @orphan pairs with
+	 * exmap_call_clone(), which holds another lock: see there what happens if this misses it.
+	 */
 	if (exmap->end || READ_ONCE(exmap->orphan))
 		return -EBUSY;
 	return exmap_surface_map(exmap, vma);

@@ -94,8 +94,8 @@ static __always_inline unsigned long exmap_single(u64 request, unsigned long fir
  * @res: 0 or an error
  * @pages: number of pages that the call mapped, unmapped, read or wrote
  *
- * This is one store, so that other threads never see half an answer. It is not ordered with the
- * PTEs: they are there, or gone and flushed, when the call has returned.
+ * This is one store. It pairs with user space, where no thread ever sees half an answer. It is not
+ * ordered with the PTEs: they are there, or gone and flushed, when the call has returned.
  */
 static inline void exmap_answer(struct exmap_iov *iov, int res, unsigned int pages)
 {

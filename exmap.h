@@ -553,6 +553,7 @@ struct exmap_slot {
  */
 static inline void exmap_count(u64 *counter, unsigned long more)
 {
+	/* Pairs with exmap_mapped() and exmap_counts_add(). */
 	WRITE_ONCE(*counter, *counter + more);
 }
 

@@ -9,6 +9,7 @@
 #include "pool.h"
 #include "quarantine.h"
 
+/* The reads pair with exmap_count(). */
 static void exmap_counts_add(struct exmap_counts *sum, const struct exmap_counts *counts)
 {
 	sum->allocs += READ_ONCE(counts->allocs);
@@ -28,6 +29,7 @@ static void exmap_show_interfaces(struct seq_file *m, struct exmap *exmap)
 		struct exmap_counts counts = { };
 
 		interface = &exmap->interfaces[i];
+		/* Pairs with exmap_make_interface(). The counters exist before. */
 		if (!READ_ONCE(interface->user))
 			continue;
 		exmap_counts_add(&counts, &interface->counts);
@@ -46,6 +48,7 @@ static void exmap_show_shortages(struct seq_file *m, const struct exmap_pool *po
 	};
 	int i;
 
+	/* Pairs with exmap_stock_fill() and exmap_populate_one(). */
 	for (i = 0; i < EXMAP_SHORTAGES; i++)
 		seq_printf(m, "exmap-enomem-%s:\t%lld\n", name[i],
 			   (long long)atomic64_read(&pool->shortages[i]));
@@ -56,7 +59,13 @@ static void exmap_show_shortages(struct seq_file *m, const struct exmap_pool *po
  * @m: where to
  * @exmap: has been set up
  *
- * Calls may be at work, so the numbers need not add up.
+ * Calls may be at work, so the numbers need not add up. The reads pair with:
+ *   in_flight      exmap_reserve(), exmap_install(), exmap_discard()
+ *   pool->ceiling  exmap_pool_resize()
+ *   surplus        exmap_pool_resize(), exmap_pool_leave(), exmap_pinned_replace()
+ *   pool->taken    exmap_pool_reserve(), exmap_pool_leave(), exmap_pinned_drain()
+ *   nr_pinned      exmap_pinned_add(), exmap_pinned_take(), exmap_pinned_drain()
+ *   unmapped       exmap_reap_flush()
  */
 void exmap_fdinfo(struct seq_file *m, struct exmap *exmap)
 {

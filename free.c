@@ -99,7 +99,10 @@ static __always_inline void exmap_free_defer(struct exmap_quarantine *quarantine
 
 	exmap_pte_mark(marks, pte);
 	quarantine->address[nr] = address;
-	/* Before the PTE is unlocked: exmap_quarantine_recall() must find what the mark is for. */
+	/*
+	 * Before the PTE is unlocked. Pairs with exmap_quarantine_lock(), whose caller has seen the
+	 * mark and must find the page. Other readers without the quarantine's lock may miss it.
+	 */
 	WRITE_ONCE(quarantine->nr, nr + 1);
 }
 
@@ -207,6 +210,7 @@ exmap_free_singles(struct exmap_unmap *unmap, struct exmap_interface *interface,
 	if (defer)
 		lockdep_assert_held(&quarantine->lock);
 	for (entry = iov; entry < end; entry++) {
+		/* Read once: user space may be writing to the entry. */
 		unsigned long number = exmap_single(READ_ONCE(entry->value), first, pages);
 		pte_t *pte, old;
 
@@ -258,6 +262,7 @@ exmap_free_entries(struct exmap_unmap *unmap, struct exmap_interface *interface,
 		i += singles;
 		if (i == nr)
 			break;
+		/* Read once: user space may be writing to the entry. */
 		res = exmap_free_entry(unmap, interface, READ_ONCE(iov[i].value), defer);
 		exmap_answer(&iov[i], min(res, 0), max(res, 0));
 		*unmapped += max(res, 0);
@@ -402,6 +407,7 @@ int exmap_defer_page(struct exmap *exmap, struct exmap_interface *interface, uns
 		goto slow;
 	if (unlikely(!mutex_trylock(&quarantine->lock)))
 		goto leave;
+	/* @deferred pairs with exmap_free_later(), where the slow way goes if this misses it. */
 	if (unlikely(quarantine->nr == quarantine->size || !READ_ONCE(exmap->deferred)))
 		goto unlock_quarantine;
 	if (unlikely(!exmap_walk_page(&walk, page, &address)))
@@ -460,6 +466,7 @@ long exmap_free(struct exmap *exmap, struct exmap_interface *interface,
 
 	if (nr != 1)
 		return exmap_free_call(exmap, interface, iov, nr, defer);
+	/* Read once: user space may be writing to the entry. */
 	value = READ_ONCE(iov->value);
 	if (!exmap_is_one_page(value))
 		return exmap_free_call(exmap, interface, iov, nr, defer);

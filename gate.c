@@ -83,8 +83,8 @@ static bool exmap_walk_table_closed(struct exmap_walk *walk, unsigned long addre
 	while ((found = exmap_walk_table(walk, address))) {
 		pmd = exmap_pmds(walk->exmap, address) + pmd_index(address);
 		/*
-		 * Read again under the PTE lock. The kernel clears *pmd under that lock before it
-		 * frees the table.
+		 * Read again under the PTE lock. Pairs with pmd_clear(), which the kernel calls
+		 * under that lock before it frees the table.
 		 */
 		if (walk->table == exmap_table(READ_ONCE(*pmd)))
 			break;
@@ -115,6 +115,12 @@ bool exmap_gate_close(struct exmap *exmap, enum exmap_gate gate)
 	spin_lock(&exmap->gate_lock);
 	exmap->closers++;
 	alive = exmap->gate != EXMAP_GATE_DEAD;
+	/*
+	 * Pairs with exmap_enter(), exmap_enter_late(), exmap_prepare_stock() and
+	 * exmap_fault_alloc(), which read it under an interface's lock: the loop below waits for
+	 * those who have missed this. Also pairs with exmap_was_closed(), exmap_concerns() and
+	 * exmap_pool_resize().
+	 */
 	if (alive)
 		WRITE_ONCE(exmap->gate, gate);
 	interfaces = exmap->interfaces;
@@ -164,6 +170,7 @@ static void exmap_reap_flush(struct exmap *exmap, unsigned long start, unsigned 
 	if (!nr)
 		return;
 	exmap_shootdown(exmap, start, end, exmap_pages_at(NULL, 0));
+	/* Pairs with exmap_mapped() and exmap_fdinfo(). */
 	WRITE_ONCE(exmap->unmapped, exmap->unmapped + nr);
 	nr = exmap_pinned_sort(exmap, exmap->reaped->page, nr);
 	exmap_pool_release(exmap, exmap->reaped->page, nr);
@@ -324,6 +331,7 @@ static int exmap_invalidate_range_start(struct mmu_notifier *notifier,
 
 	if (exmap_is_own(range))
 		return 0;
+	/* Pairs with exmap_watch_join() and exmap_watch_leave(), as do the two loops below. */
 	list_for_each_entry_rcu(exmap, &watch->exmaps, neighbors, true)
 		if (exmap_concerns(exmap, range))
 			exmap_invalidate(exmap, range);
@@ -377,6 +385,7 @@ static struct mmu_notifier *exmap_watch_alloc(struct mm_struct *mm)
 
 	if (!watch)
 		return ERR_PTR(-ENOMEM);
+	/* Pairs with exmap_watch_exit(), which runs when no file is open. */
 	atomic_inc(&exmap_watches);
 	exmap_watch_init(watch);
 	return &watch->notifier;
@@ -385,6 +394,7 @@ static struct mmu_notifier *exmap_watch_alloc(struct mm_struct *mm)
 static void exmap_watch_free(struct mmu_notifier *notifier)
 {
 	kfree(container_of(notifier, struct exmap_watch, notifier));
+	/* Pairs with exmap_watch_exit(). A full barrier, as wake_up_var() needs. */
 	if (atomic_dec_and_test(&exmap_watches))
 		wake_up_var(&exmap_watches);
 }
@@ -431,12 +441,17 @@ int exmap_watch_join(struct exmap *exmap)
 		 */
 		vma_start_write(vma);
 	} else if (exmap->end) {
+		/*
+		 * Pairs with exmap_enter(), by the release of @interfaces in exmap_setup(). No call
+		 * can be inside before that.
+		 */
 		spin_lock(&exmap->gate_lock);
 		WRITE_ONCE(exmap->gate, EXMAP_GATE_DEAD);
 		spin_unlock(&exmap->gate_lock);
 	}
 	exmap->watch = container_of(notifier, struct exmap_watch, notifier);
 	spin_lock(&exmap->watch->lock);
+	/* Pairs with exmap_invalidate_range_start(): the callbacks find the exmap. */
 	list_add_tail_rcu(&exmap->neighbors, &exmap->watch->exmaps);
 	spin_unlock(&exmap->watch->lock);
 unlock:
@@ -456,9 +471,11 @@ void exmap_watch_leave(struct exmap *exmap)
 	struct exmap_watch *watch = exmap->watch;
 
 	spin_lock(&exmap->gate_lock);
+	/* Pairs with exmap_concerns(). If that misses it, exmap_gate_close() sees it. */
 	WRITE_ONCE(exmap->gate, EXMAP_GATE_DEAD);
 	spin_unlock(&exmap->gate_lock);
 	spin_lock(&watch->lock);
+	/* Pairs with exmap_invalidate_range_start(). exmap_bury() waits for the callbacks. */
 	list_del_rcu(&exmap->neighbors);
 	spin_unlock(&watch->lock);
 	mmu_notifier_put(&watch->notifier);
@@ -471,6 +488,7 @@ void exmap_watch_leave(struct exmap *exmap)
  */
 void exmap_watch_exit(void)
 {
+	/* Pairs with exmap_watch_alloc() and exmap_watch_free(). */
 	wait_var_event(&exmap_watches, !atomic_read(&exmap_watches));
 	/*
 	 * exmap_watch_free() may still be running after its wake-up. It runs with BH off, so an RCU

@@ -57,6 +57,7 @@ static DEFINE_PER_CPU(struct exmap_io_memory *, exmap_io_pages);
 static void *exmap_io_take(const struct exmap_io *io, struct exmap_io_memory * __percpu *kept,
 			   size_t size)
 {
+	/* Pairs with exmap_io_give(), on the same CPU. */
 	struct exmap_io_memory *memory = io->tell ? NULL : this_cpu_xchg(*kept, NULL);
 
 	if (!memory || memory->size < size) {
@@ -75,6 +76,7 @@ static void exmap_io_give(const struct exmap_io *io, struct exmap_io_memory * __
 {
 	struct exmap_io_memory *memory = container_of(data, struct exmap_io_memory, data[0]);
 
+	/* Pairs with exmap_io_take(), on the same CPU. */
 	if (!io->tell && memory->size <= EXMAP_IO_KEEP)
 		memory = this_cpu_xchg(*kept, memory);
 	kvfree(memory);
@@ -106,7 +108,10 @@ static void exmap_io_free_idle(struct exmap_io *io)
 	}
 }
 
-/* Let this CPU keep a chain of calls. If another task has left one meanwhile, free that one. */
+/*
+ * Let this CPU keep a chain of calls. If another task has left one meanwhile, free that one. Pairs
+ * with exmap_io_alloc() and exmap_io_free(), on the same CPU.
+ */
 static void exmap_io_keep(struct exmap_io *io)
 {
 	exmap_io_free_idle(this_cpu_xchg(exmap_io_idle, io));
@@ -122,6 +127,7 @@ static void exmap_io_keep(struct exmap_io *io)
  */
 struct exmap_io *exmap_io_alloc(void)
 {
+	/* Pairs with exmap_io_keep(). */
 	struct exmap_io *io = this_cpu_xchg(exmap_io_idle, NULL);
 
 	if (!io)
@@ -136,6 +142,7 @@ struct exmap_io *exmap_io_alloc(void)
  */
 void exmap_io_free(struct exmap_io *io)
 {
+	/* Pairs with exmap_io_keep(). */
 	struct exmap_io *rest = this_cpu_xchg(exmap_io_idle, NULL);
 
 	if (rest && rest->room >= EXMAP_IO_IDLE) {
@@ -239,6 +246,7 @@ void exmap_io_request(struct exmap_io *io, struct exmap_iov *iov, unsigned int n
 
 	for (; io->nr < nr; io->nr++) {
 		entry = &io->entry[io->nr];
+		/* Read once: user space may be writing to the entry. */
 		entry->res = exmap_request(io->exmap, READ_ONCE(iov[io->nr].value),
 					   &entry->start, &entry->end);
 	}
@@ -539,6 +547,7 @@ long exmap_io_action(struct exmap *exmap, struct exmap_interface *interface,
 
 	if (!exmap_has_surface(exmap))
 		return -EPROTO;
+	/* Read once: user space may be writing to the entry. */
 	if (nr == 1 && opcode == EXMAP_OP_READ)
 		number = exmap_single(READ_ONCE(iov->value), exmap->start >> PAGE_SHIFT,
 				      (exmap->end - exmap->start) >> PAGE_SHIFT);

@@ -110,7 +110,8 @@ enum exmap_io_waiter {
  * @next: the first entry after the window
  * @first: the first entry of the window
  * @untold: some requests went to the file, and fsnotify has not been told of them
- * @pending: number of requests that are not done, plus 1 while requests are being submitted
+ * @pending: number of requests that are not done, plus 1 while requests are being submitted; see
+ *	enum exmap_io_waiter
  * @done: completed by the last request to end, if the caller waits
  * @ended: in interface->ended, if the caller does not wait; then in a list of the worker
  * @work: queued if @ended was the first in its list

@@ -236,6 +236,7 @@ static noinline long exmap_call_stats(struct exmap *exmap, void __user *arg)
 	if (!exmap_ready(exmap))
 		return -EBADF;
 	stats.flags = exmap->flags;
+	/* Pairs with exmap_pool_resize(). */
 	stats.buffer_size = READ_ONCE(exmap->pool.ceiling);
 	stats.alloc_count = exmap_mapped(exmap);
 	stats.max_interfaces = exmap->max_interfaces;
@@ -320,6 +321,7 @@ static struct exmap *exmap_get_other(const struct file *mine, int fd)
 	if (owner->mm != current->mm)
 		goto put;
 	exmap = exmap_of_any(file);
+	/* Pairs with exmap_put(). The file has a reference, and we have one to the file. */
 	refcount_inc(&exmap->refs);
 put:
 	fput(file);
@@ -347,12 +349,20 @@ static noinline long exmap_call_clone(struct file *file, struct exmap *mine, int
 	if (mutex_lock_killable(&mine->lock))
 		goto put;
 	err = -EBUSY;
+	/*
+	 * @end pairs with exmap_surface_map(), which holds mmap_lock instead, and @refs with
+	 * exmap_get_other(). An mmap at the same time may miss @orphan, while this misses @end.
+	 * Then the orphan has a surface. That is harmless: no page comes there, because SETUP
+	 * refuses an orphan. The mapping keeps the file, which keeps the orphan in @first.
+	 */
 	if (mine->orphan || mine->interfaces || READ_ONCE(mine->end) || owner->first ||
 	    refcount_read(&mine->refs) > 1)
 		goto unlock;
 	err = -EINVAL;
+	/* Pairs with the write below, by a CLONE on the other file. */
 	if (READ_ONCE(other->orphan))
 		goto unlock;
+	/* Pairs with exmap_mmap_surface(), and with the read above. */
 	WRITE_ONCE(mine->orphan, true);
 	owner->first = mine;
 	/* Pairs with the acquire in exmap_of_any(): all that @other holds is visible. */

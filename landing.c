@@ -415,7 +415,8 @@ static void exmap_io_work_rest(struct work_struct *work)
  * @work: its work
  *
  * Takes all calls that have come to interface->ended. The first of them is the one whose work this
- * is: only its work takes it out, so that its interface and exmap are still there.
+ * is: only its work takes it out, so that its interface and exmap are still there. Pairs with
+ * llist_add() in exmap_io_end_run().
  */
 void exmap_io_work(struct work_struct *work)
 {

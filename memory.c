@@ -209,6 +209,7 @@ __exmap_alloc_singles(struct exmap_walk *walk, struct exmap_interface *interface
 		exmap_answer(entry, 0, 0);
 	}
 	used = &interface->loaded->page[interface->count] - free;
+	/* Pairs with exmap_stock(). */
 	WRITE_ONCE(interface->count, interface->count - used);
 	exmap_count(&interface->counts.allocs, used);
 	*mapped += used;
@@ -315,6 +316,7 @@ int exmap_alloc_page(struct exmap *exmap, struct exmap_interface *interface, uns
 	old = *pte;
 	if (unlikely(!exmap_pte_free(walk.marks, pte, old)))
 		goto unlock;
+	/* Pairs with exmap_stock(). */
 	WRITE_ONCE(interface->count, interface->count - 1);
 	exmap_map_page(exmap, address, pte, interface->loaded->page[interface->count]);
 	exmap_count(&interface->counts.allocs, 1);
@@ -352,6 +354,7 @@ long exmap_alloc(struct exmap *exmap, struct exmap_interface *interface,
 
 	if (nr != 1)
 		return exmap_alloc_entries(exmap, interface, iov, nr, probe);
+	/* Read once: user space may be writing to the entry. */
 	value = READ_ONCE(iov->value);
 	if (!exmap_is_one_page(value))
 		return exmap_alloc_entries(exmap, interface, iov, nr, probe);
@@ -425,6 +428,7 @@ again:
 		}
 		exmap_reserve_slot(exmap, &slot[nr++], address, page, reads);
 	}
+	/* Pairs with exmap_part_find_busy(), by the interface's lock. */
 	atomic_add(nr, &interface->in_flight);
 	return nr;
 }
@@ -462,6 +466,7 @@ int exmap_reserve(struct exmap_walk *walk, struct exmap_interface *interface,
 		return exmap_reserve_range(walk, interface, start, end, reads, probe, slot);
 	exmap_reserve_slot(walk->exmap, slot, start, exmap_stock_pop(walk->exmap, interface),
 			   reads);
+	/* Pairs with exmap_part_find_busy(), by the interface's lock. */
 	atomic_inc(&interface->in_flight);
 	return 1;
 }
@@ -535,6 +540,10 @@ unsigned int exmap_install(struct exmap_walk *walk, struct exmap_interface *inte
 	 * page tables, by hardware and by get_user_pages(): the data depends on the PTE.
 	 */
 	smp_wmb();
+	/*
+	 * Pairs with exmap_part_find_busy(), by the interface's lock. Atomic, because
+	 * exmap_discard() takes no lock.
+	 */
 	atomic_sub(nr, &interface->in_flight);
 	for (; nr; nr--, slot++)
 		mapped += exmap_install_slot(walk, interface, slot);

@@ -45,7 +45,8 @@ static DECLARE_DELAYED_WORK(exmap_orphans_looker, exmap_orphans_work);
 
 /*
  * Whether a page need not be kept: nobody else holds it, or it is faulty. The holder of a faulty
- * page may keep it forever, and the page allocator does not hand it out again.
+ * page may keep it forever, and the page allocator does not hand it out again. The read of the
+ * count pairs with put_page() of the others.
  */
 static bool exmap_page_may_go(struct page *page)
 {
@@ -56,6 +57,7 @@ static void exmap_pinned_add(struct exmap_pool *pool, struct page *page)
 {
 	spin_lock(&pool->lock);
 	list_add_tail(&page->lru, &pool->pinned);
+	/* Pairs with exmap_stock_unpin() and others who read it without the lock. */
 	WRITE_ONCE(pool->nr_pinned, pool->nr_pinned + 1);
 	/* Count after @nr_pinned. Pairs with the acquire in exmap_pool_pushes(). */
 	smp_store_release(&pool->pushes, pool->pushes + 1);
@@ -118,6 +120,10 @@ bool exmap_pinned_replace(struct exmap *exmap, unsigned int want)
 	replaced = more <= pool->nr_pinned - exmap_pinned_replaced(pool) &&
 		!exmap_charge_more(exmap->mm, want, &pool->charge);
 	if (replaced) {
+		/*
+		 * @most pairs with exmap_stock_grow(), the surplus with exmap_stock_trim(),
+		 * exmap_stock_fill() and exmap_stock_sort().
+		 */
 		WRITE_ONCE(pool->most, pool->most + more);
 		WRITE_ONCE(exmap->surplus, 0);
 	}
@@ -134,7 +140,10 @@ static void exmap_pinned_leave(struct exmap *exmap, unsigned int nr)
 	struct exmap_pool *pool = &exmap->pool;
 	unsigned long replaced = min_t(unsigned long, nr, exmap_pinned_replaced(pool));
 
-	/* Update the books before pool->lock is dropped: see exmap_depot_drain_one(). */
+	/*
+	 * Update the books before pool->lock is dropped: see exmap_depot_drain_one(). @most pairs
+	 * with exmap_stock_grow().
+	 */
 	WRITE_ONCE(pool->most, pool->most - replaced);
 	exmap_charge_less(exmap->mm, replaced, &pool->charge);
 	exmap_pool_leave(exmap, nr);
@@ -170,6 +179,7 @@ unsigned int exmap_pinned_take(struct exmap *exmap, struct page *page[EXMAP_PINN
 			list_move_tail(&first->lru, &pool->pinned);
 		}
 	}
+	/* Pairs with exmap_stock_unpin() and others who read it without the lock. */
 	WRITE_ONCE(pool->nr_pinned, pool->nr_pinned - nr);
 	left = leave ? nr : min_t(unsigned long, nr,
 				  max(exmap_pinned_replaced(pool), exmap->surplus));
@@ -208,6 +218,7 @@ static void exmap_orphan_put(struct page *page)
 	put_page(page);
 	if (!cred)
 		return;
+	/* Pairs with exmap_charge_locked(), and with others who charge this user. */
 	atomic_long_dec(&cred->user->locked_vm);
 	put_cred(cred);
 }
@@ -232,11 +243,16 @@ void exmap_pinned_drain(struct exmap *exmap)
 	spin_lock(&pool->lock);
 	list_splice_init(&pool->pinned, &pages);
 	nr = pool->nr_pinned;
+	/*
+	 * @nr_pinned pairs with exmap_stock_unpin(), and @taken with exmap_stock_grow(). Both pair
+	 * with others who read them without the lock.
+	 */
 	WRITE_ONCE(pool->nr_pinned, 0);
 	WRITE_ONCE(pool->taken, pool->taken - nr);
 	exmap_rss_add(exmap->mm, -(long)nr);
 	/*
 	 * The charge for replaced pages and a surplus goes with the orphans, or ends with the pool.
+	 * Pairs with exmap_stock_grow() and exmap_stock_fill(), as in exmap_pinned_replace().
 	 */
 	WRITE_ONCE(pool->most, pool->ceiling);
 	WRITE_ONCE(exmap->surplus, 0);

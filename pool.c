@@ -86,7 +86,11 @@ int exmap_home_node(void)
 	return likely(nr_online_nodes == 1) ? NUMA_NO_NODE : exmap_policy_node();
 }
 
-/* Change the number of pages in the depot of one node. pool->lock is held. */
+/*
+ * Change the number of pages in the depot of one node. pool->lock is held. Pairs with those who
+ * read the numbers without it: exmap_stock_draw(), exmap_stock_fetch(), exmap_stock_grow() and
+ * exmap_pool_free_pages().
+ */
 static void exmap_depot_count(struct exmap_pool *pool, struct exmap_depot *depot, long more)
 {
 	lockdep_assert_held(&pool->lock);
@@ -286,11 +290,16 @@ void exmap_pool_leave(struct exmap *exmap, unsigned long nr)
 	unsigned long surplus;
 
 	lockdep_assert_held(&pool->lock);
+	/*
+	 * Pairs with exmap_stock_grow(), exmap_stock_more(), exmap_shrinker_cost() and
+	 * exmap_pool_count().
+	 */
 	WRITE_ONCE(pool->taken, pool->taken - nr);
 	if (likely(!exmap->surplus))
 		return;
 	surplus = pool->taken - min(pool->taken, pool->most);
 	exmap_charge_less(exmap->mm, exmap->surplus - surplus, &pool->charge);
+	/* Pairs with exmap_stock_trim(), exmap_stock_fill() and exmap_stock_sort(). */
 	WRITE_ONCE(exmap->surplus, surplus);
 	/* One is enough for EXMAP_BUNDLE_PAGES pages, and no caller removes more at a time. */
 	exmap_bundle_trim(exmap);
@@ -335,6 +344,11 @@ int exmap_pool_resize(struct exmap *exmap, unsigned long pages)
 	} else {
 		exmap_charge_less(exmap->mm, before - after, &pool->charge);
 	}
+	/*
+	 * The ceiling pairs with exmap_stock_fill() and __exmap_reading_setup(), @most with
+	 * exmap_stock_grow(), and the surplus with exmap_stock_trim(), exmap_stock_fill() and
+	 * exmap_stock_sort().
+	 */
 	WRITE_ONCE(pool->ceiling, pages);
 	WRITE_ONCE(pool->most, most);
 	WRITE_ONCE(exmap->surplus, after - most);

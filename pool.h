@@ -64,6 +64,10 @@ unsigned long exmap_pool_free_pages(struct exmap *exmap);
  */
 static inline unsigned int exmap_stock(const struct exmap_interface *interface)
 {
+	/*
+	 * Pairs with those who change the numbers with the lock held: stock.c, exmap_stock_pop(),
+	 * exmap_stock_rob(), __exmap_alloc_singles() and exmap_alloc_page().
+	 */
 	return READ_ONCE(interface->count) + READ_ONCE(interface->nr_full) * EXMAP_BUNDLE_PAGES;
 }
 
@@ -82,7 +86,7 @@ static inline bool exmap_stock_draw(struct exmap *exmap, struct exmap_interface 
 {
 	if (likely(exmap_stock(interface) >= want))
 		return true;
-	/* A hint, as in exmap_stock_fetch(). */
+	/* A hint, as in exmap_stock_fetch(). Pairs with exmap_depot_count(). */
 	return READ_ONCE(exmap->pool.nr_free) && __exmap_stock_draw(exmap, interface, want);
 }
 
@@ -100,6 +104,7 @@ static inline struct page *exmap_stock_pop(struct exmap *exmap, struct exmap_int
 			return NULL;
 		exmap_stock_next(exmap, interface);
 	}
+	/* Pairs with exmap_stock(). */
 	WRITE_ONCE(interface->count, interface->count - 1);
 	return interface->loaded->page[interface->count];
 }
@@ -148,6 +153,7 @@ void exmap_pinned_exit(void);
  */
 static __always_inline bool exmap_page_is_good(struct page *page)
 {
+	/* Pairs with fast GUP; see exmap_stock_settle(). */
 	return page_ref_count(page) == 1 && !PageHWPoison(page);
 }
 

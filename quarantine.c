@@ -213,6 +213,10 @@ static void exmap_quarantine_settle(struct exmap *exmap, struct exmap_quarantine
 		if (WARN_ON_ONCE(!exmap_pte_is_marked(walk.marks, pte, *pte)))
 			continue;
 		exmap_pte_unmark(walk.marks, pte);
+		/*
+		 * Pairs with the walk of the hardware and with fast GUP, to which a mark is none,
+		 * too, and with exmap_table_empty().
+		 */
 		WRITE_ONCE(*pte, EXMAP_PTE_NONE);
 	}
 	exmap_walk_unlock(&walk);

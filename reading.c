@@ -57,7 +57,10 @@ int __exmap_reading_setup(struct exmap *exmap)
 	unsigned int bits = order_base_2(nr), shift;
 	struct hlist_bl_head *reading;
 
-	/* The first caller decides, because the ceiling may change. */
+	/*
+	 * The first caller decides, because the ceiling may change. Pairs with itself: the others
+	 * get the first one's number.
+	 */
 	shift = cmpxchg(&exmap->reading_shift, 0, 64 - bits);
 	if (shift)
 		bits = 64 - shift;
@@ -101,6 +104,10 @@ unsigned long exmap_reading_tables(struct exmap *exmap, unsigned long start, uns
 	unsigned long slots = 0;
 
 	for (; bucket < end; bucket++) {
+		/*
+		 * Pairs with exmap_reading_begin(), by the interface's lock that exmap_gate_close()
+		 * took, and with exmap_discard(): see exmap_part_find_busy().
+		 */
 		if (hlist_bl_empty(bucket))
 			continue;
 		hlist_bl_lock(bucket);

@@ -85,7 +85,11 @@ static __always_inline void exmap_reading_begin(struct exmap *exmap, struct exma
 	slot->stale = false;
 	slot->node.next = NULL;
 	slot->node.pprev = &bucket->first;
-	/* One exchange is enough if the chain is empty and nobody holds its lock. */
+	/*
+	 * One exchange is enough if the chain is empty and nobody holds its lock. It publishes the
+	 * slot. Pairs with hlist_bl_lock() here, in exmap_reading_end_bucket(), in
+	 * __exmap_reading_mark() and in exmap_reading_tables().
+	 */
 	if (likely(!cmpxchg(&bucket->first, NULL, &slot->node)))
 		return;
 	hlist_bl_lock(bucket);
@@ -111,7 +115,8 @@ static __always_inline bool exmap_reading_end_bucket(struct hlist_bl_head *bucke
 	 * If the slot is the only one in its chain, and nobody holds the chain's lock, one exchange
 	 * removes it. Slots are added in front, so the last slot of a chain stays the last, and the
 	 * first read is good enough. A slot in a chain is not stale. If __exmap_reading_mark() has
-	 * removed the slot, or is at work, then the exchange fails.
+	 * removed the slot, or is at work, then the exchange fails. Otherwise it pairs with the
+	 * unlock of those who held the chain's lock before: they do not look at the slot any more.
 	 */
 	if (likely(!READ_ONCE(slot->node.next) &&
 		   cmpxchg(&bucket->first, &slot->node, NULL) == &slot->node)) {
@@ -147,7 +152,7 @@ static inline bool exmap_reading_end(struct exmap *exmap, struct exmap_slot *slo
 static __always_inline void exmap_reading_mark_bucket(struct hlist_bl_head *bucket,
 						      unsigned long address)
 {
-	/* exmap_reading_begin() runs under the same PTE lock, so a slot of this address is seen. */
+	/* Pairs with exmap_reading_begin(), by the PTE lock: a slot of this address is seen. */
 	if (unlikely(!hlist_bl_empty(bucket)))
 		__exmap_reading_mark(bucket, address);
 }

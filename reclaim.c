@@ -45,6 +45,10 @@ void exmap_pool_expose(struct exmap *exmap)
 	lockdep_assert_held_write(&exmap->pool.transit);
 	spin_lock(&exmap_pools_lock);
 	list_add_tail(&exmap->pool.sibling, &exmap_pools);
+	/*
+	 * Before the shrinker finds the pool. Pairs with exmap_pools_next() and, by the lock of
+	 * exmap_tokens, with exmap_token_found().
+	 */
 	refcount_set(&exmap->pool.lookers, 1);
 	exmap_nr_pools++;
 	spin_unlock(&exmap_pools_lock);
@@ -94,6 +98,10 @@ void exmap_free_interfaces(struct exmap *exmap, struct exmap_interface *interfac
  */
 void exmap_pool_put_interfaces(struct exmap *exmap)
 {
+	/*
+	 * Pairs with the puts of others: what they have done comes before what the last does.
+	 * exmap_pools_next() and exmap_token_found() take references.
+	 */
 	if (refcount_dec_and_test(&exmap->pool.lookers))
 		exmap_free_interfaces(exmap, exmap->interfaces, exmap_nr_interfaces(exmap));
 }
@@ -273,6 +281,10 @@ static struct exmap *exmap_pools_next(struct shrink_control *sc)
 	exmap = list_first_entry_or_null(&exmap_pools, struct exmap, pool.sibling);
 	if (exmap) {
 		list_move_tail(&exmap->pool.sibling, &exmap_pools);
+		/*
+		 * Pairs with exmap_pool_put_interfaces(). The pool is in the list, so the exmap
+		 * still has its own reference.
+		 */
 		refcount_inc(&exmap->pool.lookers);
 	}
 	spin_unlock(&exmap_pools_lock);

@@ -154,6 +154,10 @@ static long exmap_pool_reserve(struct exmap *exmap, unsigned long nr)
 	}
 	if (nr)
 		nr = rounddown_pow_of_two(nr);
+	/*
+	 * Pairs with exmap_stock_grow(), exmap_stock_more(), exmap_shrinker_cost() and
+	 * exmap_pool_count().
+	 */
 	WRITE_ONCE(pool->taken, pool->taken + nr);
 	spin_unlock(&pool->lock);
 	return nr;
@@ -285,6 +289,7 @@ static bool exmap_stock_rob(struct exmap *exmap, struct exmap_interface *interfa
 	} else {
 		/* Take at least half: an interface that is short now will be short again. */
 		nr = max(min(want, victim->count), DIV_ROUND_UP(victim->count, 2));
+		/* Pairs with exmap_stock(). */
 		WRITE_ONCE(victim->count, victim->count - nr);
 		exmap_stock_add(exmap, interface, &victim->loaded->page[victim->count], nr);
 	}
@@ -519,6 +524,7 @@ int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, uns
 	int err = want > READ_ONCE(exmap->pool.ceiling) ? -ENOMEM : 0;
 
 	lockdep_assert_held(&interface->lock);
+	/* Before the lock is released. Pairs with exmap_pool_shrink(), which holds the lock. */
 	atomic_inc(&interface->fillers);
 	interface->node = exmap_home_node();
 	while (!err) {
@@ -532,8 +538,13 @@ int exmap_stock_fill(struct exmap *exmap, struct exmap_interface *interface, uns
 		    !exmap_stock_unpin(exmap, interface))
 			err = exmap_stock_more(exmap, interface, want, &limit);
 	}
+	/*
+	 * Pairs with exmap_pool_shrink(). Atomic, because after an error the lock may have been
+	 * released, and another task may be counting.
+	 */
 	atomic_dec(&interface->fillers);
 	if (err == -ENOMEM) {
+		/* Pairs with exmap_show_shortages(). */
 		atomic64_inc(&exmap->pool.shortages[limit == ULONG_MAX ? EXMAP_SHORT_CEILING :
 						    EXMAP_SHORT_MEMORY]);
 		exmap_stock_trim(exmap, interface);

@@ -58,7 +58,9 @@ struct exmap *exmap_create(void)
 	exmap = kzalloc(struct_size(exmap, pool.depot, nr_node_ids), GFP_KERNEL_ACCOUNT);
 	if (!exmap)
 		return NULL;
+	/* Pairs with itself: two opens at the same time get different numbers. */
 	exmap->id = atomic64_inc_return(&last_id);
+	/* Pairs with exmap_get_other(), which finds the exmap by its file. */
 	refcount_set(&exmap->refs, 1);
 	exmap_locks_init(exmap);
 	init_waitqueue_head(&exmap->gate_wait);
@@ -107,6 +109,7 @@ static LLIST_HEAD(exmap_remains);
  */
 static void exmap_bury(struct work_struct *work)
 {
+	/* Pairs with llist_add() in exmap_put(). */
 	struct llist_node *all = llist_del_all(&exmap_remains);
 	struct exmap *exmap, *next;
 
@@ -129,6 +132,10 @@ static DECLARE_WORK(exmap_burial, exmap_bury);
  */
 void exmap_put(struct exmap *exmap)
 {
+	/*
+	 * Pairs with the puts of others: what they have done with the exmap comes before what the
+	 * last does. exmap_get_other() takes references.
+	 */
 	if (!refcount_dec_and_test(&exmap->refs))
 		return;
 	if (exmap->interfaces) {
@@ -143,6 +150,7 @@ void exmap_put(struct exmap *exmap)
 		fput(exmap->file);
 	exmap_queue_put(exmap->queue);
 	exmap_surface_destroy(exmap);
+	/* The llist_add() pairs with llist_del_all() in exmap_bury(). */
 	if (!exmap->interfaces)
 		exmap_destroy(exmap);
 	else if (llist_add(&exmap->remains, &exmap_remains))

@@ -172,6 +172,7 @@ static noinline bool exmap_shootdown_join(struct exmap *exmap, unsigned long sta
 		return false;
 	}
 	exmap_flush_lock(exmap);
+	/* Pairs with exmap_shootdown_lead(), by the lock of the flush. */
 	if (flush->nr == nr)
 		return true;
 	/*

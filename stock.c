@@ -75,6 +75,7 @@ static struct exmap_bundle *exmap_stock_empty(struct exmap *exmap,
 void exmap_stock_push_full(struct exmap_interface *interface, struct exmap_bundle *bundle)
 {
 	exmap_bundle_push(&interface->full, bundle);
+	/* Pairs with exmap_stock(). */
 	WRITE_ONCE(interface->nr_full, interface->nr_full + 1);
 }
 
@@ -86,6 +87,7 @@ void exmap_stock_push_full(struct exmap_interface *interface, struct exmap_bundl
  */
 struct exmap_bundle *exmap_stock_pop_full(struct exmap_interface *interface)
 {
+	/* Pairs with exmap_stock(). */
 	WRITE_ONCE(interface->nr_full, interface->nr_full - 1);
 	return exmap_bundle_pop(&interface->full);
 }
@@ -116,6 +118,7 @@ void exmap_stock_add(struct exmap *exmap, struct exmap_interface *interface,
 	unsigned int here = min(nr, room);
 
 	memcpy(&interface->loaded->page[interface->count], page, here * sizeof(*page));
+	/* Both writes pair with exmap_stock(). */
 	WRITE_ONCE(interface->count, interface->count + here);
 	if (nr > here) {
 		exmap_stock_push_full(interface, interface->loaded);
@@ -137,6 +140,7 @@ void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface)
 
 	lockdep_assert_held(&interface->lock);
 	interface->loaded = exmap_stock_pop_full(interface);
+	/* Pairs with exmap_stock(). */
 	WRITE_ONCE(interface->count, EXMAP_BUNDLE_PAGES);
 	if (!interface->empty) {
 		interface->empty = empty;
@@ -150,7 +154,8 @@ void exmap_stock_next(struct exmap *exmap, struct exmap_interface *interface)
 /*
  * Copy the last @nr page pointers before @end, in reverse order. No PTE and no TLB refers to the
  * pages. Returns true if all of them can be used again, in the sense of exmap_page_is_good(). Each
- * reference count is then 1, so OR-ing them together gives 1.
+ * reference count is then 1, so OR-ing them together gives 1. The reads of the counts pair with
+ * fast GUP; see exmap_stock_settle().
  */
 static __always_inline bool exmap_stock_copy(struct page **to, struct page **end, unsigned int nr)
 {
@@ -262,6 +267,7 @@ void exmap_stock_settle(struct exmap *exmap, struct exmap_interface *interface,
 		interface->loaded = exmap_stock_empty(exmap, interface);
 		count = 0;
 	}
+	/* Pairs with exmap_stock(). */
 	WRITE_ONCE(interface->count, count);
 	exmap_stock_pushed(interface);
 }
@@ -297,6 +303,7 @@ void exmap_stock_put(struct exmap *exmap, struct exmap_interface *interface, str
 		return;
 	}
 	interface->loaded->page[interface->count] = page;
+	/* Pairs with exmap_stock(). */
 	WRITE_ONCE(interface->count, interface->count + 1);
 	exmap_stock_pushed(interface);
 }
@@ -320,6 +327,7 @@ unsigned long exmap_stock_drain(struct exmap *exmap, struct exmap_interface *int
 		if (!interface->count)
 			exmap_stock_next(exmap, interface);
 		nr = min_t(unsigned long, interface->count, want - drained);
+		/* Pairs with exmap_stock(). */
 		WRITE_ONCE(interface->count, interface->count - nr);
 		exmap_pool_release(exmap, &interface->loaded->page[interface->count], nr);
 		drained += nr;

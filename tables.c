@@ -152,6 +152,7 @@ int exmap_populate_one(struct exmap *exmap, unsigned long address)
 	mmap_assert_locked(exmap->mm);
 	leaf = exmap_leaf_get(exmap, address);
 	if (!leaf || !exmap_marks_get(exmap, leaf, address) || !exmap_tables_fit(leaf, address)) {
+		/* Pairs with exmap_show_shortages(). */
 		atomic64_inc(&exmap->pool.shortages[EXMAP_SHORT_TABLES]);
 		return -ENOMEM;
 	}

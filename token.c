@@ -122,6 +122,7 @@ void exmap_token_follow(struct exmap *exmap)
 	list_lru_add_obj(&exmap_tokens, &token->node);
 	spin_lock(&pool->lock);
 	swap(pool->token, token);
+	/* Pairs with the read above. */
 	WRITE_ONCE(pool->memcg, memcg);
 	spin_unlock(&pool->lock);
 	exmap_token_free(token);
@@ -129,7 +130,7 @@ void exmap_token_follow(struct exmap *exmap)
 
 /*
  * Get a reference to the interfaces of a token's pool. The token is in the list, so the exmap still
- * has its own reference. The list's lock is held.
+ * has its own reference. Pairs with exmap_pool_put_interfaces(). The list's lock is held.
  */
 static enum lru_status exmap_token_found(struct exmap_token *token, void *exmap)
 {

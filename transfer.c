@@ -27,12 +27,19 @@ static void exmap_io_end_run(struct exmap_io_run *run, long ret)
 	struct exmap_io *io = run->io;
 
 	run->ret = ret;
-	/* Only the last request to end may look at @io: another may free it. */
+	/*
+	 * Only the last request to end may look at @io: another may free it. Pairs with itself in
+	 * the other requests, and with exmap_io_start_window(): the last sees every @ret.
+	 */
 	if (!atomic_dec_and_test(&io->pending))
 		return;
+	/* Pairs with exmap_io_start_window(). */
 	if (!exmap_io_is_detached(io))
 		complete(&io->done);
-	/* If another call is in the list, the work of the first one is going to take this one. */
+	/*
+	 * If another call is in the list, the work of the first one is going to take this one.
+	 * Pairs with llist_del_all() in exmap_io_work().
+	 */
 	else if (llist_add(&io->ended, &io->interface->ended))
 		exmap_queue_work(io->exmap, &io->work);
 }
@@ -146,6 +153,7 @@ static long exmap_io_submit(struct exmap_io *io, struct exmap_io_run *run)
 		run->iocb.ki_complete = exmap_io_complete;
 	if (exmap_io_refusable(io, run))
 		run->iocb.ki_flags |= IOCB_NOWAIT;
+	/* Pairs with exmap_io_end_run(), which the request below may call at any time. */
 	atomic_inc(&io->pending);
 	if (exmap_io_writes(io))
 		ret = exmap_io_start(io, &run->iocb, run->first, run->nr);
@@ -156,7 +164,11 @@ static long exmap_io_submit(struct exmap_io *io, struct exmap_io_run *run)
 		return ret;
 	}
 	run->ret = ret;
-	/* This cannot take it to 0: exmap_io_start_window() counts 1 until it is through. */
+	/*
+	 * This cannot take it to 0: exmap_io_start_window() counts 1 until it is through. Pairs
+	 * with exmap_io_end_run(), which sees @ret, because exmap_io_start_window() takes the 1
+	 * off with a full barrier.
+	 */
 	atomic_dec(&io->pending);
 	return ret;
 }
@@ -166,6 +178,9 @@ static long exmap_io_submit(struct exmap_io *io, struct exmap_io_run *run)
  * the file. The device's page cache must be empty, because a page in it may be newer than what is
  * read, or older than what is written. Writes that must be on the device when they end go through
  * the file, which sees to that.
+ *
+ * The read of @nrpages pairs with __filemap_add_folio() of the kernel. A page that comes to the
+ * cache later is missed.
  */
 static struct block_device *exmap_io_bdev(const struct exmap_io *io)
 {
@@ -203,6 +218,7 @@ static bool exmap_io_submit_bio(struct exmap_io *io, struct exmap_io_run *run,
 	run->bio.bi_iter.bi_sector = pos >> SECTOR_SHIFT;
 	run->bio.bi_ioprio = io->ioprio;
 	run->bio.bi_end_io = exmap_io_end_bio;
+	/* Pairs with exmap_io_end_run(), which the request may call at any time. */
 	atomic_inc(&io->pending);
 	submit_bio(&run->bio);
 	return true;
@@ -283,6 +299,7 @@ bool exmap_io_start_window(struct exmap_io *io)
 		exmap_io_divide_one(io);
 	else
 		exmap_io_divide(io);
+	/* Before the first request. Pairs with exmap_io_end_run(). */
 	atomic_set(&io->pending, 1);
 	if (!detached)
 		init_completion(&io->done);
@@ -290,6 +307,7 @@ bool exmap_io_start_window(struct exmap_io *io)
 		exmap_io_submit_runs(io);
 	else if (io->nr_runs)
 		exmap_io_submit(io, &io->run[0]);
+	/* Pairs with exmap_io_end_run(): if this takes it to 0, every @ret is there. */
 	if (atomic_dec_and_test(&io->pending)) {
 		if (io->waiter == EXMAP_IO_NOBODY)
 			io->waiter = EXMAP_IO_CALLER;
@@ -297,7 +315,10 @@ bool exmap_io_start_window(struct exmap_io *io)
 	}
 	if (detached)
 		return false;
-	/* With a timeout, because the kernel reports a task as hung that sleeps for minutes. */
+	/*
+	 * With a timeout, because the kernel reports a task as hung that sleeps for minutes. Pairs
+	 * with complete() in exmap_io_end_run().
+	 */
 	while (!wait_for_completion_io_timeout(&io->done, HZ))
 		;
 	return true;

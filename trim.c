@@ -55,7 +55,10 @@ static bool exmap_table_empty(const struct exmap_part *part, unsigned long addre
 		return false;
 	pte = exmap_table(pmd);
 	for (end = pte + PTRS_PER_PTE; pte < end; pte++) {
-		/* If the gate is open, calls may change it at any time. */
+		/*
+		 * If the gate is open, calls may change it at any time. Pairs with exmap_pte_set(),
+		 * exmap_pte_clear(), exmap_pte_mark() and exmap_quarantine_settle().
+		 */
 		const pte_t entry = READ_ONCE(*pte);
 
 		/* A mark is no page, and pte_none() ignores it. */
@@ -120,6 +123,10 @@ static unsigned long exmap_part_free(struct exmap_part *part)
 	}
 	if (all) {
 		leaf = exmap->directory[part->start >> P4D_SHIFT];
+		/*
+		 * Pairs with exmap_pmds(). Nobody reads it meanwhile. exmap_gate_open(), mmap_lock
+		 * and the VMA's lock order it before later reads.
+		 */
 		WRITE_ONCE(leaf->pmds[pud_index(part->start)], NULL);
 		marks = exmap_marks_free(&leaf->marks, part->start);
 		if (marks)

@@ -47,7 +47,7 @@ void exmap_leaves_free(struct exmap *exmap);
  * @exmap: has a surface
  * @address: an address on the surface
  *
- * See exmap_pmds().
+ * Pairs with exmap_leaf_get(); see exmap_pmds().
  *
  * Return: the leaf; or &exmap_no_leaf if it has not been made yet.
  */
@@ -84,7 +84,7 @@ static inline pmd_t *exmap_pmds(const struct exmap *exmap, unsigned long address
 static inline bool exmap_has_table(const struct exmap *exmap, unsigned long address)
 {
 	const struct exmap_leaf *leaf = exmap_leaf_of(exmap, address);
-	/* As in exmap_pmds(). */
+	/* Pairs with exmap_populate_one(), as in exmap_pmds(). */
 	pmd_t *pmds = READ_ONCE(leaf->pmds[pud_index(address)]);
 	struct exmap_marks marks;
 
@@ -120,7 +120,7 @@ static inline void exmap_walk_unlock(struct exmap_walk *walk)
 static inline bool exmap_walk_table(struct exmap_walk *walk, unsigned long address)
 {
 	const struct exmap_leaf *leaf = exmap_leaf_of(walk->exmap, address);
-	/* As in exmap_pmds(). */
+	/* Pairs with exmap_populate_one(), as in exmap_pmds(). */
 	pmd_t *pmds = READ_ONCE(leaf->pmds[pud_index(address)]);
 	pmd_t value;
 
