@@ -147,7 +147,8 @@ void exmap_pinned_exit(void);
 
 /**
  * exmap_page_is_good - whether a page can be reused
- * @page: no PTE and no TLB of the surface has it, so nobody can take a new reference to it
+ * @page: no PTE of the surface has it. Before the flush, a fast GUP that has read the PTE earlier
+ *	may still take a reference; it gives that back if the PTE has gone
  *
  * Return: true if nobody else holds a reference, and the hardware has reported no fault in it.
  */

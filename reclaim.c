@@ -50,7 +50,8 @@ void exmap_pool_expose(struct exmap *exmap)
 	 * exmap_tokens, with exmap_token_found().
 	 */
 	refcount_set(&exmap->pool.lookers, 1);
-	exmap_nr_pools++;
+	/* Pairs with exmap_pools_nr(). */
+	WRITE_ONCE(exmap_nr_pools, exmap_nr_pools + 1);
 	spin_unlock(&exmap_pools_lock);
 	exmap_token_show(exmap);
 }
@@ -63,8 +64,9 @@ static void exmap_pool_hide(struct exmap *exmap)
 	spin_lock(&exmap_pools_lock);
 	if (!list_empty(&pool->sibling)) {
 		list_del_init(&pool->sibling);
-		exmap_nr_pools--;
-		exmap_spare -= pool->spare;
+		/* Pairs with exmap_pools_nr() and exmap_shrinker_count(). */
+		WRITE_ONCE(exmap_nr_pools, exmap_nr_pools - 1);
+		WRITE_ONCE(exmap_spare, exmap_spare - pool->spare);
 	}
 	spin_unlock(&exmap_pools_lock);
 	exmap_token_end(exmap);
@@ -303,7 +305,7 @@ static void exmap_pool_count(struct exmap *exmap)
 			READ_ONCE(pool->nr_pinned);
 	spin_lock(&exmap_pools_lock);
 	if (!list_empty(&pool->sibling)) {
-		exmap_spare += spare - pool->spare;
+		WRITE_ONCE(exmap_spare, exmap_spare + spare - pool->spare);
 		WRITE_ONCE(pool->spare, spare);
 	}
 	spin_unlock(&exmap_pools_lock);
