@@ -293,7 +293,7 @@ static void replaced_in_flight(enum kind kind)
 		request_init(&reader_of.r, kind, ex, fd, 0);
 	/* Try again if the reader was done before the pages had been replaced. */
 	for (uint64_t generation = 1; !in_time; generation++) {
-		ck_assert_msg(generation <= 30, "the device answers too early");
+		ck_assert_msg(generation <= 300, "the device answers too early");
 		reader_start(&reader_of, NARROW_PAGES);
 		replaced = replace_pages(ex, generation);
 		in_time = replaced && !atomic_load(&reader_of.done);
@@ -331,7 +331,7 @@ static void replaced_every_time(enum kind kind)
 	 * pread goes another path.
 	 */
 	for (int tries = 0; times < 17; tries++) {
-		ck_assert_msg(tries < 10, "the device answers too early, or READ gives up too soon");
+		ck_assert_msg(tries < 100, "the device answers too early, or READ gives up too soon");
 		before = narrow_number("stat");
 		reader_start(&reader_of, 1);
 		for (times = 0; !atomic_load(&reader_of.done); times++) {
