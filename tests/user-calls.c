@@ -3,6 +3,10 @@
  * Tests of exmap_user.h: calls for a page, a run, a list and a batch. The Makefile builds this as C
  * and as C++.
  */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+
 #include "user_common.h"
 
 /*
@@ -32,6 +36,44 @@ TEST(page_is_allocated_and_freed)
 	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_FREE, 7), 1);
 	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_FREE, 7), 0);
 	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_FREE, SURFACE - 1), 1);
+	assert_mapped(&exmap, 0);
+}
+
+/* Make fadvise64(2) fail with ENOSYS, as on a kernel without it, for this process. */
+static void take_fadvise_away(void)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_fadvise64, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { sizeof(filter) / sizeof(*filter), filter };
+
+	assert_ok(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	assert_ok(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+}
+
+/* Without fadvise64(2), calls on one range go by ACTION. */
+TEST(page_and_run_without_fadvise,
+	.needs = "/proc/sys/kernel/seccomp/actions_logged", .needs_module = true)
+{
+	struct exmap_interface interface;
+	int file = file_of_letters(3);
+	struct exmap exmap;
+
+	take_fadvise_away();
+	open_attached(&exmap, &interface, 10, file);
+	ck_assert_int_eq(exmap.has_advice, 0);
+	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_READ, 2), 1);
+	ck_assert(all_bytes(page_at(&exmap, 2), 'C'));
+	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_WRITE, 2), 1);
+	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_ALLOC, 100, 5), 5);
+	ck_assert_int_eq(exmap_page(&interface, EXMAP_OP_ALLOC, SURFACE), -EFAULT);
+	assert_mapped(&exmap, 6);
+	exmap_defer(&interface, 1);
+	ck_assert_int_eq(exmap_run(&interface, EXMAP_OP_FREE, 0, 200), 6);
+	ck_assert_int_eq(exmap_flush(&interface), 0);
 	assert_mapped(&exmap, 0);
 }
 
